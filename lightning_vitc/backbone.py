@@ -1,0 +1,145 @@
+"""The shared backbone: a timm VisionTransformer that can also run as any of its sub-networks.
+
+State-dict keys are timm's, so a timm or official DeiT checkpoint loads strictly.
+"""
+
+from typing import Any
+
+import timm
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.func import functional_call
+
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.checkpoints import read_weights
+from lightning_vitc.errors import UserError
+from lightning_vitc.inspection import spec_of
+from lightning_vitc.kept import Kept, gather
+from lightning_vitc.suggest import nearest
+from lightning_vitc.vit import build, initialize
+
+RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+
+
+class Backbone(VisionTransformer):
+    """A Vision Transformer [B, C, H, W] -> [B, classes] whose `kept` argument selects a sub-network.
+
+    Attributes:
+        spec: the full architecture.
+        pretrained_cfg: timm's (normalization, crop, ...), where the model has one.
+    """
+
+    spec: ArchSpec
+    rates: dict[str, float]
+
+    def forward(self, x: Tensor, kept: Kept | None = None) -> Tensor:  # type: ignore[override]
+        """Logits; a pair (class, distillation) when training a distilled model with `distilled_training`.
+
+        The sub-network is timm's own forward pass over slices of these parameters, so what runs here is
+        what `compact` will make of the same `kept`.
+        """
+        if kept is None:
+            return super().forward(x)
+        small = self._skeleton(kept.spec)
+        return functional_call(small, gather(dict(self.named_parameters()), kept), (x,))
+
+    def _skeleton(self, spec: ArchSpec) -> VisionTransformer:
+        """The sub-network without weights, made once."""
+        skeletons = self.__dict__.setdefault("_skeletons", {})
+        if spec not in skeletons:
+            with torch.device("meta"):
+                skeletons[spec] = build(spec, **self.rates)
+        small = skeletons[spec]
+        if small.training != self.training:
+            small.train(self.training)
+        if hasattr(self, "distilled_training"):
+            small.distilled_training = self.distilled_training
+        return small
+
+
+class DistilledBackbone(Backbone, VisionTransformerDistilled):
+    """The backbone with a distillation token and its head (DeiT)."""
+
+
+def create_backbone(name: str, pretrained: bool | str = False, **timm_kwargs: Any) -> Backbone:
+    """The backbone of a timm model.
+
+    Args:
+        name: any plain `vit_*`, `deit_*` or `deit3_*` of timm.
+        pretrained: `True` for timm's weights from the hub, or the path of a checkpoint with timm or official
+            DeiT keys (`.safetensors`, or a `.pth` of tensors); loaded strictly.
+        timm_kwargs: passed to timm, e.g. `img_size=32, patch_size=4, num_classes=100`.
+
+    Raises:
+        UserError: for an unknown or unsupported model, or a checkpoint of another model.
+    """
+    vit = create_timm(name, pretrained=pretrained is True, **timm_kwargs)
+    model = from_timm(vit, **{key: timm_kwargs[key] for key in RATES if timm_kwargs.get(key)})
+    if isinstance(pretrained, str):
+        load_strictly(model, read_weights(pretrained), pretrained)
+    return model
+
+
+def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
+    """timm's `create_model` with errors for users.
+
+    Raises:
+        UserError: for a name timm does not know, arguments it does not take, or a hub out of reach.
+    """
+    if not timm.is_model(name):
+        known = [model for model in timm.list_models() if model.startswith(("vit_", "deit"))]
+        raise UserError(f"model.name: unknown timm model {name!r}{nearest(name, known)}")
+    try:
+        return timm.create_model(name, **timm_kwargs)
+    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(f"model: timm cannot build {name} with these arguments: {_first_line(error)}") from None
+    except OSError as error:
+        raise UserError(
+            f"model.pretrained: the weights of {name} cannot be fetched ({_first_line(error)}); "
+            "give the path of a file instead"
+        ) from None
+
+
+def from_timm(vit: Any, **rates: float) -> Backbone:
+    """Take over a timm model's architecture and weights."""
+    spec = spec_of(vit)
+    model = from_spec(spec, fresh=False, **rates)
+    model.load_state_dict(vit.state_dict())
+    model.pretrained_cfg = getattr(vit, "pretrained_cfg", None)
+    return model
+
+
+def from_spec(spec: ArchSpec, fresh: bool = True, **rates: float) -> Backbone:
+    """A backbone of the described shape; with `fresh`, newly initialized as timm does."""
+    model = build(spec, DistilledBackbone if spec.distilled else Backbone, **rates)
+    assert isinstance(model, Backbone)
+    model.rates, model.pretrained_cfg = dict(rates), None
+    if fresh:
+        initialize(model)
+    return model
+
+
+def load_strictly(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load weights whose names and shapes are those of the model.
+
+    Raises:
+        UserError: naming the first weight that is missing, left over or of another shape.
+    """
+    own = model.state_dict()
+    for key in own.keys() - weights.keys():
+        raise UserError(f"{source}: not a checkpoint of this model: {key} is missing")
+    for key in weights.keys() - own.keys():
+        raise UserError(f"{source}: not a checkpoint of this model: it has {key}, which the model lacks")
+    for key, value in own.items():
+        if value.shape != weights[key].shape:
+            raise UserError(
+                f"{source}: not a checkpoint of this model: {key} is {list(weights[key].shape)}, "
+                f"the model's is {list(value.shape)}"
+            )
+    model.load_state_dict(weights)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,118 @@
+"""Read the ArchSpec off a timm VisionTransformer, or refuse a kind that is not supported, by its name."""
+
+from typing import Any
+
+from timm.layers import Attention as TimmAttention
+from timm.layers import Mlp, PatchEmbed
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block as TimmBlock
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from lightning_vitc import vit
+from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
+from lightning_vitc.errors import UserError
+
+ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "ReLU": "relu", "SiLU": "silu"}
+
+
+def spec_of(model: Any) -> ArchSpec:
+    """The architecture of a plain timm Vision Transformer.
+
+    Raises:
+        UserError: for another kind of model: hybrid stems, relative positions, parallel blocks, gated MLPs, ...
+    """
+    name = model_name(model)
+    _refuse_other_kinds(model, name)
+    blocks, first = list(model.blocks), model.blocks[0] if len(model.blocks) else None
+    if first is None:
+        raise UserError(f"model.name: {name} has no blocks")
+    attns = [block.attn for block in blocks if block.attn is not None]
+    mlps = [block.mlp for block in blocks if block.mlp is not None]
+    framed = [norm for block in blocks for norm in (block.norm1, block.norm2) if norm is not None]
+    embed = model.patch_embed
+    return ArchSpec(
+        name=name,
+        img_size=tuple(embed.img_size),
+        patch_size=tuple(embed.patch_size),
+        in_chans=embed.proj.in_channels,
+        num_classes=model.num_classes,
+        embed_dim=model.embed_dim,
+        blocks=tuple(_block_spec(block) for block in blocks),
+        scale=attns[0].scale if attns else 1.0,
+        class_token=model.cls_token is not None,
+        distilled=isinstance(model, VisionTransformerDistilled),
+        reg_tokens=model.num_reg_tokens,
+        no_embed_class=model.no_embed_class,
+        pos_embed=model.pos_embed is not None,
+        global_pool=model.global_pool,
+        pool_include_prefix=getattr(model, "pool_include_prefix", False),
+        qkv_bias=bool(attns) and attns[0].qkv.bias is not None,
+        qk_norm=bool(attns) and not isinstance(attns[0].q_norm, nn.Identity),
+        proj_bias=all(mlp.fc2.bias is not None for mlp in mlps),
+        layer_scale=any(type(ls).__name__ == "LayerScale" for block in blocks for ls in (block.ls1, block.ls2)),
+        pre_norm=not isinstance(model.norm_pre, nn.Identity),
+        final_norm=not isinstance(model.norm, nn.Identity) or not isinstance(model.fc_norm, nn.Identity),
+        fc_norm=not isinstance(model.fc_norm, nn.Identity),
+        norm_eps=framed[0].eps,
+        act=ACTIVATIONS[type(mlps[0].act).__name__] if mlps else "gelu",
+    )
+
+
+def model_name(model: Any) -> str:
+    """The timm name of a model, or its class's name."""
+    spec = getattr(model, "spec", None)
+    if isinstance(spec, ArchSpec):
+        return spec.name
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return config.get("architecture") or type(model).__name__
+
+
+def _block_spec(block: Any) -> BlockSpec:
+    attn = None
+    if block.attn is not None:
+        dims = getattr(block.attn, "value_dims", None) or (block.attn.head_dim,) * block.attn.num_heads
+        attn = AttentionSpec(block.attn.head_dim, tuple(dims))
+    return BlockSpec(attn, None if block.mlp is None else block.mlp.fc1.out_features)
+
+
+def _refuse_other_kinds(model: Any, name: str) -> None:
+    if not isinstance(model, VisionTransformer):
+        refuse(name, f"a {type(model).__name__}")
+    if not isinstance(model.patch_embed, PatchEmbed):
+        refuse(name, f"its stem is a {type(model.patch_embed).__name__}")
+    if not isinstance(model.patch_embed.norm, nn.Identity):
+        refuse(name, "its patch embedding is normalized")
+    if model.global_pool not in ("token", "avg", "avgmax", "max"):
+        refuse(name, f"it pools by {model.global_pool!r}")
+    if getattr(model, "dynamic_img_size", False):
+        refuse(name, "its image size is dynamic")
+    for block in model.blocks:
+        _refuse_other_blocks(block, name)
+
+
+def _refuse_other_blocks(block: Any, name: str) -> None:
+    if type(block) not in (TimmBlock, vit.Block):
+        refuse(name, f"its blocks are {type(block).__name__}")
+    if block.attn is not None and type(block.attn) not in (TimmAttention, vit.Attention):
+        refuse(name, f"its attention is a {type(block.attn).__name__}")
+    if block.attn is not None and getattr(block.attn, "gate", None) is not None:
+        refuse(name, "its attention is gated")
+    if block.mlp is not None and type(block.mlp) is not Mlp:
+        refuse(name, f"its MLP is a {type(block.mlp).__name__}")
+    inner = [getattr(part, "norm", nn.Identity()) for part in (block.attn, block.mlp) if part is not None]
+    if not all(isinstance(norm, nn.Identity) for norm in inner):
+        refuse(name, "it normalizes inside attention or MLP")
+    for norm in (block.norm1, block.norm2):
+        if norm is not None and not isinstance(norm, nn.LayerNorm):
+            refuse(name, f"its norms are {type(norm).__name__}")
+    if block.mlp is not None and type(block.mlp.act).__name__ not in ACTIVATIONS:
+        refuse(name, f"its activation is {type(block.mlp.act).__name__}")
+
+
+def refuse(name: str, why: str) -> None:
+    """Raise the one-line refusal of a model kind."""
+    raise UserError(
+        f"model.name: {name} is not supported: {why}; plain timm VisionTransformers are, "
+        "such as vit_small_patch16_224, deit_small_distilled_patch16_224 or deit3_small_patch16_224"
+    )

@@ -1,0 +1,143 @@
+"""Which weights of a network a smaller one keeps, and how to pick them out.
+
+`Kept` is what every method decides in the end: indices into the dense network's dimensions. Running a
+sub-network during training and removing weights for good read the same indices.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lightning_vitc.architecture import ArchSpec
+
+Index = slice | Tensor  # a slice gives a view, a tensor of positions a copy
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionKept:
+    """Rows of the packed qkv matrix, columns of proj, and the positions kept inside a head's qk-norm."""
+
+    qkv: Index
+    proj: Index
+    head_dim: Index
+
+
+@dataclass(frozen=True, eq=False)
+class BlockKept:
+    """What is kept of block `source`; a branch that is `None` is dropped."""
+
+    source: int
+    attn: AttentionKept | None
+    hidden: Index | None
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A sub-network: the architecture that remains and where its weights are in the dense one."""
+
+    spec: ArchSpec
+    embed: Index
+    blocks: tuple[BlockKept, ...]
+    _on_device: dict[torch.device, "Kept"] = field(default_factory=dict, repr=False)
+
+    def to(self, device: torch.device) -> "Kept":
+        """The same with index tensors on `device`; copied there once."""
+        if device not in self._on_device:
+            blocks = tuple(_block_to(block, device) for block in self.blocks)
+            self._on_device[device] = Kept(self.spec, _to(self.embed, device), blocks)
+        return self._on_device[device]
+
+
+# The dimension that each axis of a parameter runs along: `None` is kept whole.
+AXES: dict[str, tuple[str | None, ...]] = {
+    "patch_embed.proj.weight": ("embed", None, None, None),
+    "patch_embed.proj.bias": ("embed",),
+    "cls_token": (None, None, "embed"),
+    "dist_token": (None, None, "embed"),
+    "reg_token": (None, None, "embed"),
+    "pos_embed": (None, None, "embed"),
+    "norm_pre.weight": ("embed",),
+    "norm_pre.bias": ("embed",),
+    "norm.weight": ("embed",),
+    "norm.bias": ("embed",),
+    "fc_norm.weight": ("embed",),
+    "fc_norm.bias": ("embed",),
+    "head.weight": (None, "embed"),
+    "head.bias": (None,),
+    "head_dist.weight": (None, "embed"),
+    "head_dist.bias": (None,),
+}
+BLOCK_AXES: dict[str, tuple[str | None, ...]] = {
+    "norm1.weight": ("embed",),
+    "norm1.bias": ("embed",),
+    "attn.qkv.weight": ("qkv", "embed"),
+    "attn.qkv.bias": ("qkv",),
+    "attn.q_norm.weight": ("head_dim",),
+    "attn.q_norm.bias": ("head_dim",),
+    "attn.k_norm.weight": ("head_dim",),
+    "attn.k_norm.bias": ("head_dim",),
+    "attn.proj.weight": ("embed", "proj"),
+    "attn.proj.bias": ("embed",),
+    "ls1.gamma": ("embed",),
+    "norm2.weight": ("embed",),
+    "norm2.bias": ("embed",),
+    "mlp.fc1.weight": ("hidden", "embed"),
+    "mlp.fc1.bias": ("hidden",),
+    "mlp.fc2.weight": ("embed", "hidden"),
+    "mlp.fc2.bias": ("embed",),
+    "ls2.gamma": ("embed",),
+}
+ATTENTION_BRANCH, MLP_BRANCH = ("norm1", "attn", "ls1"), ("norm2", "mlp", "ls2")
+
+
+def gather(weights: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
+    """The sub-network's weights by their names there; differentiable, views where the indices allow."""
+    kept = kept.to(next(iter(weights.values())).device)
+    targets = {block.source: position for position, block in enumerate(kept.blocks)}
+    smaller = {}
+    for name, weight in weights.items():
+        match = re.match(r"blocks\.(\d+)\.(.+)", name)
+        if match is None:
+            smaller[name] = _pick(weight, AXES[name], {"embed": kept.embed})
+            continue
+        source, part = int(match[1]), match[2]
+        if source in targets and _has_branch(block := kept.blocks[targets[source]], part):
+            smaller[f"blocks.{targets[source]}.{part}"] = _pick(weight, BLOCK_AXES[part], _indices(kept, block))
+    return smaller
+
+
+def _has_branch(block: BlockKept, part: str) -> bool:
+    return (block.attn if part.startswith(ATTENTION_BRANCH) else block.hidden) is not None
+
+
+def _indices(kept: Kept, block: BlockKept) -> dict[str, Index]:
+    indices = {"embed": kept.embed}
+    if block.attn is not None:
+        indices |= {"qkv": block.attn.qkv, "proj": block.attn.proj, "head_dim": block.attn.head_dim}
+    if block.hidden is not None:
+        indices["hidden"] = block.hidden
+    return indices
+
+
+def _pick(weight: Tensor, axes: tuple[str | None, ...], indices: dict[str, Index]) -> Tensor:
+    for dim, axis in enumerate(axes):
+        index = None if axis is None else indices[axis]
+        if isinstance(index, slice):
+            weight = weight.narrow(dim, index.start, index.stop - index.start)
+        elif index is not None:
+            weight = weight.index_select(dim, index)
+    return weight
+
+
+def _to(index: Index, device: torch.device) -> Index:
+    return index if isinstance(index, slice) else index.to(device)
+
+
+def _block_to(block: BlockKept, device: torch.device) -> BlockKept:
+    attn, hidden = block.attn, block.hidden
+    if attn is not None:
+        attn = AttentionKept(_to(attn.qkv, device), _to(attn.proj, device), _to(attn.head_dim, device))
+    return BlockKept(block.source, attn, None if hidden is None else _to(hidden, device))

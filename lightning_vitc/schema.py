@@ -1,0 +1,176 @@
+"""The sections of an experiment, typed.
+
+Every key a YAML or the command line may set is a field here, in `methods/<name>.py` (the arguments of a
+method) or in `callbacks/<name>.py` (the arguments of a callback). Nothing here imports torch: a mistake in
+a config is answered before any heavy import.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from omegaconf import MISSING
+
+
+def bounded(default: Any, *, ge: float | None = None, gt: float | None = None,
+            le: float | None = None, lt: float | None = None) -> Any:  # fmt: skip
+    """A number with a range: `bounded(0.1, ge=0, lt=1)`. Checked after merging, for values that are set."""
+    limits = {name: limit for name, limit in dict(ge=ge, gt=gt, le=le, lt=lt).items() if limit is not None}
+    return field(default=default, metadata=limits)
+
+
+@dataclass
+class ModelConfig:
+    """A timm Vision Transformer; keys that are left out keep the value of the named timm model."""
+
+    name: str = MISSING
+    pretrained: Any = False  # false, true (the hub) or the path of a .safetensors / .pth file
+    img_size: int | None = bounded(None, gt=0)
+    patch_size: int | None = bounded(None, gt=0)
+    in_chans: int | None = bounded(None, gt=0)
+    embed_dim: int | None = bounded(None, gt=0)
+    depth: int | None = bounded(None, gt=0)
+    num_heads: int | None = bounded(None, gt=0)
+    mlp_ratio: float | None = bounded(None, gt=0)
+    qkv_bias: bool | None = None
+    qk_norm: bool | None = None
+    init_values: float | None = bounded(None, gt=0)
+    class_token: bool | None = None
+    reg_tokens: int | None = bounded(None, ge=0)
+    no_embed_class: bool | None = None
+    global_pool: Literal["token", "avg"] | None = None
+    drop_rate: float | None = bounded(None, ge=0, lt=1)
+    proj_drop_rate: float | None = bounded(None, ge=0, lt=1)
+    attn_drop_rate: float | None = bounded(None, ge=0, lt=1)
+    drop_path_rate: float | None = bounded(None, ge=0, lt=1)
+
+
+@dataclass
+class DataConfig:
+    """A data set, how it is split, augmented and loaded."""
+
+    name: Literal[
+        "digits", "glyphs", "fake", "folder", "imagenet", "cifar10", "cifar100", "flowers102", "pets"
+    ] = MISSING  # fmt: skip
+    root: str | None = None  # where the files are, for data sets that have files
+    batch_size: int = bounded(128, gt=0)  # images per optimizer step, over all processes and accumulation
+    eval_batch_size: int | None = bounded(None, gt=0)  # images per process; default: as in training
+    num_workers: int = bounded(0, ge=0)
+    pin_memory: bool = True  # used where there is a GPU
+    num_classes: int | None = bounded(None, gt=0)  # `fake` and `glyphs`; others know theirs
+    num_samples: int | None = bounded(None, gt=0)  # training images: size of `fake`/`glyphs`, subset of others
+    few_shot: bool = False  # draw `num_samples` training images by seed, stored as an index list in the run
+    val_fraction: float | None = bounded(None, gt=0, lt=1)  # held out of training where no split is given
+    on_error: Literal["raise", "skip"] = "raise"  # an unreadable image
+    # Augmentation, timm's names
+    no_aug: bool = False
+    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333333333333333])
+    hflip: float = bounded(0.5, ge=0, le=1)
+    color_jitter: float | None = bounded(None, ge=0)
+    auto_augment: str | None = None
+    re_prob: float = bounded(0.0, ge=0, le=1)
+    interpolation: Literal["bilinear", "bicubic", "nearest", "random"] | None = None  # default: the model's
+    crop_pct: float | None = bounded(None, gt=0, le=1)  # default: the model's
+    mean: list[float] | None = None  # default: the model's
+    std: list[float] | None = None
+    mixup: float = bounded(0.0, ge=0)
+    cutmix: float = bounded(0.0, ge=0)
+    mixup_prob: float = bounded(1.0, ge=0, le=1)
+    smoothing: float = bounded(0.0, ge=0, lt=1)
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW without decay on biases, norms and tokens; linear warm-up, then cosine, per step."""
+
+    name: str = "adamw"  # any name of timm.optim
+    lr: float = bounded(MISSING, gt=0)
+    weight_decay: float = bounded(0.05, ge=0)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = bounded(1e-8, gt=0)
+    warmup_epochs: float = bounded(0.0, ge=0)
+    warmup_lr: float = bounded(1e-6, ge=0)
+    min_lr: float = bounded(1e-5, ge=0)
+
+
+@dataclass
+class TeacherConfig:
+    """Where the teacher comes from: one of `train`, `run` and `model`, or none of them."""
+
+    train: bool = False  # train the dense model first, as a stage of this run
+    epochs: int | None = bounded(None, gt=0)  # of that stage; default: trainer.max_epochs
+    run: str | None = None  # a run directory whose dense model teaches
+    model: str | None = None  # a timm model
+    pretrained: Any = True  # with `model`: true (the hub), or the path of a file
+
+
+@dataclass
+class SlurmConfig:
+    """What `vitc slurm` writes into the batch script."""
+
+    nodes: int = bounded(1, gt=0)
+    gpus_per_node: int = bounded(1, ge=0)  # 0: one CPU process a node
+    cpus_per_task: int = bounded(8, gt=0)
+    time: str = "24:00:00"
+    account: str | None = None
+    partition: str | None = None
+    constraint: str | None = None
+    mem: str | None = None
+    setup: list[str] = field(default_factory=list)  # shell lines before `srun`, e.g. "module load cuda"
+
+
+@dataclass
+class TrainerConfig:
+    """Lightning's Trainer, key by key; loggers, callbacks, plugins and the sampler are set by the framework."""
+
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = bounded(1, gt=0)
+    precision: Literal[
+        "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64"
+    ] = "32-true"  # fmt: skip
+    max_epochs: int | None = bounded(None, gt=0)
+    min_epochs: int | None = bounded(None, gt=0)
+    max_steps: int = bounded(-1, ge=-1)
+    min_steps: int | None = bounded(None, gt=0)
+    max_time: str | None = None
+    limit_train_batches: Any = None
+    limit_val_batches: Any = None
+    limit_test_batches: Any = None
+    overfit_batches: Any = 0.0
+    val_check_interval: Any = None
+    check_val_every_n_epoch: int | None = bounded(1, gt=0)
+    num_sanity_val_steps: int = bounded(0, ge=-1)
+    log_every_n_steps: int = bounded(50, gt=0)
+    enable_progress_bar: bool = True
+    enable_model_summary: bool = False
+    accumulate_grad_batches: int = bounded(1, gt=0)
+    gradient_clip_val: float | None = bounded(None, gt=0)
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    deterministic: Any = None
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    profiler: str | None = None
+    detect_anomaly: bool = False
+    sync_batchnorm: bool = False
+    reload_dataloaders_every_n_epochs: int = bounded(0, ge=0)
+
+
+@dataclass
+class Experiment:
+    """One YAML of `experiments/`, merged with its bases and the command line."""
+
+    description: str = ""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    method: Any = MISSING  # the Arguments of methods/<method.name>.py
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    callbacks: Any = field(default_factory=dict)  # by name: the Arguments of callbacks/<name>.py
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    seed: int = bounded(0, ge=0)
+    threads: int | None = bounded(None, gt=0)  # CPU threads of torch; default: torch's own choice
+    output_dir: str = "runs"
+    run_name: str = "default"

@@ -1,0 +1,136 @@
+"""Plain Vision Transformers of any shape an ArchSpec can describe: timm's model with blocks of our own.
+
+timm's blocks cannot carry an attention scale of another width, value widths that differ from head to head,
+or a block without attention. These can; their state-dict keys are timm's.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, LayerScale, Mlp, get_act_layer
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention [B, N, D] -> [B, N, D] with a value width for every head."""
+
+    pad: Tensor | None
+    valid: Tensor | None
+
+    def __init__(self, spec: ArchSpec, attn: AttentionSpec, attn_drop: float = 0.0, proj_drop: float = 0.0):
+        super().__init__()
+        self.num_heads, self.head_dim, self.value_dims = attn.num_heads, attn.head_dim, attn.value_dims
+        self.scale = spec.scale
+        self.qkv = nn.Linear(spec.embed_dim, 2 * attn.qk_dim + attn.value_dim, bias=spec.qkv_bias)
+        self.q_norm = nn.LayerNorm(attn.head_dim, eps=spec.norm_eps) if spec.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(attn.head_dim, eps=spec.norm_eps) if spec.qk_norm else nn.Identity()
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = nn.Linear(attn.value_dim, spec.embed_dim, bias=spec.proj_bias)
+        self.proj_drop = nn.Dropout(proj_drop)
+        pad, valid = _ragged_indices(attn.value_dims)
+        self.register_buffer("pad", pad, persistent=False)
+        self.register_buffer("valid", valid, persistent=False)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Attend; `attn_mask` and `is_causal` as in timm."""
+        heads, qk_dim = self.num_heads, self.num_heads * self.head_dim
+        q, k, v = self.qkv(x).split([qk_dim, qk_dim, sum(self.value_dims)], dim=-1)
+        q = self.q_norm(q.unflatten(-1, (heads, self.head_dim))).transpose(1, 2)  # [B, H, N, head_dim]
+        k = self.k_norm(k.unflatten(-1, (heads, self.head_dim))).transpose(1, 2)
+        if self.pad is not None:  # heads of different widths are padded with zeros to the widest
+            v = F.pad(v, (0, 1)).index_select(-1, self.pad)
+        v = v.unflatten(-1, (heads, max(self.value_dims))).transpose(1, 2)
+        drop = self.attn_drop.p if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask, drop, is_causal, scale=self.scale)
+        x = x.transpose(1, 2).flatten(2)  # [B, N, H * value_dim]
+        if self.valid is not None:
+            x = x.index_select(-1, self.valid)
+        return self.proj_drop(self.proj(x))
+
+
+class Block(nn.Module):
+    """Pre-norm encoder block; a branch its BlockSpec lacks has no parameters here."""
+
+    def __init__(self, spec: ArchSpec, block: BlockSpec, proj_drop: float = 0.0, attn_drop: float = 0.0,
+                 drop_path: float = 0.0):  # fmt: skip
+        super().__init__()
+        self.norm1 = self.attn = self.ls1 = self.drop_path1 = None
+        self.norm2 = self.mlp = self.ls2 = self.drop_path2 = None
+        if block.attn is not None:
+            self.norm1, self.ls1, self.drop_path1 = _frame(spec, drop_path)
+            self.attn = Attention(spec, block.attn, attn_drop, proj_drop)
+        if block.hidden is not None:
+            self.norm2, self.ls2, self.drop_path2 = _frame(spec, drop_path)
+            act = get_act_layer(spec.act)
+            self.mlp = Mlp(spec.embed_dim, block.hidden, spec.embed_dim, act, bias=spec.proj_bias, drop=proj_drop)
+            if block.hidden == 0:  # timm reads 0 as "not given"
+                self.mlp.fc1 = nn.Linear(spec.embed_dim, 0, bias=spec.proj_bias)
+                self.mlp.fc2 = nn.Linear(0, spec.embed_dim, bias=spec.proj_bias)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        if self.attn is not None:
+            x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)))
+        if self.mlp is not None:
+            x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return x
+
+
+def build(spec: ArchSpec, model_class: type[VisionTransformer] | None = None, **rates: float) -> VisionTransformer:
+    """A model of the described shape, weights not yet set (see `initialize`).
+
+    Args:
+        spec: the architecture.
+        model_class: a subclass of timm's class that fits the spec; default timm's own.
+        rates: timm's `drop_rate`, `proj_drop_rate`, `attn_drop_rate`, `drop_path_rate`.
+    """
+    if model_class is None:
+        model_class = VisionTransformerDistilled if spec.distilled else VisionTransformer
+    model = model_class(**_timm_arguments(spec), drop_rate=rates.get("drop_rate", 0.0))
+    drop_path = torch.linspace(0, rates.get("drop_path_rate", 0.0), spec.depth, device="cpu").tolist()
+    drops = {"proj_drop": rates.get("proj_drop_rate", 0.0), "attn_drop": rates.get("attn_drop_rate", 0.0)}
+    model.spec = spec
+    model.blocks = nn.Sequential(
+        *(Block(spec, block, drop_path=rate, **drops) for block, rate in zip(spec.blocks, drop_path, strict=True))
+    )
+    return model
+
+
+def initialize(model: VisionTransformer) -> None:
+    """Draw fresh weights in place, as timm does for a new model."""
+    model.init_weights("")
+
+
+def _timm_arguments(spec: ArchSpec) -> dict[str, Any]:
+    return dict(
+        img_size=spec.img_size, patch_size=spec.patch_size, in_chans=spec.in_chans, num_classes=spec.num_classes,
+        global_pool=spec.global_pool, embed_dim=spec.embed_dim, depth=0, class_token=spec.class_token,
+        pos_embed="learn" if spec.pos_embed else "none", no_embed_class=spec.no_embed_class,
+        reg_tokens=spec.reg_tokens, pre_norm=spec.pre_norm, final_norm=spec.final_norm, fc_norm=spec.fc_norm,
+        pool_include_prefix=spec.pool_include_prefix, weight_init="skip",
+        norm_layer=lambda dim, **kwargs: nn.LayerNorm(dim, eps=spec.norm_eps, **kwargs),
+    )  # fmt: skip
+
+
+def _frame(spec: ArchSpec, drop_path: float) -> tuple[nn.Module, nn.Module, nn.Module]:
+    return (
+        nn.LayerNorm(spec.embed_dim, eps=spec.norm_eps),
+        LayerScale(spec.embed_dim) if spec.layer_scale else nn.Identity(),
+        DropPath(drop_path) if drop_path > 0 else nn.Identity(),
+    )
+
+
+def _ragged_indices(dims: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
+    """Where each padded value column comes from (the last is zero), and which padded columns are real."""
+    widest, total = max(dims), sum(dims)
+    if widest * len(dims) == total:
+        return None, None
+    live = torch.arange(widest, device="cpu") < torch.tensor(dims, device="cpu")[:, None]  # [H, widest]
+    pad = torch.full(live.shape, total, device="cpu")
+    pad[live] = torch.arange(total, device="cpu")
+    return pad.flatten(), live.flatten().nonzero().flatten()
