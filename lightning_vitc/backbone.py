@@ -3,6 +3,7 @@
 State-dict keys are timm's, so a timm or official DeiT checkpoint loads strictly.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -17,7 +18,7 @@ from lightning_vitc.checkpoints import read_weights
 from lightning_vitc.errors import UserError
 from lightning_vitc.inspection import spec_of
 from lightning_vitc.kept import Kept, gather
-from lightning_vitc.suggest import nearest
+from lightning_vitc.config.suggest import did_you_mean
 from lightning_vitc.vit import build, initialize
 
 RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
@@ -33,6 +34,8 @@ class Backbone(VisionTransformer):
 
     spec: ArchSpec
     rates: dict[str, float]
+    pretrained_cfg: Any = None
+    distilled_training: bool = False
 
     def forward(self, x: Tensor, kept: Kept | None = None) -> Tensor:  # type: ignore[override]
         """Logits; a pair (class, distillation) when training a distilled model with `distilled_training`.
@@ -50,11 +53,11 @@ class Backbone(VisionTransformer):
         skeletons = self.__dict__.setdefault("_skeletons", {})
         if spec not in skeletons:
             with torch.device("meta"):
-                skeletons[spec] = build(spec, **self.rates)
+                skeletons[spec] = build(spec, rates=self.rates)
         small = skeletons[spec]
         if small.training != self.training:
             small.train(self.training)
-        if hasattr(self, "distilled_training"):
+        if isinstance(small, VisionTransformerDistilled):
             small.distilled_training = self.distilled_training
         return small
 
@@ -76,7 +79,7 @@ def create_backbone(name: str, pretrained: bool | str = False, **timm_kwargs: An
         UserError: for an unknown or unsupported model, or a checkpoint of another model.
     """
     vit = create_timm(name, pretrained=pretrained is True, **timm_kwargs)
-    model = from_timm(vit, **{key: timm_kwargs[key] for key in RATES if timm_kwargs.get(key)})
+    model = from_timm(vit, {key: timm_kwargs[key] for key in RATES if timm_kwargs.get(key)})
     if isinstance(pretrained, str):
         load_strictly(model, read_weights(pretrained), pretrained)
     return model
@@ -90,7 +93,7 @@ def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
     """
     if not timm.is_model(name):
         known = [model for model in timm.list_models() if model.startswith(("vit_", "deit"))]
-        raise UserError(f"model.name: unknown timm model {name!r}{nearest(name, known)}")
+        raise UserError(f"model.name: unknown timm model {name!r}{did_you_mean(name, known)}")
     try:
         return timm.create_model(name, **timm_kwargs)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
@@ -102,35 +105,46 @@ def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
         ) from None
 
 
-def from_timm(vit: Any, **rates: float) -> Backbone:
-    """Take over a timm model's architecture and weights."""
-    spec = spec_of(vit)
-    model = from_spec(spec, fresh=False, **rates)
-    model.load_state_dict(vit.state_dict())
+def create_teacher(name: str, pretrained: bool | str, num_classes: int, img_size: tuple[int, int]) -> torch.nn.Module:
+    """Any timm model, with weights of the hub, of a file, or (`False`) random ones."""
+    kwargs: dict[str, Any] = {"num_classes": num_classes}
+    if name.startswith(("vit_", "deit")):
+        kwargs["img_size"] = img_size
+    model = create_timm(name, pretrained=pretrained is True, **kwargs)
+    if isinstance(pretrained, str):
+        load_strictly(model, read_weights(pretrained), pretrained)
+    return model
+
+
+def from_timm(vit: Any, rates: Mapping[str, float] | None = None) -> Backbone:
+    """Take over a timm model's architecture and, unless it is on the `meta` device, its weights."""
+    model = from_spec(spec_of(vit), fresh=False, rates=rates)
+    if not vit.pos_embed.is_meta:
+        model.load_state_dict(vit.state_dict())
     model.pretrained_cfg = getattr(vit, "pretrained_cfg", None)
     return model
 
 
-def from_spec(spec: ArchSpec, fresh: bool = True, **rates: float) -> Backbone:
+def from_spec(spec: ArchSpec, fresh: bool = True, rates: Mapping[str, float] | None = None) -> Backbone:
     """A backbone of the described shape; with `fresh`, newly initialized as timm does."""
-    model = build(spec, DistilledBackbone if spec.distilled else Backbone, **rates)
+    model = build(spec, DistilledBackbone if spec.distilled else Backbone, rates)
     assert isinstance(model, Backbone)
-    model.rates, model.pretrained_cfg = dict(rates), None
+    model.rates = dict(rates or {})
     if fresh:
         initialize(model)
     return model
 
 
-def load_strictly(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load weights whose names and shapes are those of the model.
+def load_strictly(model: torch.nn.Module, weights: dict[str, Tensor], source: str, assign: bool = False) -> None:
+    """Load weights whose names and shapes are those of the model; `assign` as in torch.
 
     Raises:
         UserError: naming the first weight that is missing, left over or of another shape.
     """
     own = model.state_dict()
-    for key in own.keys() - weights.keys():
+    for key in sorted(own.keys() - weights.keys()):
         raise UserError(f"{source}: not a checkpoint of this model: {key} is missing")
-    for key in weights.keys() - own.keys():
+    for key in sorted(weights.keys() - own.keys()):
         raise UserError(f"{source}: not a checkpoint of this model: it has {key}, which the model lacks")
     for key, value in own.items():
         if value.shape != weights[key].shape:
@@ -138,7 +152,7 @@ def load_strictly(model: torch.nn.Module, weights: dict[str, Tensor], source: st
                 f"{source}: not a checkpoint of this model: {key} is {list(weights[key].shape)}, "
                 f"the model's is {list(value.shape)}"
             )
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=assign)
 
 
 def _first_line(error: Exception) -> str:

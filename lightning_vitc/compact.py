@@ -3,24 +3,27 @@
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.kept import Kept, gather
 from lightning_vitc.vit import build
 
 
-def compact(model: VisionTransformer, kept: Kept) -> VisionTransformer:
+def compact(model: VisionTransformer, kept: Kept | None) -> VisionTransformer:
     """The sub-network as a model of its own.
 
     Args:
         model: the dense network, a backbone or a model of this library.
-        kept: what remains; its indices are into `model`'s dimensions.
+        kept: what remains; its indices are into `model`'s dimensions. `None` keeps everything.
 
     Returns:
         A plain timm-style ViT in evaluation mode with copies of the weights: no mask, no gate, nothing of the
         training code. Its logits equal those of `model(x, kept=kept)`.
     """
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    if kept is not None:
+        weights = gather(weights, kept)
     with torch.device("meta"):
-        small = build(kept.spec)
-    with torch.no_grad():
-        weights = {name: weight.clone() for name, weight in gather(dict(model.named_parameters()), kept).items()}
+        small = build(ArchSpec.of(model) if kept is None else kept.spec)
+    weights = {name: weight.clone() for name, weight in weights.items()}
     small.load_state_dict(weights, assign=True)
     return small.eval()

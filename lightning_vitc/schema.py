@@ -5,17 +5,55 @@ method) or in `callbacks/<name>.py` (the arguments of a callback). Nothing here 
 a config is answered before any heavy import.
 """
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from omegaconf import MISSING
+MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; not imported, to keep this file light
 
 
 def bounded(default: Any, *, ge: float | None = None, gt: float | None = None,
             le: float | None = None, lt: float | None = None) -> Any:  # fmt: skip
     """A number with a range: `bounded(0.1, ge=0, lt=1)`. Checked after merging, for values that are set."""
-    limits = {name: limit for name, limit in dict(ge=ge, gt=gt, le=le, lt=lt).items() if limit is not None}
+    given = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    limits = {name: limit for name, limit in given.items() if limit is not None}
     return field(default=default, metadata=limits)
+
+
+def rule(expected: str, check: Callable[[Any], bool]) -> dict[str, Any]:
+    """Metadata of a field whose values have a rule of their own; `expected` completes "lr: 3 is not ..."."""
+    return {"check": check, "expected": expected}
+
+
+def _weights(default: bool) -> Any:
+    """`pretrained`: from the hub or from a file that holds weights."""
+    expected = "true, false or the path of a .safetensors, .pth or .pt file"
+    suffixes = (".safetensors", ".pth", ".pt")
+    check = rule(expected, lambda v: isinstance(v, bool) or v.lower().endswith(suffixes))
+    return field(default=default, metadata=check)
+
+
+def _batches(default: float | None) -> Any:
+    """Lightning's limits: an integer counts batches, a float is a fraction of them."""
+    expected = "a number of batches (an integer >= 0) or a fraction in [0, 1]"
+    check = rule(expected, lambda v: v >= 0 and (isinstance(v, int) or v <= 1))
+    return field(default=default, metadata=check)
+
+
+def _file_name(default: str) -> Any:
+    """A name that becomes a directory."""
+    pattern = re.compile(r"[^/\\\s.-][^/\\\s]*")  # neither hidden, nor "..", nor taken for an option
+    check = rule("a name without slashes and blanks", lambda v: bool(pattern.fullmatch(v)))
+    return field(default=default, metadata=check)
+
+
+def _is_devices(value: Any) -> bool:
+    if isinstance(value, str):
+        return value == "auto" or bool(re.fullmatch(r"\d+(,\d+)*", value))
+    if isinstance(value, list):
+        return bool(value) and min(value) >= 0 and len(set(value)) == len(value)
+    return value > 0
 
 
 @dataclass
@@ -23,7 +61,7 @@ class ModelConfig:
     """A timm Vision Transformer; keys that are left out keep the value of the named timm model."""
 
     name: str = MISSING
-    pretrained: Any = False  # false, true (the hub) or the path of a .safetensors / .pth file
+    pretrained: bool | str = _weights(False)  # false, true (the hub) or the path of a file
     img_size: int | None = bounded(None, gt=0)
     patch_size: int | None = bounded(None, gt=0)
     in_chans: int | None = bounded(None, gt=0)
@@ -57,7 +95,9 @@ class DataConfig:
     num_workers: int = bounded(0, ge=0)
     pin_memory: bool = True  # used where there is a GPU
     num_classes: int | None = bounded(None, gt=0)  # `fake` and `glyphs`; others know theirs
-    num_samples: int | None = bounded(None, gt=0)  # training images: size of `fake`/`glyphs`, subset of others
+    num_samples: int | None = bounded(
+        None, gt=0
+    )  # training images: size of `fake`/`glyphs`, subset of others
     few_shot: bool = False  # draw `num_samples` training images by seed, stored as an index list in the run
     val_fraction: float | None = bounded(None, gt=0, lt=1)  # held out of training where no split is given
     on_error: Literal["raise", "skip"] = "raise"  # an unreadable image
@@ -86,7 +126,10 @@ class OptimizerConfig:
     name: str = "adamw"  # any name of timm.optim
     lr: float = bounded(MISSING, gt=0)
     weight_decay: float = bounded(0.05, ge=0)
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    betas: list[float] = field(
+        default_factory=lambda: [0.9, 0.999],
+        metadata=rule("two numbers >= 0 and < 1", lambda v: len(v) == 2 and min(v) >= 0 and max(v) < 1),
+    )
     eps: float = bounded(1e-8, gt=0)
     warmup_epochs: float = bounded(0.0, ge=0)
     warmup_lr: float = bounded(1e-6, ge=0)
@@ -101,7 +144,7 @@ class TeacherConfig:
     epochs: int | None = bounded(None, gt=0)  # of that stage; default: trainer.max_epochs
     run: str | None = None  # a run directory whose dense model teaches
     model: str | None = None  # a timm model
-    pretrained: Any = True  # with `model`: true (the hub), or the path of a file
+    pretrained: bool | str = _weights(True)  # with `model`: true (the hub), or the path of a file
 
 
 @dataclass
@@ -121,11 +164,14 @@ class SlurmConfig:
 
 @dataclass
 class TrainerConfig:
-    """Lightning's Trainer, key by key; loggers, callbacks, plugins and the sampler are set by the framework."""
+    """Lightning's Trainer, key by key; the framework sets loggers, callbacks, plugins and the sampler."""
 
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     strategy: str = "auto"
-    devices: Any = "auto"
+    devices: int | str | list[int] = field(
+        default="auto",
+        metadata=rule('a number > 0, "auto", a list of device numbers or a string like "0,1"', _is_devices),
+    )
     num_nodes: int = bounded(1, gt=0)
     precision: Literal[
         "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64"
@@ -134,12 +180,21 @@ class TrainerConfig:
     min_epochs: int | None = bounded(None, gt=0)
     max_steps: int = bounded(-1, ge=-1)
     min_steps: int | None = bounded(None, gt=0)
-    max_time: str | None = None
-    limit_train_batches: Any = None
-    limit_val_batches: Any = None
-    limit_test_batches: Any = None
-    overfit_batches: Any = 0.0
-    val_check_interval: Any = None
+    max_time: str | None = field(
+        default=None,
+        metadata=rule("a time as DD:HH:MM:SS", lambda v: bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", v))),
+    )
+    limit_train_batches: int | float | None = _batches(None)
+    limit_val_batches: int | float | None = _batches(None)
+    limit_test_batches: int | float | None = _batches(None)
+    overfit_batches: int | float = _batches(0.0)
+    val_check_interval: int | float | None = field(
+        default=None,
+        metadata=rule(
+            "a number of batches (an integer > 0) or a fraction in (0, 1]",
+            lambda v: v > 0 and (isinstance(v, int) or v <= 1),
+        ),
+    )
     check_val_every_n_epoch: int | None = bounded(1, gt=0)
     num_sanity_val_steps: int = bounded(0, ge=-1)
     log_every_n_steps: int = bounded(50, gt=0)
@@ -148,10 +203,10 @@ class TrainerConfig:
     accumulate_grad_batches: int = bounded(1, gt=0)
     gradient_clip_val: float | None = bounded(None, gt=0)
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
-    deterministic: Any = None
+    deterministic: bool | Literal["warn"] | None = None
     benchmark: bool | None = None
     inference_mode: bool = True
-    profiler: str | None = None
+    profiler: Literal["simple", "advanced", "pytorch", "xla"] | None = None
     detect_anomaly: bool = False
     sync_batchnorm: bool = False
     reload_dataloaders_every_n_epochs: int = bounded(0, ge=0)
@@ -161,16 +216,24 @@ class TrainerConfig:
 class Experiment:
     """One YAML of `experiments/`, merged with its bases and the command line."""
 
-    description: str = ""
+    name: str = _file_name("")  # default: the name of the file; not inherited from a base
+    description: str = ""  # one line for `vitc list`; not inherited from a base
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     method: Any = MISSING  # the Arguments of methods/<method.name>.py
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    callbacks: Any = field(default_factory=dict)  # by name: the Arguments of callbacks/<name>.py
+    callbacks: dict[str, Any] = field(default_factory=dict)  # by name: the Arguments of callbacks/<name>.py
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     seed: int = bounded(0, ge=0)
     threads: int | None = bounded(None, gt=0)  # CPU threads of torch; default: torch's own choice
     output_dir: str = "runs"
-    run_name: str = "default"
+    run_name: str = _file_name("default")
+    method_name: str = field(default="", metadata={"key": False})  # `method.name`, which Arguments leaves out
+
+    def to_container(self) -> dict[str, Any]:
+        """Every key with its value, as plain data: what `config.yaml` holds and `load_experiment` reads."""
+        values = asdict(self)
+        values["method"] = {"name": values.pop("method_name"), **values["method"]}
+        return values

@@ -4,6 +4,7 @@ timm's blocks cannot carry an attention scale of another width, value widths tha
 or a block without attention. These can; their state-dict keys are timm's.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,8 +60,14 @@ class Block(nn.Module):
     def __init__(self, spec: ArchSpec, block: BlockSpec, proj_drop: float = 0.0, attn_drop: float = 0.0,
                  drop_path: float = 0.0):  # fmt: skip
         super().__init__()
-        self.norm1 = self.attn = self.ls1 = self.drop_path1 = None
-        self.norm2 = self.mlp = self.ls2 = self.drop_path2 = None
+        self.norm1: Any = None
+        self.attn: Any = None
+        self.ls1: Any = None
+        self.drop_path1: Any = None
+        self.norm2: Any = None
+        self.mlp: Any = None
+        self.ls2: Any = None
+        self.drop_path2: Any = None
         if block.attn is not None:
             self.norm1, self.ls1, self.drop_path1 = _frame(spec, drop_path)
             self.attn = Attention(spec, block.attn, attn_drop, proj_drop)
@@ -81,7 +88,9 @@ class Block(nn.Module):
         return x
 
 
-def build(spec: ArchSpec, model_class: type[VisionTransformer] | None = None, **rates: float) -> VisionTransformer:
+def build(
+    spec: ArchSpec, model_class: type[VisionTransformer] | None = None, rates: Mapping[str, float] | None = None
+) -> VisionTransformer:
     """A model of the described shape, weights not yet set (see `initialize`).
 
     Args:
@@ -89,12 +98,13 @@ def build(spec: ArchSpec, model_class: type[VisionTransformer] | None = None, **
         model_class: a subclass of timm's class that fits the spec; default timm's own.
         rates: timm's `drop_rate`, `proj_drop_rate`, `attn_drop_rate`, `drop_path_rate`.
     """
+    rates = rates or {}
     if model_class is None:
         model_class = VisionTransformerDistilled if spec.distilled else VisionTransformer
     model = model_class(**_timm_arguments(spec), drop_rate=rates.get("drop_rate", 0.0))
     drop_path = torch.linspace(0, rates.get("drop_path_rate", 0.0), spec.depth, device="cpu").tolist()
     drops = {"proj_drop": rates.get("proj_drop_rate", 0.0), "attn_drop": rates.get("attn_drop_rate", 0.0)}
-    model.spec = spec
+    model.spec = spec  # type: ignore[assignment]
     model.blocks = nn.Sequential(
         *(Block(spec, block, drop_path=rate, **drops) for block, rate in zip(spec.blocks, drop_path, strict=True))
     )

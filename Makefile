@@ -1,0 +1,53 @@
+# The table of contents. Every command is `vitc`; see `vitc --help`.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+EXP ?= scala_digits
+ARGS ?=
+RUN ?= runs/$(EXP)/default
+OUT ?= exports/$(EXP)
+VITC := .venv/bin/vitc
+
+.venv/.ready: pyproject.toml constraints.txt
+	@echo "Setting up .venv (some minutes, several GB with torch's libraries) ..."
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,export]'
+	@touch $@
+
+.PHONY: help setup train test test-fast lint list tensorboard export evaluate slurm clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: .venv/.ready  ## make .venv with everything in it
+
+train: .venv/.ready  ## run an experiment: make train EXP=scala_deit_b ARGS="data.root=/data/imagenet"
+	@$(VITC) train $(EXP) $(ARGS)
+
+test: .venv/.ready  ## the whole test suite
+	.venv/bin/pytest
+
+test-fast: .venv/.ready  ## the tests that take seconds
+	.venv/bin/pytest -m "not slow"
+
+lint: .venv/.ready  ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+list: .venv/.ready  ## experiments, methods, callbacks and data sets
+	@$(VITC) list
+
+tensorboard: .venv/.ready  ## curves of every run at http://localhost:6006
+	.venv/bin/tensorboard --logdir runs
+
+evaluate: .venv/.ready  ## accuracy of a run: make evaluate RUN=runs/scala_digits/default ARGS="--width 0.5"
+	@$(VITC) evaluate $(RUN) $(ARGS)
+
+export: .venv/.ready  ## write a compressed model: make export RUN=... OUT=... ARGS="--width 0.5"
+	@$(VITC) export $(RUN) --out $(OUT) $(ARGS)
+
+slurm: .venv/.ready  ## write a batch script: make slurm EXP=... ARGS="--nodes 4 --gpus-per-node 8 --submit"
+	@$(VITC) slurm $(EXP) $(ARGS)
+
+clean:  ## delete .venv and caches, never runs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Schedules and run-time behavior, one file a callback. Import as `lightning_vitc.callbacks`."""

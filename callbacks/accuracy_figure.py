@@ -1,0 +1,26 @@
+"""Draws accuracy over MACs of the validated networks into TensorBoard."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_vitc import costs
+from lightning_vitc.figures import accuracy_over_macs
+
+
+class AccuracyFigure(Callback):
+    """Adds the figure after every validation, from rank 0."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw from the metrics that were just logged."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        metrics = trainer.callback_metrics
+        points = [
+            (variant.name, costs.macs(variant.spec), float(metrics[f"{variant.name}/val_top1"]))
+            for variant in pl_module.variants()  # type: ignore[operator]
+            if f"{variant.name}/val_top1" in metrics
+        ]
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and len(points) > 1:
+                with accuracy_over_macs({"validation": points}) as figure:
+                    logger.experiment.add_figure("accuracy_over_macs", figure, trainer.global_step, close=False)

@@ -1,0 +1,68 @@
+"""Compress Vision Transformers with published methods: train, shrink, prove, export.
+
+Names are imported when they are first used, so that `import lightning_vitc` and the command line stay fast.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_vitc import costs
+    from lightning_vitc.architecture import ArchSpec
+    from lightning_vitc.artifact import load
+    from lightning_vitc.backbone import create_backbone
+    from lightning_vitc.compact import compact
+    from lightning_vitc.methods.dense import Dense
+    from lightning_vitc.methods.scala import Scala
+    from lightning_vitc.module import CompressionModule
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ArchSpec": "architecture",
+    "CompressionModule": "module",
+    "Dense": "methods.dense",
+    "Scala": "methods.scala",
+    "compact": "compact",
+    "create_backbone": "backbone",
+    "load": "artifact",
+}
+
+__all__ = [
+    "ArchSpec",
+    "CompressionModule",
+    "Dense",
+    "Scala",
+    "compact",
+    "costs",
+    "create_backbone",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "costs":
+        return import_module(f"{__name__}.costs")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps `lightning_vitc.compact` the function when the submodule of the same name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "compact" and isinstance(value, ModuleType):
+            value = value.compact
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,8 @@
+"""`python -m lightning_vitc` is `vitc`."""
+
+import sys
+
+from lightning_vitc.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

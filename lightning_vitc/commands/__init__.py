@@ -1,0 +1,11 @@
+"""One module a command: `add_arguments(parser)`, `run(args) -> int`; imported only when the command runs."""
+
+COMMANDS = {
+    "train": "run an experiment, or continue it",
+    "evaluate": "top-1 and top-5 accuracy of a run or of a compressed model",
+    "cost": "multiply-accumulates and parameters, whole and by part",
+    "export": "write the compressed model of a run",
+    "slurm": "write the batch script of an experiment, and submit it",
+    "list": "experiments, methods, callbacks and data sets",
+}
+"""Every command with the line that `vitc --help` prints; the module is `lightning_vitc.commands.<name>`."""

@@ -1,0 +1,76 @@
+"""`vitc cost`: multiply-accumulates and parameters of a model, whole and by part."""
+
+import argparse
+import json
+from pathlib import Path
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", metavar="MODEL_OR_DIR", help="a timm ViT name, or an exported directory")
+    parser.add_argument("arguments", metavar="key=value", nargs="*", help="timm arguments, e.g. depth=6")
+    parser.add_argument("--convention", choices=("full", "paper"), default="full", help="what is counted")
+    parser.add_argument(
+        "--method", choices=tuple(costs.PAPERS), default=costs.DEFAULT_PAPER, help="whose paper (default: %(default)s)"
+    )
+    parser.add_argument("--width", help="a width ratio, e.g. 0.5")
+    parser.add_argument("--img-size", type=int, help="input size in pixels")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the counts."""
+    spec = _spec(args)
+    if args.width is not None:
+        spec = spec.at_width(args.width)
+    parts = costs.parts(spec, args.convention, args.method)
+    total, params = sum(parts.values()), costs.params(spec)
+    width = None if args.width is None else float(args.width)
+    if args.json:
+        document = {"model": args.model, "convention": args.convention, "width": width, "macs": total,
+                    "params": params, "parts": parts}  # fmt: skip
+        print(json.dumps(document))
+    else:
+        _print(args, parts, total, params)
+    return 0
+
+
+def _spec(args: argparse.Namespace) -> ArchSpec:
+    if Path(args.model).is_dir():
+        from lightning_vitc.artifact import read_arch
+
+        spec = ArchSpec.from_dict(read_arch(args.model)["architecture"])
+        return spec if args.img_size is None else spec.with_img_size((args.img_size, args.img_size))
+    import torch
+
+    from lightning_vitc.backbone import create_timm
+    from lightning_vitc.config import parse_arguments
+
+    kwargs = parse_arguments(args.arguments)
+    if args.img_size is not None:
+        kwargs["img_size"] = args.img_size
+    with torch.device("meta"):
+        return ArchSpec.of(create_timm(args.model, **kwargs))
+
+
+def _print(args: argparse.Namespace, parts: costs.Parts, total: int, params: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    counted = args.convention if args.convention == "full" else f"paper of {args.method}"
+    at = "" if args.width is None else f" at width {args.width}"
+    table = Table(title=f"{args.model}{at}, convention {counted}")
+    table.add_column("part")
+    table.add_column("MACs", justify="right")
+    table.add_column("%", justify="right")
+    for name, value in parts.items():
+        if value:
+            table.add_row(name, f"{value:,}", f"{100 * value / total:.2f}")
+    table.add_section()
+    table.add_row("total", f"{total:,}", "100.00")
+    console = Console()
+    console.print(table)
+    console.print(f"{params:,} parameters", highlight=False)

@@ -1,0 +1,30 @@
+"""`vitc slurm`: write the batch script of an experiment, and submit it."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("experiment", metavar="EXP", help="a name in experiments/, or the path of a YAML")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="keys of the experiment")
+    parser.add_argument("--nodes", type=int, help="default: slurm.nodes")
+    parser.add_argument("--gpus-per-node", type=int, help="default: slurm.gpus_per_node; 0 runs on the CPU")
+    parser.add_argument("--time", help="default: slurm.time")
+    parser.add_argument("--submit", action="store_true", help="call sbatch")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write, print where, submit."""
+    from lightning_vitc.config import load_experiment
+    from lightning_vitc.slurm import submit, write_script
+
+    flags = {"nodes": args.nodes, "gpus_per_node": args.gpus_per_node, "time": args.time}
+    given = [f"slurm.{key}={value}" for key, value in flags.items() if value is not None]
+    experiment = load_experiment(args.experiment, [*args.overrides, *given])
+    script = write_script(experiment, args.experiment, args.overrides)
+    print(script)
+    if args.submit:
+        print(submit(script))
+    else:
+        print(f"submit it with: sbatch {script}")
+    return 0

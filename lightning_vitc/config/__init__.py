@@ -1,0 +1,11 @@
+"""Experiments as data: YAML and command line in, one typed and checked `Experiment` out.
+
+Nothing here imports torch, and every mistake of the user is a `UserError`: one line that names the full key.
+"""
+
+from .load import load_experiment
+from .sources import experiments, find_experiment
+from .timm_arguments import parse_arguments
+from .yaml_text import dump
+
+__all__ = ["dump", "experiments", "find_experiment", "load_experiment", "parse_arguments"]

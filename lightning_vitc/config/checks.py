@@ -1,0 +1,106 @@
+"""Rules between keys, and rules of the machine: what a type and a range cannot say."""
+
+import tempfile
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from lightning_vitc.data.catalog import check_root
+from lightning_vitc.errors import UserError
+from lightning_vitc.schema import DataConfig, Experiment, ModelConfig, TeacherConfig, TrainerConfig
+
+
+def check_rules(experiment: Experiment) -> None:
+    """Refuse values that do not go together."""
+    _check_model(experiment.model)
+    _check_data(experiment.data, experiment.model.in_chans or 3)
+    _check_own_rules(experiment.method, experiment, "method")
+    _check_teacher(experiment.teacher)
+    for name, arguments in experiment.callbacks.items():
+        _check_own_rules(arguments, experiment, f"callbacks.{name}")
+    _check_trainer(experiment.trainer, experiment.optimizer.warmup_epochs)
+
+
+def check_files(experiment: Experiment) -> None:
+    """Refuse paths that are not there or cannot be written."""
+    for section, path in (("model", experiment.model.pretrained), ("teacher", experiment.teacher.pretrained)):
+        if isinstance(path, str) and not Path(path).is_file():
+            raise UserError(f"{section}.pretrained: there is no file '{path}'")
+    check_root(experiment.data)
+    run = experiment.teacher.run
+    if run is not None and not (Path(run) / "config.yaml").is_file():
+        raise UserError(f"teacher.run: '{run}' is not the directory of a run: it has no config.yaml")
+    _check_writable(experiment.output_dir)
+
+
+def _check_model(model: ModelConfig) -> None:
+    for whole, part in (("embed_dim", "num_heads"), ("img_size", "patch_size")):
+        above, below = getattr(model, whole), getattr(model, part)
+        if above and below and above % below:
+            raise UserError(f"model.{whole}: {above} is not divisible by model.{part}={below}")
+
+
+def _check_data(data: DataConfig, channels: int) -> None:
+    for name in ("scale", "ratio"):
+        pair = getattr(data, name)
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
+            raise UserError(f"data.{name}: {pair} is not a pair of ascending numbers > 0")
+    allowed = "1" if channels == 1 else f"{channels} or 1"
+    for name in ("mean", "std"):
+        values = getattr(data, name)
+        if values is not None and len(values) not in (1, channels):
+            raise UserError(f"data.{name}: {values} has {len(values)} numbers; it must have {allowed}")
+    if data.std is not None and min(data.std) <= 0:
+        raise UserError(f"data.std: {data.std} is out of range; every number must be > 0")
+
+
+def _check_teacher(teacher: TeacherConfig) -> None:
+    chosen = [name for name in ("train", "run", "model") if getattr(teacher, name)]
+    if len(chosen) > 1:
+        raise UserError(
+            f"teacher.{chosen[1]}: excluded by teacher.{chosen[0]}; set at most one of train, run and model"
+        )
+
+
+def _check_trainer(trainer: TrainerConfig, warmup_epochs: float) -> None:
+    epochs = trainer.max_epochs
+    if epochs is None and trainer.max_steps == -1:
+        raise UserError("trainer.max_epochs: missing; set trainer.max_epochs or trainer.max_steps")
+    if epochs is not None and warmup_epochs > epochs:
+        raise UserError(f"optimizer.warmup_epochs: {warmup_epochs} is more than trainer.max_epochs={epochs}")
+    if trainer.gradient_clip_algorithm and trainer.gradient_clip_val is None:
+        raise UserError("trainer.gradient_clip_algorithm: has no effect without trainer.gradient_clip_val")
+
+
+def _check_own_rules(arguments: Any, experiment: Experiment, key: str) -> None:
+    """The rules that a method or callback states in `Arguments.validate`."""
+    validate = getattr(arguments, "validate", None)
+    if validate is None:
+        return
+    try:
+        validate(*[experiment] * len(signature(validate).parameters))
+    except ValueError as error:
+        raise UserError(_with_key(str(error), key, arguments)) from None
+
+
+def _with_key(message: str, key: str, arguments: Any) -> str:
+    """`s: ...` of an Arguments class becomes `method.s: ...`; a message that names its key stays."""
+    start = message.partition(":")[0]
+    if start in [field.name for field in fields(arguments)]:
+        return f"{key}.{message}"
+    names_key = start == key or ("." in start and " " not in start)
+    return message if names_key else f"{key}: {message}"
+
+
+def _check_writable(output_dir: str) -> None:
+    place = Path(output_dir).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"output_dir: {output_dir}: '{place}' is a file; name a directory")
+    try:
+        with tempfile.TemporaryFile(dir=place):  # asking for permissions would say yes to root in /proc
+            pass
+    except OSError:
+        raise UserError(f"output_dir: {output_dir}: no permission to write") from None

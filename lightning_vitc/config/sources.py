@@ -1,0 +1,134 @@
+"""Where experiments are, and one experiment merged with its bases."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from lightning_vitc.errors import UserError
+from lightning_vitc.schema import Experiment
+
+from . import yaml_text
+from .suggest import did_you_mean
+
+Layer = dict[str, Any]
+
+_OWN = ("base", "name", "description")  # keys that speak about one file and are not inherited
+_HINTS = get_type_hints(Experiment)
+SECTIONS = frozenset(
+    field.name
+    for field in fields(Experiment)
+    if is_dataclass(_HINTS[field.name]) or field.name in ("method", "callbacks")
+)
+"""The keys of an experiment that hold keys."""
+
+
+def experiment_folders() -> list[Path]:
+    """The folders of named experiments, first wins: the current directory's, then those of the package."""
+    package = Path(__file__).resolve().parents[1]
+    candidates = [Path("experiments"), package.parent / "experiments", package / "experiments"]
+    found = {folder.resolve(): folder for folder in reversed(candidates) if folder.is_dir()}
+    return list(reversed(found.values()))
+
+
+def experiments() -> dict[str, str]:
+    """Every named experiment with its description, or with what is wrong with its file."""
+    files = {path.stem: path for folder in reversed(experiment_folders()) for path in folder.glob("*.yaml")}
+    return {name: _description(files[name]) for name in sorted(files)}
+
+
+def find_experiment(name_or_path: str) -> Path:
+    """The file of an experiment, given by its name or by the path of a YAML."""
+    if _is_path(name_or_path):
+        return _existing(Path(name_or_path), name_or_path)
+    for folder in experiment_folders():
+        if (path := folder / f"{name_or_path}.yaml").is_file():
+            return path
+    names = {path.stem for folder in experiment_folders() for path in folder.glob("*.yaml")}
+    hint = did_you_mean(name_or_path, sorted(names)).removesuffix("?")
+    hint = f"{hint}? See 'vitc list'" if hint else "; see 'vitc list', or give the path of a YAML"
+    raise UserError(f"{name_or_path}: unknown experiment{hint}")
+
+
+def read_with_bases(path: Path) -> dict[str, Any]:
+    """The keys of the experiment at `path` above those of its bases.
+
+    A file that is reached twice counts where it comes first, so that later bases keep what they change in it.
+    """
+    values: dict[str, Any] = {}
+    for file, layer in _layers(path, (), set()):
+        if file != path:
+            layer = {key: value for key, value in layer.items() if key not in _OWN}
+        values = merge(values, layer)
+    values.pop("base", None)
+    return values
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` over `below`: sections key by key, everything else (lists too) as a whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        low = below.get(key)
+        merged[key] = merge(low, value) if isinstance(low, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def shown(path: Path) -> str:
+    """The path as messages name it: below the current directory where it is there."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - keeps symbolic links as the user wrote them
+    here = Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+
+
+def _layers(path: Path, open_files: tuple[Path, ...], done: set[Path]) -> Iterator[tuple[Path, Layer]]:
+    """The files of an experiment with their keys, lowest first."""
+    real = path.resolve()
+    if real in open_files:
+        circle = " -> ".join(file.name for file in (*open_files[open_files.index(real) :], real))
+        raise UserError(f"{shown(path)}: base: the bases go in a circle: {circle}")
+    if real in done:
+        return
+    done.add(real)
+    values = yaml_text.read_file(path, shown=shown(path))
+    for base in _base_names(values.get("base"), path):
+        yield from _layers(_find_base(base, path), (*open_files, real), done)
+    yield path, {key: value for key, value in values.items() if value is not None or key not in SECTIONS}
+
+
+def _base_names(value: Any, path: Path) -> list[str]:
+    names = [value] if isinstance(value, str) else value or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{shown(path)}: base: {value!r} is not a list of names, such as [imagenet, deit_b]")
+    return names
+
+
+def _find_base(name: str, path: Path) -> Path:
+    if _is_path(name):
+        return _existing(path.parent / name, f"{shown(path)}: base: {name}")
+    places = [path.parent, *experiment_folders()]
+    folders = [folder for place in places for folder in (place / "base", place)]
+    for folder in folders:
+        if (candidate := folder / f"{name}.yaml").is_file():
+            return candidate
+    names = {file.stem for folder in folders for file in folder.glob("*.yaml")}
+    raise UserError(f"{shown(path)}: base: unknown base '{name}'{did_you_mean(name, sorted(names))}")
+
+
+def _existing(path: Path, named: str) -> Path:
+    if path.is_dir():
+        raise UserError(f"{named}: is a folder; name a YAML file in it")
+    if not path.is_file():
+        raise UserError(f"{named}: no such file")
+    return path
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or os.sep in name or name.endswith((".yaml", ".yml"))
+
+
+def _description(path: Path) -> str:
+    try:
+        return str(yaml_text.read_file(path, shown=shown(path)).get("description") or "")
+    except UserError as error:
+        return f"(broken: {error})"

@@ -1,0 +1,85 @@
+"""The data sets by name, and the checks of `data.root` that need no heavy import.
+
+`vitc list` prints `CATALOG`; the validation of a config calls `check_root`. Neither imports torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_vitc.errors import UserError
+from lightning_vitc.schema import DataConfig
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """One line on a data set and, where it has files, what stands below `data.root`.
+
+    `expected` names what has to be there: one of the paths of each inner tuple.
+    """
+
+    description: str
+    layout: str | None = None
+    expected: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def needs_root(self) -> bool:
+        """Whether `data.root` has to be given."""
+        return self.layout is not None
+
+
+CATALOG: dict[str, DatasetInfo] = {
+    "digits": DatasetInfo("scikit-learn's handwritten digits: 1,797 gray 8x8 images, 10 classes, no download"),
+    "glyphs": DatasetInfo("characters in clutter, rendered on the spot: gray 16x16 images, 36 classes, no download"),
+    "fake": DatasetInfo("seeded random images of the model's size, for dry runs of big recipes"),
+    "folder": DatasetInfo(
+        "images in one folder per class",
+        "ROOT/train/CLASS/*, ROOT/val/CLASS/* (or validation), ROOT/test/CLASS/*; val and test are optional",
+        (("train",),),
+    ),
+    "imagenet": DatasetInfo(
+        "ImageNet-1k, or any subset of its classes; evaluated on val, as is the custom",
+        "ROOT/train/CLASS/*, ROOT/val/CLASS/*",
+        (("train",), ("val", "validation")),
+    ),
+    "cifar10": DatasetInfo(
+        "CIFAR-10: 60,000 color 32x32 images, 10 classes",
+        "ROOT/cifar-10-batches-bin (the binary version) or ROOT/cifar-10-batches-py",
+        (("cifar-10-batches-bin", "cifar-10-batches-py"),),
+    ),
+    "cifar100": DatasetInfo(
+        "CIFAR-100: 60,000 color 32x32 images, 100 classes",
+        "ROOT/cifar-100-binary (the binary version) or ROOT/cifar-100-python",
+        (("cifar-100-binary", "cifar-100-python"),),
+    ),
+    "flowers102": DatasetInfo(
+        "Oxford 102 Flower: 8,189 images, 102 classes",
+        "ROOT/flowers-102/jpg/*.jpg, ROOT/flowers-102/imagelabels.mat, ROOT/flowers-102/setid.mat",
+        (("flowers-102/jpg",), ("flowers-102/imagelabels.mat",), ("flowers-102/setid.mat",)),
+    ),
+    "pets": DatasetInfo(
+        "Oxford-IIIT Pet: 7,349 images, 37 classes",
+        "ROOT/oxford-iiit-pet/images/*.jpg, ROOT/oxford-iiit-pet/annotations/trainval.txt and test.txt",
+        (
+            ("oxford-iiit-pet/images",),
+            ("oxford-iiit-pet/annotations/trainval.txt",),
+            ("oxford-iiit-pet/annotations/test.txt",),
+        ),
+    ),
+}
+"""What `data.name` can be."""
+
+
+def check_root(config: DataConfig) -> None:
+    """Raises a UserError unless what the data set expects below `data.root` is there."""
+    info = CATALOG[config.name]
+    if not info.needs_root:
+        return
+    if config.root is None:
+        raise UserError(f"data.root: is not set; {config.name} expects {info.layout}")
+    root = Path(config.root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.root: {root} is not a folder; {config.name} expects {info.layout}")
+    for choices in info.expected:
+        if not any((root / choice).exists() for choice in choices):
+            missing = " nor ".join(str(root / choice) for choice in choices)
+            raise UserError(f"data.root: there is no {missing}; {config.name} expects {info.layout}")

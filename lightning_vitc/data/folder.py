@@ -1,0 +1,74 @@
+"""Folder trees: `ROOT/train/CLASS/image.jpg` and so on; ImageNet is one of them."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from timm.utils.misc import natural_key
+
+from lightning_vitc.data.sources import FileSource, Split, Splits
+from lightning_vitc.data.subsets import hold_out
+from lightning_vitc.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def _classes(folder: Path) -> list[str]:
+    """The class folders, in timm's natural order: class 2 before class 10."""
+    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    if not names:
+        raise UserError(f"data.root: {folder} has no class folders; expected {folder}/CLASS/image.jpg")
+    return sorted(names, key=natural_key)
+
+
+def _images(folder: Path) -> list[str]:
+    """The image files below a class folder, as sorted paths relative to its parent."""
+    names = []
+    for parent, _, files in os.walk(folder, followlinks=True):
+        relative = os.path.relpath(parent, folder.parent)
+        names += [f"{relative}/{file}" for file in files if file.lower().endswith(EXTENSIONS)]
+    if not names:
+        raise UserError(f"data.root: the class folder {folder} has no images ({' '.join(EXTENSIONS)})")
+    return sorted(names)
+
+
+def _scan(folder: Path, classes: list[str]) -> Split:
+    files = [_images(folder / name) for name in classes]
+    targets = np.repeat(np.arange(len(classes)), [len(names) for names in files])
+    return Split.whole(FileSource(folder, [name for names in files for name in names], targets))
+
+
+def _scan_like(folder: Path, train: Path, classes: list[str]) -> Split:
+    """The images of another split, which must have the classes of the training set."""
+    found = set(_classes(folder))
+    if missing := sorted(set(classes) - found):
+        raise UserError(f"data.root: {folder} lacks the class folder {missing[0]!r} that {train} has")
+    if extra := sorted(found - set(classes)):
+        raise UserError(f"data.root: {folder} has the class folder {extra[0]!r} that {train} lacks")
+    return _scan(folder, classes)
+
+
+def read_folder(root: Path, val_fraction: float | None) -> Splits:
+    """A folder tree with `train` and, optionally, `val` (or `validation`) and `test`.
+
+    Without `test`, `val` is the evaluation split, as is the custom with ImageNet: `test` of the result.
+    Model selection then reads the same images, unless `val_fraction` holds some out of `train` for it.
+    Without `val`, `val_fraction` of `train` (0.1 where it is None) is held out; with neither, the held-out
+    images are the evaluation split as well.
+    """
+    classes = _classes(root / "train")
+    train = _scan(root / "train", classes)
+    others = {
+        name: _scan_like(root / name, root / "train", classes)
+        for name in ("val", "validation", "test")
+        if (root / name).is_dir()
+    }
+    given, test = others.get("val", others.get("validation")), others.get("test")
+    if given is not None and (test is not None or val_fraction is None):
+        if val_fraction is not None:
+            warnings.warn(f"data.val_fraction is ignored: {root} has val and test", stacklevel=2)
+        return Splits(train, given, test or given, len(classes))
+    rest, held = hold_out(train.targets, val_fraction or 0.1)
+    validation = train.take(held)
+    return Splits(train.take(rest), validation, test or given or validation, len(classes))

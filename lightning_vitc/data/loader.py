@@ -1,0 +1,123 @@
+"""Data loaders that give batches (images, targets), and one that continues in mid-epoch."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_vitc.data.batches import Fetched
+from lightning_vitc.data.sampler import EpochBatchSampler, ShardBatchSampler
+from lightning_vitc.errors import UserError
+
+Batch = tuple[Tensor, Tensor]
+"""Images float32 [B, C, H, W] and targets int64 [B]."""
+
+
+def _as_fetched(fetched: Any) -> Fetched:
+    return fetched  # the data sets return whole batches: nothing to collate
+
+
+def _init_worker(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+class ImageLoader(DataLoader[Any]):
+    """Yields the batches of a data set of `Fetched`, and reports the images that could not be read.
+
+    Raises UserError with the path of an unreadable image, the same with and without workers.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Fetched],
+        batch_sampler: EpochBatchSampler | ShardBatchSampler,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=batch_sampler,
+            num_workers=num_workers,
+            pin_memory=pin_memory and torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_init_worker,
+            collate_fn=_as_fetched,
+            generator=torch.Generator(),  # a loader draws a seed for its workers: not from the global stream
+        )
+        self.unreadable: set[str] = set()
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        known = len(self.unreadable)
+        for fetched in super().__iter__():
+            if fetched.error:
+                raise UserError(fetched.error)
+            self.unreadable.update(fetched.unreadable)
+            yield fetched.images, fetched.targets
+        if len(self.unreadable) > known:
+            warnings.warn(
+                f"{len(self.unreadable)} images cannot be read and are replaced by their successors"
+                f" (data.on_error=skip), among them {min(self.unreadable)}",
+                stacklevel=2,
+            )
+
+
+class ResumableLoader(ImageLoader):
+    """A training loader whose state is the number of batches its consumer has taken in this epoch.
+
+    Batches that workers have prepared ahead are not counted. Lightning saves `state_dict` with the
+    checkpoint and calls `load_state_dict` before it asks for an iterator; it asks for that before it sets
+    the epoch, therefore nothing is decided until the first batch is wanted. The position counts only if
+    that batch belongs to the epoch that was interrupted.
+    """
+
+    def __init__(self, dataset: Dataset[Fetched], batch_sampler: EpochBatchSampler, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler, **options)
+        self.order = batch_sampler
+        self._epoch = 0  # what the two counts belong to
+        self._taken = 0
+        self._loaded: dict[str, int] | None = None
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(epoch, batches taken in it), for the next batch to be wanted."""
+        return self.order.epoch, self._taken if self._epoch == self.order.epoch else 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The position and what it depends on: integers only, the same on every rank."""
+        epoch, taken = self.position
+        return {"epoch": epoch, "batches": taken, **self.order.fingerprint}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continues from there, once the epoch of the state is set."""
+        self._loaded = dict(state)
+        self._epoch, self._taken = state["epoch"], state["batches"]
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._start()
+        for batch in super().__iter__():
+            self._taken += 1
+            yield batch
+
+    def _start(self) -> None:
+        loaded, self._loaded = self._loaded, None
+        epoch, taken = self.position
+        if loaded is None or epoch != loaded["epoch"]:
+            taken = 0
+        elif taken:
+            _check_same(loaded, self.order.fingerprint)
+        self._epoch, self._taken, self.order.start = epoch, taken, taken
+
+
+def _check_same(loaded: dict[str, int], current: dict[str, int]) -> None:
+    """A position in an epoch means nothing in an epoch of other batches."""
+    names = dict(seed="seed", batch_size="data.batch_size", accumulate="trainer.accumulate_grad_batches")
+    for key, value in current.items():
+        if loaded[key] != value:
+            raise UserError(
+                f"{names.get(key, 'data.num_samples')}: is {value}, but the checkpoint was saved in mid-epoch"
+                f" with {loaded[key]}; set it back, or start over"
+            )

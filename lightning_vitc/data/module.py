@@ -1,0 +1,218 @@
+"""The data module: splits, batches, augmentation and mixing for a Trainer."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from lightning_vitc.data.batches import TensorBatches, TransformedBatches
+from lightning_vitc.data.loader import ImageLoader, ResumableLoader
+from lightning_vitc.data.mixing import BatchMixer
+from lightning_vitc.data.sampler import EpochBatchSampler, ShardBatchSampler
+from lightning_vitc.data.sources import ArraySource, Split, Splits, UnreadableImageError
+from lightning_vitc.data.splits import build_splits
+from lightning_vitc.data.transforms import (
+    ImageSpec,
+    evaluation_transform,
+    image_spec,
+    is_augmented,
+    training_transform,
+)
+from lightning_vitc.schema import DataConfig
+
+
+class VisionData(LightningDataModule):
+    """Batches (images float32 [B, in_chans, H, W], normalized; targets int64 [B]) of the configured data set.
+
+    A training batch that has been moved to its device is mixed (`data.mixup`, `data.cutmix`) and its
+    targets become float32 [B, num_classes] if mixing or `data.smoothing` is on.
+
+    Everything random is a function of (seed, epoch, image) or (seed, epoch, step), so training sees the same
+    images for any number of workers and processes, and after an interruption. Wants
+    `Trainer(use_distributed_sampler=False)` and, as `accumulate`, the number of batches per optimizer step.
+
+    Args:
+        config: The `data` section.
+        img_size: The model's input size, one integer or (height, width).
+        in_chans: The model's input channels, 1 or 3.
+        mean, std, interpolation, crop_pct: The model's, from `timm.data.resolve_data_config`; the config wins.
+        seed: The run's seed: order, augmentation, mixing and few-shot subsets. Splits do not depend on it.
+        accumulate: Batches per optimizer step and process; `data.batch_size` counts the images of them all.
+
+    Raises:
+        UserError: From `setup` or the loaders, for data that is missing, broken or does not fit the config.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        img_size: int | tuple[int, int],
+        in_chans: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        interpolation: str | None = None,
+        crop_pct: float | None = None,
+        seed: int = 0,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.in_chans = in_chans
+        self.seed = seed
+        self.accumulate = accumulate
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self._size = (height, width)
+        self._model_says: dict[str, Any] = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
+        self._train_loader: ResumableLoader | None = None
+
+    # What the data set is
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The splits, read when they are first wanted."""
+        splits = build_splits(self.config, self._size, self.seed)
+        for split in (splits.train, splits.validation, splits.test):
+            self._check_readable(split)
+        return splits
+
+    @cached_property
+    def spec(self) -> ImageSpec:
+        """Size, channels, normalization, interpolation and crop of the tensors."""
+        return image_spec(self.config, self.splits, size=self._size, channels=self.in_chans, **self._model_says)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data set; reads it if that has not happened."""
+        return self.splits.num_classes
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images of `train`, `validation` and `test`."""
+        return {name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch, whatever the number of processes."""
+        return len(self.splits.train) // self.config.batch_size
+
+    @property
+    def train_indices(self) -> list[int]:
+        """The training images, as positions in the data set's own list (before anything was held out)."""
+        return self.splits.train.indices.tolist()
+
+    def save_subset(self, path: str | Path) -> None:
+        """Writes `train_indices` and how they were drawn as JSON."""
+        drawn = dict(
+            name=self.config.name,
+            num_samples=len(self.splits.train),
+            seed=self.seed if self.config.few_shot else None,
+            indices=self.train_indices,
+        )
+        Path(path).write_text(json.dumps(drawn) + "\n")
+
+    # Lightning's hooks
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the data set and checks that an image of every split can be decoded."""
+        _ = self.spec
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled global batches of `data.batch_size`, cut over the processes; resumable in mid-epoch."""
+        world_size, rank = self._place
+        order = EpochBatchSampler(
+            len(self.splits.train),
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+            world_size=world_size,
+            rank=rank,
+            accumulate=self.accumulate,
+            reshuffle=not getattr(self.trainer, "overfit_batches", 0),  # to overfit is to repeat some batches
+        )
+        self._train_loader = ResumableLoader(self._training_batches(), order, **self._options)
+        return self._train_loader
+
+    def val_dataloader(self) -> ImageLoader:
+        """The validation split, for model selection."""
+        return self._evaluation_loader(self.splits.validation)
+
+    def test_dataloader(self) -> ImageLoader:
+        """The evaluation split, for the final numbers."""
+        return self._evaluation_loader(self.splits.test)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Mixes training batches, on their device; leaves the others alone."""
+        if self.trainer is None or not self.trainer.training or self._train_loader is None:
+            return batch
+        return self.mix(*batch)
+
+    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixes the batch that the training loader gave last, by its (epoch, step, slot).
+
+        The slot tells the parts of a global batch apart, over processes and accumulated batches.
+        """
+        assert self._train_loader is not None
+        epoch, taken = self._train_loader.position
+        return self.mixer(images, targets, epoch, *self._train_loader.order.slot(taken - 1))
+
+    # How it is done
+
+    @cached_property
+    def mixer(self) -> BatchMixer:
+        """Mixup, CutMix and label smoothing, as configured."""
+        return BatchMixer(
+            num_classes=self.num_classes,
+            mixup_alpha=self.config.mixup,
+            cutmix_alpha=self.config.cutmix,
+            prob=self.config.mixup_prob,
+            smoothing=self.config.smoothing,
+            seed=self.seed,
+        )
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """World size and rank."""
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return dict(num_workers=self.config.num_workers, pin_memory=self.config.pin_memory)
+
+    @property
+    def _skip(self) -> bool:
+        return self.config.on_error == "skip"
+
+    def _training_batches(self) -> TensorBatches | TransformedBatches:
+        augmented = is_augmented(self.config, self.splits)
+        if isinstance(self.splits.train.source, ArraySource) and not augmented:
+            return TensorBatches(self.splits.train, self.spec)
+        transform = training_transform(self.config, self.spec)
+        seed = self.seed if augmented else None
+        return TransformedBatches(self.splits.train, transform, seed=seed, skip_unreadable=self._skip)
+
+    def _evaluation_loader(self, split: Split) -> ImageLoader:
+        world_size, rank = self._place
+        size = self.config.eval_batch_size or max(self.config.batch_size // (world_size * self.accumulate), 1)
+        shard = ShardBatchSampler(len(split), batch_size=size, world_size=world_size, rank=rank)
+        return ImageLoader(self._evaluation_batches(split), shard, **self._options)
+
+    def _evaluation_batches(self, split: Split) -> TensorBatches | TransformedBatches:
+        if isinstance(split.source, ArraySource) and self.spec.crop_pct == 1.0:
+            return TensorBatches(split, self.spec)
+        transform = evaluation_transform(self.spec)
+        return TransformedBatches(split, transform, skip_unreadable=self._skip)
+
+    def _check_readable(self, split: Split) -> None:
+        """Decodes the first image, so that a broken data set is found before anything is trained."""
+        for row in split.indices if self._skip else split.indices[:1]:
+            try:
+                split.source.load(int(row))
+            except UnreadableImageError:
+                if not self._skip or row == split.indices[-1]:
+                    raise
+            else:
+                return

@@ -1,0 +1,135 @@
+"""Where images come from: arrays in memory, files on a disk, a random stream; and splits of them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_vitc.data.seeding import stream
+from lightning_vitc.errors import UserError
+
+
+class UnreadableImageError(UserError):
+    """An image file that cannot be decoded; `path` names it."""
+
+    def __init__(self, path: str, reason: str = "") -> None:
+        super().__init__(f"data.root: cannot read the image {path} ({reason}); replace it, or set data.on_error=skip")
+        self.path = path
+
+
+class Source(Protocol):
+    """Images with their classes `targets`, int64 [N]."""
+
+    targets: np.ndarray
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index`, in RGB. Raises UnreadableImageError."""
+        ...
+
+
+class ArraySource:
+    """Images in memory: `images` uint8 [N, C, H, W], or float32 in 0..1, with C = 1 or 3."""
+
+    def __init__(self, images: Tensor, targets: np.ndarray) -> None:
+        assert images.dtype in (torch.uint8, torch.float32)
+        assert len(images) == len(targets)
+        self.images = images
+        self.targets = np.asarray(targets, dtype=np.int64)
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index`, in RGB with 256 levels."""
+        image = self.images[index]
+        if image.dtype != torch.uint8:
+            image = (image * 255).round().to(torch.uint8)
+        pixels = image.permute(1, 2, 0).numpy()  # [H, W, C]
+        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+
+
+class FileSource:
+    """Image files `names` below `folder`, decoded when they are asked for."""
+
+    def __init__(self, folder: Path, names: list[str], targets: np.ndarray) -> None:
+        assert len(names) == len(targets)
+        self.folder = folder
+        # One array instead of a million strings: reference counts would copy these into every worker.
+        self._names = np.array([os.fsencode(name) for name in names])
+        self.targets = np.asarray(targets, dtype=np.int64)
+
+    def path(self, index: int) -> str:
+        """The path of image `index`."""
+        return str(self.folder / os.fsdecode(bytes(self._names[index])))
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index`, in RGB. Raises UnreadableImageError with its path, whatever the decoder raised."""
+        path = self.path(index)
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+            raise UnreadableImageError(path, type(error).__name__) from None
+
+
+class FakeSource:
+    """Random RGB images of `size` (height, width): image `index` is a pure function of (split, index)."""
+
+    def __init__(self, split: int, count: int, num_classes: int, size: tuple[int, int]) -> None:
+        self._split = split
+        self._size = size
+        self.targets = np.arange(count, dtype=np.int64) % num_classes
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index`."""
+        pixels = stream("fake", self._split, index).bytes(self._size[0] * self._size[1] * 3)
+        return Image.frombytes("RGB", self._size[::-1], pixels)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images of a source: its positions `indices`, int64 [n], in ascending order."""
+
+    source: Source
+    indices: np.ndarray
+
+    @classmethod
+    def whole(cls, source: Source) -> "Split":
+        """All images of a source."""
+        return cls(source, np.arange(len(source.targets)))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Classes, int64 [n]."""
+        return self.source.targets[self.indices]
+
+    def take(self, positions: np.ndarray) -> "Split":
+        """The images at these positions of this split."""
+        return Split(self.source, self.indices[positions])
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set: its splits and what is known about its images.
+
+    `native_size` is the side of its square images, None where they differ. `mean` and `std` (one value per
+    channel, of pixels in 0..1) serve where neither the config nor the model says anything.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+    native_size: int | None = None
+    channels: int = 3
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD

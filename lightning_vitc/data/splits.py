@@ -1,0 +1,151 @@
+"""From a config to the splits of the data set it names."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lightning_vitc.data import cifar
+from lightning_vitc.data.catalog import CATALOG, check_root
+from lightning_vitc.data.cifar import read_cifar
+from lightning_vitc.data.folder import read_folder
+from lightning_vitc.data.glyph_atlas import CHARACTERS
+from lightning_vitc.data.glyphs import glyphs
+from lightning_vitc.data.oxford import read_flowers, read_pets
+from lightning_vitc.data.sources import ArraySource, FakeSource, Split, Splits
+from lightning_vitc.data.subsets import balanced_subset, hold_out
+from lightning_vitc.errors import UserError
+from lightning_vitc.schema import DataConfig
+
+_VAL_FRACTION = 0.1
+_GLYPHS = {"train": 6000, "validation": 1500, "test": 2500}
+_GLYPH_CLASSES = 36
+_GLYPH_SIDE = (12, 32)  # smaller ones cannot be read; larger ones are cheaper to enlarge than to draw
+_FAKE = {"train": 1024, "validation": 256, "test": 256}
+_GENERATED = ("glyphs", "fake")  # of these, num_samples is the size and num_classes a choice
+
+Size = tuple[int, int]
+
+
+def _digits(_config: DataConfig, _size: Size) -> Splits:
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
+    whole = Split.whole(ArraySource(images, targets))
+    rest, test = hold_out(whole.targets, 0.2)
+    train, validation = hold_out(whole.targets[rest], 0.25)  # 60 % and 20 % of the whole
+    parts = [whole.take(rest[train]), whole.take(rest[validation]), whole.take(test)]
+    return _gray(parts, num_classes=10, side=8)
+
+
+def _glyphs(config: DataConfig, size: Size) -> Splits:
+    num_classes = config.num_classes or _GLYPH_CLASSES
+    if num_classes > len(CHARACTERS):
+        raise UserError(f"data.num_classes: glyphs has {len(CHARACTERS)} classes at most, not {num_classes}")
+    side = min(max(min(size), _GLYPH_SIDE[0]), _GLYPH_SIDE[1])
+    parts = []
+    for split, count in (_GLYPHS | _generated_size(config)).items():
+        images, targets = glyphs(split, count, side, num_classes)
+        parts.append(Split.whole(ArraySource(images, targets.numpy())))
+    return _gray(parts, num_classes=num_classes, side=side)
+
+
+def _gray(parts: list[Split], num_classes: int, side: int) -> Splits:
+    train, validation, test = parts
+    return Splits(train, validation, test, num_classes, native_size=side, channels=1, mean=(0.5,), std=(0.5,))
+
+
+def _fake(config: DataConfig, size: Size) -> Splits:
+    num_classes = config.num_classes or 1000
+    counts = (_FAKE | _generated_size(config)).values()
+    train, validation, test = (
+        Split.whole(FakeSource(split, count, num_classes, size)) for split, count in enumerate(counts)
+    )
+    return Splits(train, validation, test, num_classes)
+
+
+def _generated_size(config: DataConfig) -> dict[str, int]:
+    """The training images that are asked for; a few-shot subset is drawn from the default number."""
+    return {} if config.num_samples is None or config.few_shot else {"train": config.num_samples}
+
+
+def _folder(config: DataConfig, _: Size) -> Splits:
+    return read_folder(_root(config), config.val_fraction)
+
+
+def _cifar(config: DataConfig, _: Size) -> Splits:
+    num_classes = 10 if config.name == "cifar10" else 100
+    train, validation = _held_out(config, Split.whole(read_cifar(_root(config), num_classes, "train")))
+    test = Split.whole(read_cifar(_root(config), num_classes, "test"))
+    return Splits(train, validation, test, num_classes, native_size=32, mean=cifar.MEAN, std=cifar.STD)
+
+
+def _flowers(config: DataConfig, _: Size) -> Splits:
+    train, validation, test = (read_flowers(_root(config), split) for split in ("train", "validation", "test"))
+    return Splits(train, validation, test, num_classes=102)
+
+
+def _pets(config: DataConfig, _: Size) -> Splits:
+    train, validation = _held_out(config, read_pets(_root(config), "trainval"))
+    return Splits(train, validation, read_pets(_root(config), "test"), num_classes=37)
+
+
+def _held_out(config: DataConfig, train: Split) -> tuple[Split, Split]:
+    """Training and validation, of a training set that comes without the latter."""
+    rest, held = hold_out(train.targets, config.val_fraction or _VAL_FRACTION)
+    return train.take(rest), train.take(held)
+
+
+_READERS: dict[str, Callable[[DataConfig, Size], Splits]] = {
+    "digits": _digits,
+    "glyphs": _glyphs,
+    "fake": _fake,
+    "folder": _folder,
+    "imagenet": _folder,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "flowers102": _flowers,
+    "pets": _pets,
+}
+
+
+def _root(config: DataConfig) -> Path:
+    assert config.root is not None  # check_root
+    return Path(config.root).expanduser()
+
+
+def _warn_ignored(config: DataConfig) -> None:
+    if config.root is not None and not CATALOG[config.name].layout:
+        warnings.warn(f"data.root is ignored: {config.name} has no files", stacklevel=3)
+    if config.val_fraction is not None and config.name in ("digits", "glyphs", "fake", "flowers102"):
+        warnings.warn(f"data.val_fraction is ignored: {config.name} has a validation split", stacklevel=3)
+
+
+def _subset(config: DataConfig, train: Split, seed: int) -> Split:
+    """The `num_samples` training images of a config, drawn by the run's seed if `few_shot` is set."""
+    if config.num_samples is None or (config.name in _GENERATED and not config.few_shot):
+        return train
+    if config.num_samples > len(train):
+        raise UserError(f"data.num_samples: {config.name} has {len(train)} training images; not {config.num_samples}")
+    return train.take(balanced_subset(train.targets, config.num_samples, seed if config.few_shot else 0))
+
+
+def build_splits(config: DataConfig, size: Size, seed: int) -> Splits:
+    """Reads the data set. `size` is the model's (height, width), `seed` the run's (for few-shot subsets).
+
+    Raises UserError for whatever is missing or contradictory.
+    """
+    check_root(config)
+    _warn_ignored(config)
+    if config.few_shot and config.num_samples is None:
+        raise UserError("data.num_samples: is needed with data.few_shot=true")
+    splits = _READERS[config.name](config, size)
+    if config.num_classes not in (None, splits.num_classes):
+        raise UserError(f"data.num_classes: {config.name} has {splits.num_classes} classes here; leave the key out")
+    for name in ("train", "validation", "test"):
+        if not len(getattr(splits, name)):
+            raise UserError(f"data.root: the {name} split of {config.name} has no images")
+    return replace(splits, train=_subset(config, splits.train, seed))

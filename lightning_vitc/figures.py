@@ -1,0 +1,32 @@
+"""Pictures, drawn without a screen and closed after use."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+Point = tuple[str, int, float]  # label, MACs, top-1 in percent
+
+
+@contextmanager
+def accuracy_over_macs(series: Mapping[str, Sequence[Point]], title: str = "") -> Iterator[Figure]:
+    """Top-1 over MACs: a line for a series of several networks, a star for a single one."""
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    largest = max((macs for points in series.values() for _, macs, _ in points), default=0)
+    scale, unit = (1e9, "GMACs") if largest >= 1e8 else (1e6, "MMACs")
+    for name, points in series.items():
+        points = sorted(points, key=lambda point: point[1])
+        x, y = [macs / scale for _, macs, _ in points], [top1 for _, _, top1 in points]
+        if len(points) == 1:
+            axes.plot(x, y, "*", markersize=13, label=name, zorder=3)
+        else:
+            axes.plot(x, y, "o-", label=name)
+    axes.set(xlabel=f"{unit} per image", ylabel="top-1 (%)", title=title)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    yield figure
+    figure.clear()

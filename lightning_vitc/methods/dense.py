@@ -1,0 +1,75 @@
+"""Dense: the uncompressed model, or plain narrower ones trained separately; teacher and baseline."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.losses import cross_entropy
+from lightning_vitc.module import CompressionModule, StepResult
+from lightning_vitc.schema import OptimizerConfig, bounded
+from lightning_vitc.teacher import Teacher
+
+if TYPE_CHECKING:
+    from lightning_vitc.pipeline import Pipeline
+
+
+@dataclass
+class Arguments:
+    """Keys of `method:` for dense training."""
+
+    widths: list[float] = field(default_factory=lambda: [1.0])  # each is trained on its own
+    hard_distillation: float = bounded(0.5, ge=0, le=1)  # share of the teacher, with a distillation token
+
+    def validate(self) -> None:
+        """Widths are ratios in (0, 1]; a violation is a ValueError naming the key."""
+        if not self.widths or not all(0 < width <= 1 for width in self.widths):
+            raise ValueError(f"method.widths: {self.widths} must be ratios > 0 and <= 1")
+        if len(set(self.widths)) < len(self.widths):
+            raise ValueError(f"method.widths: {self.widths} names a width twice")
+
+
+class Dense(CompressionModule):
+    """Cross-entropy; with a teacher and a distillation token, DeiT's hard distillation.
+
+    Args:
+        backbone: the network.
+        optimizer: the recipe.
+        teacher: read only by a backbone with a distillation token.
+        arguments: the keys of `method:`.
+    """
+
+    def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None = None,
+                 arguments: Arguments | None = None):  # fmt: skip
+        super().__init__(backbone, optimizer, teacher)
+        self.arguments = arguments or Arguments()
+        self.distilled = teacher is not None and backbone.spec.distilled
+        if backbone.spec.distilled:
+            backbone.distilled_training = self.distilled
+
+    def step(self, images: Tensor, targets: Tensor) -> StepResult:
+        """One forward pass."""
+        logits = self.backbone(images)
+        if not self.distilled:
+            return StepResult(cross_entropy(logits, targets))
+        assert self.teacher is not None
+        cls, dist = logits
+        a = self.arguments.hard_distillation
+        labels = self.teacher(images).argmax(-1)
+        return StepResult((1 - a) * cross_entropy(cls, targets) + a * cross_entropy(dist, labels))
+
+    @classmethod
+    def _at_width(cls, run: "Pipeline", width: Fraction, teacher: Teacher | None) -> "Dense":
+        return cls(run.backbone(width), run.optimizer, teacher, run.arguments)
+
+    @classmethod
+    def pipeline(cls, run: "Pipeline") -> None:
+        """One training a width."""
+        teacher = run.teacher()
+        for width in sorted(Fraction(str(width)) for width in run.arguments.widths):
+            stage = "dense" if width == 1 else f"dense_{float(width):g}"
+            dense = run.fit(stage, partial(cls._at_width, run, width, teacher))
+            run.add_row(stage, dense.backbone, None, width=float(width))

@@ -1,0 +1,183 @@
+"""Scala: one ViT that holds every width (Zhang et al., NeurIPS 2024).
+
+Legend: s, l smallest and full width ratio, e granularity, m1 < m2 the two widths in between that a step
+trains; a the share of hard distillation in the loss of the full network, c the weight of noise calibration.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.kept import Kept
+from lightning_vitc.losses import cross_entropy, distillation
+from lightning_vitc.module import CompressionModule, StepResult, Variant
+from lightning_vitc.schema import OptimizerConfig, bounded
+from lightning_vitc.slicing import End, slice_width
+from lightning_vitc.teacher import Teacher
+
+if TYPE_CHECKING:
+    from lightning_vitc.pipeline import Pipeline
+
+
+@dataclass
+class Arguments:
+    """Keys of `method:` for Scala."""
+
+    s: float = bounded(0.25, gt=0, lt=1)  # smallest width ratio
+    l: float = bounded(1.0, gt=0, le=1)  # noqa: E741  largest width ratio, the paper's name
+    granularity: float = bounded(0.0625, gt=0, lt=1)  # widths are s, s + granularity, ..., l
+    slice: Literal["per_head", "per_qkv", "official", "heads"] = "per_head"
+    isolated_activation: bool = True  # the smallest width uses the other end of every tensor
+    orientation: Literal["paper", "official"] = "paper"  # paper: s trailing; official: s and l leading
+    sampling: Literal["paper", "official_bins", "uniform"] = "paper"
+    transfer: Literal["progressive", "full", "none"] = "progressive"  # who teaches the narrower widths
+    noise_calibration: bool = True  # cross-entropy beside the distillation
+    calibration_weight: float = bounded(1.0, gt=0)  # c
+    hard_distillation: float = bounded(0.5, ge=0, le=1)  # a
+    full_warmup_epochs: int = bounded(0, ge=0)  # epochs that train the full width only
+    eval_widths: list[float] | None = None  # validated each epoch; default: .25/.5/.75/1 of the grid
+
+    def grid(self) -> list[Fraction]:
+        """Every width ratio, ascending, exact."""
+        s, l, e = (Fraction(str(value)) for value in (self.s, self.l, self.granularity))  # noqa: E741
+        return [s + number * e for number in range(int((l - s) / e) + 1)]
+
+    def validate(self) -> None:
+        """Rules between keys; a violation is a ValueError naming the key."""
+        s, l, e = (Fraction(str(value)) for value in (self.s, self.l, self.granularity))  # noqa: E741
+        if s >= l:
+            raise ValueError(f"method.s: {self.s:g} must be less than method.l = {self.l:g}")
+        if ((l - s) / e).denominator != 1:
+            raise ValueError(
+                f"method.granularity: steps of {self.granularity:g} from s = {self.s:g} miss l = {self.l:g}; "
+                f"(l - s) / granularity must be a whole number"
+            )
+        for width in self.eval_widths or []:
+            if Fraction(str(width)) not in self.grid():
+                raise ValueError(f"method.eval_widths: {width:g} is not a width of the grid {self._shown()}")
+        if self.transfer == "none" and not self.noise_calibration:
+            raise ValueError("method.noise_calibration: must be true with transfer=none, else widths learn nothing")
+
+    def validated_widths(self) -> list[Fraction]:
+        """`eval_widths`, or those of a quarter, a half, three quarters and one that the grid has, and its ends."""
+        grid = self.grid()
+        if self.eval_widths is not None:
+            return sorted(Fraction(str(width)) for width in self.eval_widths)
+        quarters = {Fraction(number, 4) for number in (1, 2, 3, 4)}
+        return sorted({width for width in grid if width in quarters} | {grid[0], grid[-1]})
+
+    def _shown(self) -> str:
+        return ", ".join(f"{float(width):g}" for width in self.grid())
+
+
+class Scala(CompressionModule):
+    """Trains every width of a grid at once; `widths` is the control that a callback sets before each step.
+
+    Args:
+        backbone: the full-width network.
+        optimizer: the recipe.
+        teacher: of the full network; read only by a backbone with a distillation token.
+        arguments: the keys of `method:`.
+    """
+
+    def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None = None,
+                 arguments: Arguments | None = None):  # fmt: skip
+        self.arguments = arguments or Arguments()
+        self.grid = self.arguments.grid()
+        super().__init__(backbone, optimizer, teacher)
+        self.widths: Sequence[Fraction] = (self.grid[-1], self.grid[0])  # control: descending, the full one first
+        if backbone.spec.distilled:
+            backbone.distilled_training = True
+        for width in self.grid:
+            self.kept(width)  # refuses a width that does not come out whole before any training
+
+    def kept(self, width: Fraction) -> Kept | None:
+        """The sub-network of a width (Isolated Activation, Section 3.2); `None` for all of the network."""
+        if width == 1:
+            return None
+        return slice_width(self.backbone.spec, width, self.arguments.slice, self._end(width))
+
+    def _end(self, width: Fraction) -> End:
+        if not self.arguments.isolated_activation:
+            return "leading"
+        smallest, paper = width == self.grid[0], self.arguments.orientation == "paper"
+        if paper:
+            return "trailing" if smallest else "leading"
+        return "leading" if smallest or width == self.grid[-1] else "trailing"
+
+    def step(self, images: Tensor, targets: Tensor) -> StepResult:
+        """Scale Coordination (Section 3.3): widths one after another, each taught by one before it."""
+        terms: dict[str, Tensor] = {}
+        logits: list[Tensor] = []
+        for position, width in enumerate(self.widths):
+            student = self.backbone(images, kept=self.kept(width))
+            if position == 0:
+                loss = self._full_loss(student, images, targets)
+            else:
+                loss = self._narrow_loss(student, self._teacher_of(logits), targets)
+            logits.append(_distilled_head(student).detach())
+            terms[f"{width_name(width)}/train_loss"] = loss.detach()
+            if position < len(self.widths) - 1:
+                self.accumulate(loss)
+        terms["loss"] = sum(terms.values(), start=loss.new_zeros(()))
+        return StepResult(loss, terms)
+
+    def _full_loss(self, student: Tensor | tuple[Tensor, Tensor], images: Tensor, targets: Tensor) -> Tensor:
+        """(1 - a) CE(cls, target) + a CE(dist, argmax teacher): DeiT's hard distillation."""
+        if not isinstance(student, tuple):
+            return cross_entropy(student, targets)
+        cls, dist = student
+        if self.teacher is None:
+            return cross_entropy((cls + dist) / 2, targets)
+        a = self.arguments.hard_distillation
+        return (1 - a) * cross_entropy(cls, targets) + a * cross_entropy(dist, self.teacher(images).argmax(-1))
+
+    def _narrow_loss(self, student: Tensor | tuple[Tensor, Tensor], teacher: Tensor | None, targets: Tensor) -> Tensor:
+        """KL(teacher || student) + c CE(cls, target) (Noise Calibration)."""
+        cls = student[0] if isinstance(student, tuple) else student
+        loss = cls.new_zeros(())
+        if teacher is not None:
+            loss = loss + distillation(_distilled_head(student), teacher)
+        if self.arguments.noise_calibration:
+            loss = loss + self.arguments.calibration_weight * cross_entropy(cls, targets)
+        return loss
+
+    def _teacher_of(self, logits: list[Tensor]) -> Tensor | None:
+        """Progressive Knowledge Transfer: the next wider network; `full`: the full one (US-Net)."""
+        return {"progressive": logits[-1], "full": logits[0], "none": None}[self.arguments.transfer]
+
+    def forward(self, images: Tensor, width: Fraction | None = None) -> Tensor:
+        """Logits [B, classes] at a width of the grid; all of the network without one."""
+        return self.backbone(images, kept=None if width is None else self.kept(width))
+
+    def variants(self) -> list[Variant]:
+        """The widths to validate."""
+        return [self.variant(width) for width in self.arguments.validated_widths()]
+
+    def variant(self, width: Fraction) -> Variant:
+        """One width as a network to evaluate."""
+        kept = self.kept(width)
+        spec = self.backbone.spec if kept is None else kept.spec
+        return Variant(width_name(width), spec, partial(self.forward, width=width))
+
+    @classmethod
+    def pipeline(cls, run: "Pipeline") -> None:
+        """Teacher, then every width in one training, then a row a width."""
+        teacher = run.teacher()
+        scala = run.fit("scala", lambda: cls(run.backbone(), run.optimizer, teacher, run.arguments))
+        for width in scala.grid:
+            run.add_row(width_name(width), scala.backbone, scala.kept(width), width=float(width))
+
+
+def width_name(width: Fraction) -> str:
+    """`width_0.50`: groups the curves of one width."""
+    return f"width_{float(width):.4f}".rstrip("0").ljust(len("width_0.00"), "0")
+
+
+def _distilled_head(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    return logits[1] if isinstance(logits, tuple) else logits

@@ -1,0 +1,158 @@
+"""CompressionModule: what every method shares. A method adds one step of mathematics."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.optimizer import build_optimizer
+from lightning_vitc.schema import OptimizerConfig
+from lightning_vitc.teacher import Teacher
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class StepResult:
+    """What a training step gives back: the loss to minimize and named terms to log, detached scalars."""
+
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network to evaluate: the dense model, a width, a pruned model."""
+
+    name: str
+    spec: ArchSpec
+    forward: Forward
+
+
+class CompressionModule(LightningModule):
+    """A LightningModule around the shared backbone.
+
+    It owns the optimizer and its schedule, the teacher, the metrics and the logging; a method implements
+    `step`, and `variants` where it trains more than one network.
+
+    Args:
+        backbone: the network that is trained.
+        optimizer: the recipe.
+        teacher: a frozen network, not part of the state dict; `None` for none.
+    """
+
+    def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None = None):
+        super().__init__()
+        self.backbone, self.recipe, self.teacher = backbone, optimizer, teacher
+        if teacher is not None:
+            teacher.must_match(backbone.spec)
+        names = [variant.name for variant in self.variants()]
+        self.val_metrics = nn.ModuleDict({_key(name): accuracies(backbone.spec.num_classes) for name in names})
+
+    # What a method implements
+
+    def step(self, images: Tensor, targets: Tensor) -> StepResult:
+        """One training step.
+
+        Args:
+            images: [B, C, H, W].
+            targets: [B] class indices, or [B, classes] soft labels.
+        """
+        raise NotImplementedError
+
+    def variants(self) -> list[Variant]:
+        """The networks to validate; the checkpoint is selected on their mean accuracy."""
+        return [Variant("dense", self.backbone.spec, self.backbone)]
+
+    # What a method may call
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of one part of the loss at once, so that its activations are freed.
+
+        The last part is returned from `step` for Lightning to differentiate. DDP expects no gradients until
+        its forward pass has returned, so the parts before cost no all-reduce.
+        """
+        if self._trainer is not None:
+            loss = loss / self.trainer.accumulate_grad_batches
+            loss = self.trainer.precision_plugin.pre_backward(loss, self)  # the scale of fp16
+        loss.backward()
+
+    # Lightning
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, classes] of the full network."""
+        return self.backbone(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Run the method's step and log its terms."""
+        images, targets = batch
+        result = self.step(images, targets)
+        self.log("train/loss", result.terms.pop("loss", result.loss.detach()), prog_bar=True)
+        self.log_dict(result.terms)
+        return result.loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count correct predictions of every variant."""
+        images, targets = batch
+        for variant in self.variants():
+            logits = variant.forward(images)
+            self._metrics(variant.name).update(logits, targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracy of every variant and their mean, in percent."""
+        top1 = []
+        for variant in self.variants():
+            values = {name: 100 * value for name, value in self._metrics(variant.name).compute().items()}
+            self.log_dict({f"{variant.name}/val_{name}": value for name, value in values.items()})
+            self._metrics(variant.name).reset()
+            top1.append(values["top1"])
+        self.log("val/top1", torch.stack(top1).mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and the warm-up/cosine schedule, stepped per optimizer step."""
+        total = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 0
+        warmup = int(self.recipe.warmup_epochs * self._steps_per_epoch())
+        optimizer, scheduler = build_optimizer(self, self.recipe, total, min(warmup, total) if epochs else 0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then clear the gradients."""
+        super().optimizer_step(*args, **kwargs)
+        self.optimizers(use_pl_optimizer=False).zero_grad(set_to_none=True)  # type: ignore[union-attr]
+
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: Lightning calls this after `step`, which may have accumulated gradients already."""
+
+    def setup(self, stage: str) -> None:
+        """Place the teacher, which is no submodule, on the module's device."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+
+    def no_weight_decay(self) -> set[str]:
+        """timm's convention: names of parameters that are not decayed."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def _steps_per_epoch(self) -> float:
+        batches = self.trainer.num_training_batches
+        return batches / self.trainer.accumulate_grad_batches
+
+    def _metrics(self, name: str) -> Any:
+        return self.val_metrics[_key(name)]
+
+
+def accuracies(num_classes: int) -> MetricCollection:
+    """Top-1 and top-5 counters over all images, equal for any batch size and number of processes."""
+    counters = {f"top{k}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro") for k in (1, 5)}
+    return MetricCollection(counters, compute_groups=False)  # groups would merge them if a first batch agrees
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "_")  # a ModuleDict's keys have no dots

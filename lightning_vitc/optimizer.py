@@ -1,0 +1,42 @@
+"""The optimizer of the recipes: no-decay groups, linear warm-up, cosine, per step."""
+
+import math
+from typing import Any
+
+from timm.optim import create_optimizer_v2
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_vitc.errors import UserError
+from lightning_vitc.schema import OptimizerConfig
+
+
+def build_optimizer(
+    model: nn.Module, recipe: OptimizerConfig, total_steps: int, warmup_steps: int
+) -> tuple[Optimizer, LambdaLR]:
+    """The optimizer over a module's trainable parameters and its schedule.
+
+    Biases, norms and whatever `model.no_weight_decay()` names are not decayed.
+
+    Raises:
+        UserError: for an optimizer timm does not know.
+    """
+    settings: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "eps": recipe.eps}
+    if "adam" in recipe.name or "lamb" in recipe.name:
+        settings["betas"] = tuple(recipe.betas)
+    try:
+        optimizer = create_optimizer_v2(model, opt=recipe.name, **settings)
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"optimizer.name: {recipe.name!r} cannot be built by timm.optim ({error})") from None
+    return optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, recipe, total_steps, warmup_steps))
+
+
+def lr_factor(step: int, recipe: OptimizerConfig, total_steps: int, warmup_steps: int) -> float:
+    """The learning rate of a step as a fraction of `recipe.lr`: linear warm-up, then half a cosine."""
+    if step < warmup_steps:
+        start = recipe.warmup_lr / recipe.lr
+        return start + (1 - start) * step / warmup_steps
+    end = min(recipe.min_lr / recipe.lr, 1.0)
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,195 @@
+"""Pipeline: the stages of a run, one after another, each resumed where it stopped.
+
+A method's `pipeline` reads like its algorithm: `run.teacher()`, `run.fit(...)`, `run.add_row(...)`. A stage
+that is finished is loaded instead of trained, so running a pipeline again continues it.
+"""
+
+import json
+import platform
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from timm.data import resolve_data_config
+from timm.models.vision_transformer import VisionTransformer
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import (
+    Backbone,
+    create_backbone,
+    create_teacher,
+    create_timm,
+    from_spec,
+    from_timm,
+    load_strictly,
+)
+from lightning_vitc.checkpoints import read_checkpoint, write_atomically
+from lightning_vitc.compact import compact
+from lightning_vitc.config import load_experiment
+from lightning_vitc.data import VisionData
+from lightning_vitc.errors import UserError
+from lightning_vitc.evaluation import evaluate
+from lightning_vitc.kept import Kept
+from lightning_vitc.methods.dense import Dense
+from lightning_vitc.module import CompressionModule
+from lightning_vitc.results import Row
+from lightning_vitc.run_directory import RunDirectory
+from lightning_vitc.schema import Experiment
+from lightning_vitc.teacher import Teacher
+from lightning_vitc.trainers import stage_trainer, test_trainer
+
+Module = TypeVar("Module", bound=CompressionModule)
+
+
+@dataclass
+class Network:
+    """A network of the final table: a plain, standalone model, and the columns only its method has."""
+
+    name: str
+    module: VisionTransformer
+    spec: ArchSpec
+    columns: dict[str, Any]
+
+
+class Pipeline:
+    """What a method's stages have in common: experiment, directory, data, and the rows of the final table."""
+
+    def __init__(self, experiment: Experiment, directory: RunDirectory):
+        self.experiment, self.directory = experiment, directory
+        self.arguments, self.optimizer = experiment.method, experiment.optimizer
+        self.networks: list[Network] = []
+        self.dense_name: str | None = None
+        self._template = self._timm_model()
+        self.data = self._data()
+
+    # The parts a method asks for
+
+    def backbone(self, width: Fraction | float = 1) -> Backbone:
+        """A new network of the experiment's model; narrower than 1, a plain one of that width."""
+        model = self.experiment.model
+        kwargs = _timm_kwargs(self.experiment) | {"num_classes": self.data.num_classes}
+        full = create_backbone(model.name, pretrained=model.pretrained, **kwargs)
+        if width == 1:
+            return full
+        spec = full.spec.at_width(width)
+        attn = next(block.attn for block in spec.blocks if block.attn is not None)
+        narrow = from_spec(replace(spec, scale=attn.head_dim**-0.5), rates=full.rates)
+        narrow.pretrained_cfg = full.pretrained_cfg
+        return narrow
+
+    def teacher(self) -> Teacher | None:
+        """The teacher the experiment asks for: trained here as the stage `dense`, of another run, or of timm."""
+        config = self.experiment.teacher
+        if config.train:
+            dense = self.fit("dense", lambda: Dense(self.backbone(), self.optimizer), epochs=config.epochs)
+            return self._dense_teacher(dense.backbone)
+        if config.run is not None:
+            return self._dense_teacher(dense_of_run(config.run, self.data.num_classes))
+        if config.model is None:
+            return None
+        pretrained = config.pretrained
+        if self.experiment.data.name == "fake" and pretrained is True:
+            warnings.warn("data.name=fake is a dry run: the teacher keeps random weights", stacklevel=2)
+            pretrained = False
+        classes = self.data.num_classes
+        return Teacher(create_teacher(config.model, pretrained, classes, self._template.spec.img_size), classes)
+
+    def fit(self, stage: str, build: Callable[[], Module], epochs: int | None = None) -> Module:
+        """Train the module that `build` makes, or load it where the stage is finished; ends with its best weights."""
+        seed_everything(zlib.crc32(f"{stage} {self.experiment.seed}".encode()), verbose=False)
+        module = build()
+        folder = self.directory.stage(stage)
+        if not (folder / "done.json").exists():
+            trainer = stage_trainer(self.experiment, self.directory, stage, module, epochs)
+            last = folder / "last.ckpt"
+            trainer.fit(module, self.data, ckpt_path=last if last.exists() else None, weights_only=True)
+            if trainer.is_global_zero:
+                _mark_done(folder, trainer)
+            trainer.strategy.barrier()
+        load_best(module, folder)
+        return module
+
+    @property
+    def device(self) -> str:
+        """Where the run computes, for the record."""
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
+
+    def add_row(self, name: str, network: Backbone, kept: Kept | None, **columns: Any) -> None:
+        """Put a network into the final table; what is evaluated is the compacted, standalone model."""
+        plain = compact(network, kept)
+        self.networks.append(Network(name, plain, ArchSpec.of(plain), columns))
+
+    # The end of the run
+
+    def rows(self) -> tuple[Row | None, list[Row]]:
+        """Evaluate every network on the test split, once; the dense row and the others."""
+        modules = {network.name: network.module for network in self.networks}
+        accuracy = evaluate(test_trainer(self.experiment), modules, self.data.num_classes, self.data)
+        rows = [
+            Row(name=network.name, macs=costs.macs(network.spec), params=costs.params(network.spec),
+                **accuracy[network.name], **network.columns)
+            for network in self.networks
+        ]  # fmt: skip
+        dense = [row for row in rows if row.name == self.dense_name]
+        return (dense[0] if dense else None), [row for row in rows if row.name != self.dense_name]
+
+    def _dense_teacher(self, dense: Backbone) -> Teacher:
+        self.dense_name = "dense"
+        self.add_row("dense", dense, None)
+        return Teacher(dense, self.data.num_classes)
+
+    def _timm_model(self) -> Backbone:
+        """The model without weights: its input size and normalization shape the data."""
+        with torch.device("meta"):
+            return from_timm(create_timm(self.experiment.model.name, **_timm_kwargs(self.experiment)))
+
+    def _data(self) -> VisionData:
+        spec = self._template.spec
+        preset = resolve_data_config(self._template.pretrained_cfg or {})
+        normalization = {key: preset[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+        return VisionData(
+            self.experiment.data, img_size=spec.img_size, in_chans=spec.in_chans, seed=self.experiment.seed,
+            accumulate=self.experiment.trainer.accumulate_grad_batches, **normalization,
+        )  # fmt: skip
+
+
+def load_best(module: CompressionModule, folder: Path) -> None:
+    """Load the weights a finished stage selected, and end evaluation-ready."""
+    name = json.loads((folder / "done.json").read_text())["weights"]
+    weights = read_checkpoint(folder / name)["state_dict"]
+    load_strictly(module, weights, str(folder / name))
+    module.eval()
+
+
+def dense_of_run(path: str, num_classes: int) -> Backbone:
+    """The dense network of another run: of its stage `dense`.
+
+    Raises:
+        UserError: where the run has none, or it is not finished.
+    """
+    experiment, directory = load_experiment(str(Path(path) / "config.yaml"), []), RunDirectory(path)
+    folder = directory.stage("dense")
+    if not (folder / "done.json").exists():
+        raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")
+    kwargs = _timm_kwargs(experiment) | {"num_classes": num_classes}
+    dense = Dense(create_backbone(experiment.model.name, **kwargs), experiment.optimizer)
+    load_best(dense, folder)
+    return dense.backbone
+
+
+def _timm_kwargs(experiment: Experiment) -> dict[str, Any]:
+    given = vars(experiment.model).items()
+    return {key: value for key, value in given if key not in ("name", "pretrained") and value is not None}
+
+
+def _mark_done(folder: Path, trainer: Trainer) -> None:
+    weights = "best.ckpt" if (folder / "best.ckpt").exists() else "last.ckpt"
+    summary = {"weights": weights, "steps": trainer.global_step, "epochs": trainer.current_epoch}
+    write_atomically(folder / "done.json", json.dumps(summary).encode())

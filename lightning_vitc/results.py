@@ -1,0 +1,118 @@
+"""The end of a run: rows, `result.json`, the table and the picture."""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lightning_vitc.checkpoints import write_atomically
+from lightning_vitc.figures import accuracy_over_macs
+
+PACKAGES = ("lightning-vitc", "torch", "timm", "lightning", "torchmetrics", "omegaconf", "numpy")
+
+
+@dataclasses.dataclass
+class Row:
+    """One network of the final table; accuracies in percent, `bytes` of its weights in fp32."""
+
+    name: str
+    macs: int
+    params: int
+    top1: float
+    top5: float
+    width: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON of a row, without columns that do not apply."""
+        values = dataclasses.asdict(self) | {"bytes": 4 * self.params}
+        return {key: value for key, value in values.items() if value is not None}
+
+
+def result_document(*, experiment: str, method: str, seed: int, seconds: float, dense: Row | None,
+                    rows: Sequence[Row], device: str) -> dict[str, Any]:  # fmt: skip
+    """The content of `result.json`."""
+    return {
+        "experiment": experiment,
+        "method": method,
+        "seed": seed,
+        "wall_seconds": round(seconds, 1),
+        "dense": None if dense is None else dense.as_dict(),
+        "rows": [row.as_dict() for row in rows],
+        "budget": {},
+        "environment": environment(device),
+    }
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, machine and commit that produced a number."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, marked `-dirty` where files differ; or `None`."""
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def write_result(path: Path, document: dict[str, Any]) -> None:
+    """Write `result.json`."""
+    write_atomically(path, (json.dumps(document, indent=1) + os.linesep).encode())
+
+
+def write_picture(path: Path, document: dict[str, Any]) -> None:
+    """Draw accuracy over MACs beside the dense model."""
+    series = {document["method"]: [_point(row) for row in document["rows"]]}
+    if document["dense"] is not None:
+        series["dense"] = [_point(document["dense"])]
+    with accuracy_over_macs(series, title=f"{document['experiment']}, test split") as figure:
+        figure.savefig(path)
+
+
+def print_table(document: dict[str, Any], console: Console | None = None) -> None:
+    """Print the final table."""
+    table = Table(title=f"{document['experiment']} (seed {document['seed']}), test split")
+    table.add_column("network")
+    for title in ("MACs", "% of dense", "params", "top-1 %", "top-5 %"):
+        table.add_column(title, justify="right")
+    dense = document["dense"]
+    reference = dense["macs"] if dense else max(row["macs"] for row in document["rows"])
+    for row in ([dense] if dense else []) + document["rows"]:
+        cells = [row["name"], count(row["macs"]), f"{100 * row['macs'] / reference:.1f}", f"{row['params']:,}"]
+        table.add_row(*cells, f"{row['top1']:.2f}", f"{row['top5']:.2f}", end_section=row is dense)
+    (console or Console()).print(table)
+
+
+def count(macs: int) -> str:
+    """MACs for people: `4.624 G`, `11.87 M`."""
+    return f"{macs / 1e9:.3f} G" if macs >= 1e8 else f"{macs / 1e6:.3f} M"
+
+
+def _point(row: dict[str, Any]) -> tuple[str, int, float]:
+    return row["name"], row["macs"], row["top1"]

@@ -1,0 +1,119 @@
+"""The directory of a run: what is where, whose it is, and whether it is complete."""
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_vitc.checkpoints import write_atomically
+from lightning_vitc.config import dump
+from lightning_vitc.errors import UserError
+from lightning_vitc.schema import Experiment
+
+# Where and how fast a run is computed, not what: these may change between a run and its continuation.
+FREE = ("slurm", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+        "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "data.num_workers",
+        "data.pin_memory", "data.root", "threads", "output_dir", "run_name", "description")  # fmt: skip
+
+
+class RunDirectory:
+    """`<output_dir>/<experiment>/<run name>`.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._lock: Any = None
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "RunDirectory":
+        """Where the experiment's run belongs."""
+        return cls(Path(experiment.output_dir) / experiment.name / experiment.run_name)
+
+    @property
+    def config(self) -> Path:
+        """The resolved experiment."""
+        return self.path / "config.yaml"
+
+    @property
+    def result(self) -> Path:
+        """Every number of the final table; it exists once the run is complete."""
+        return self.path / "result.json"
+
+    def stage(self, name: str) -> Path:
+        """The checkpoints of a stage: `last.ckpt`, `best.ckpt` and, once it is finished, `done.json`."""
+        return self.path / "checkpoints" / name
+
+    def open(self, experiment: Experiment, fresh: bool = False) -> None:
+        """Create the directory, or take up the run in it, and keep other processes out.
+
+        Raises:
+            UserError: where it cannot be written, another process uses it, or it holds another run.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"output_dir: {self.path} cannot be written ({error.strerror}); name another") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self.path}: another process is running this run; wait for it or set run_name") from None
+        if fresh:
+            self._empty()
+        self._must_be_ours(experiment)
+        if not self.config.exists():
+            write_atomically(self.config, dump(experiment).encode())
+
+    def close(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def is_complete(self) -> bool:
+        """Whether the final table was written."""
+        return self.result.is_file()
+
+    def read_result(self) -> dict[str, Any]:
+        """The content of `result.json`."""
+        return json.loads(self.result.read_text())
+
+    def _empty(self) -> None:
+        if not self.config.exists() and self._strangers():
+            raise UserError(f"{self.path}: not a run directory; --fresh deletes nothing there")
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != ".lock":
+                entry.unlink()
+
+    def _strangers(self) -> list[str]:
+        return sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
+
+    def _must_be_ours(self, experiment: Experiment) -> None:
+        if not self.config.exists():
+            if strangers := self._strangers():
+                raise UserError(f"{self.path}: not a run directory: it holds {strangers[0]} and no config.yaml")
+            return
+        there, here = _flat(yaml.safe_load(self.config.read_text())), _flat(yaml.safe_load(dump(experiment)))
+        for key in sorted(there.keys() | here.keys()):
+            if not key.startswith(FREE) and there.get(key) != here.get(key):
+                raise UserError(
+                    f"{self.path}: holds a run with {key}={there.get(key)}, this one has {here.get(key)}; "
+                    "set run_name to another name, or use --fresh to start over"
+                )
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,0 +1,73 @@
+"""The batch script of an experiment: one task a device, requeued and resumed where it stopped."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+from lightning_vitc.checkpoints import write_atomically
+from lightning_vitc.errors import UserError
+from lightning_vitc.run_directory import RunDirectory
+from lightning_vitc.schema import Experiment
+
+
+def write_script(experiment: Experiment, name: str, overrides: list[str]) -> Path:
+    """Write `<run directory>/train.sbatch` and return its path.
+
+    Args:
+        experiment: typed, with the `slurm` section to use.
+        name: of the experiment, as given by the user.
+        overrides: `key=value` of the user, repeated in the script.
+    """
+    path = RunDirectory.of(experiment).path / "train.sbatch"
+    try:
+        write_atomically(path, script(experiment, name, overrides).encode())
+    except OSError as error:
+        raise UserError(f"output_dir: {path} cannot be written ({error.strerror})") from None
+    return path
+
+
+def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
+    """The text of the batch script."""
+    slurm = experiment.slurm
+    tasks = max(1, slurm.gpus_per_node)
+    directory = RunDirectory.of(experiment).path
+    options: dict[str, object] = {
+        "job-name": f"{experiment.name}-{experiment.run_name}",
+        "nodes": slurm.nodes,
+        "ntasks-per-node": tasks,
+        "cpus-per-task": slurm.cpus_per_task,
+        "gpus-per-node": slurm.gpus_per_node or None,
+        "time": slurm.time,
+        "account": slurm.account,
+        "partition": slurm.partition,
+        "constraint": slurm.constraint,
+        "mem": slurm.mem,
+        "output": f"{directory}/slurm-%j.log",
+        "open-mode": "append",
+    }
+    placement = [f"trainer.num_nodes={slurm.nodes}", f"trainer.devices={tasks}",
+                 f"trainer.accelerator={'gpu' if slurm.gpus_per_node else 'cpu'}"]  # fmt: skip
+    command = shlex.join(["python", "-m", "lightning_vitc", "train", name, *overrides, *placement])
+    header = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
+    return "\n".join(["#!/bin/bash", *header, "", "set -euo pipefail", f"cd {shlex.quote(str(Path.cwd()))}",
+                      *(slurm.setup or [_activate()]), "", f"srun {command}", ""])  # fmt: skip
+
+
+def submit(script_path: Path) -> str:
+    """Call sbatch; the job number and how to watch it.
+
+    Raises:
+        UserError: where there is no sbatch, or it refuses.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("--submit: there is no sbatch on this machine; submit the script from a login node")
+    done = subprocess.run(["sbatch", "--parsable", str(script_path)], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"--submit: sbatch refused: {done.stderr.strip().splitlines()[-1]}")
+    job = done.stdout.strip().split(";")[0]
+    return f"job {job}; watch it with: squeue -j {job}, tail -f {script_path.parent}/slurm-{job}.log"
+
+
+def _activate() -> str:
+    return f"source {shlex.quote(str(Path('.venv/bin/activate').absolute()))}"

@@ -1,0 +1,40 @@
+"""A frozen network that teaches."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.errors import UserError
+
+
+class Teacher:
+    """Holds a network outside of the student's modules: not trained, averaged, saved or wrapped by DDP."""
+
+    def __init__(self, network: nn.Module, num_classes: int):
+        self.network = network.eval().requires_grad_(False)
+        self.num_classes = num_classes
+
+    def must_match(self, student: ArchSpec) -> None:
+        """Refuse a student with another number of classes.
+
+        Raises:
+            UserError: naming both numbers.
+        """
+        if self.num_classes != student.num_classes:
+            raise UserError(
+                f"teacher: it has {self.num_classes} classes, the student {student.num_classes}; they must agree"
+            )
+
+    def to(self, device: torch.device) -> None:
+        """Move the network."""
+        self.network.to(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [B, classes] of [B, C, H, W], without a graph."""
+        return self.network(images)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Teacher":
+        return self  # an averaged copy of the student (EMA) shares its teacher

@@ -1,0 +1,84 @@
+"""`vitc train`: run a whole experiment, or continue it."""
+
+import logging
+import time
+import warnings
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from lightning_vitc import registry, results
+from lightning_vitc.pipeline import Pipeline
+from lightning_vitc.run_directory import RunDirectory
+from lightning_vitc.schema import Experiment
+
+QUIET = (
+    "The '.*dataloader' does not have many workers",
+    "Found .* module\\(s\\) in eval mode at the start of training",  # networks evaluated in an earlier stage
+    "Checkpoint directory .* exists and is not empty",  # the run continues
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the loader continues there
+    "The number of training batches",
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+)
+
+
+def train(experiment: Experiment, fresh: bool = False) -> None:
+    """Run every stage of the experiment that is not finished, then write and print the result.
+
+    Args:
+        experiment: what to run.
+        fresh: delete the run there is and start over.
+    """
+    _hush()
+    directory = RunDirectory.of(experiment)
+    if _is_rank_zero():
+        directory.open(experiment, fresh)
+    try:
+        if directory.is_complete():
+            _say(f"[bold]{directory.path}[/] is complete (use --fresh to start over)")
+        else:
+            _run(experiment, directory)
+        if _is_rank_zero():
+            _show(directory)
+    finally:
+        directory.close()
+
+
+def _hush() -> None:
+    """Keep Lightning's remarks about itself out of the output."""
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
+def _run(experiment: Experiment, directory: RunDirectory) -> None:
+    started = time.monotonic()
+    if experiment.threads is not None:
+        torch.set_num_threads(experiment.threads)
+    pipeline = Pipeline(experiment, directory)
+    registry.load_method(experiment.method_name).pipeline(pipeline)
+    dense, rows = pipeline.rows()
+    if not _is_rank_zero():
+        return
+    document = results.result_document(
+        experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
+        seconds=time.monotonic() - started, dense=dense, rows=rows, device=pipeline.device,
+    )  # fmt: skip
+    results.write_picture(directory.path / "accuracy_over_macs.png", document)
+    results.write_result(directory.result, document)
+
+
+def _show(directory: RunDirectory) -> None:
+    results.print_table(directory.read_result())
+    for name in ("result.json", "accuracy_over_macs.png", "tensorboard"):
+        _say(f"  {directory.path / name}")
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(text)
+
+
+def _is_rank_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0

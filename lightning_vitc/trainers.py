@@ -1,0 +1,77 @@
+"""Lightning trainers of a run: one a stage, one for the final evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from lightning_vitc import registry
+from lightning_vitc.callbacks.accuracy_figure import AccuracyFigure
+from lightning_vitc.callbacks.progress import progress_bar
+from lightning_vitc.callbacks.step_seed import StepSeed
+from lightning_vitc.checkpoints import replace_atomically
+from lightning_vitc.metrics_file import MetricsFile
+from lightning_vitc.module import CompressionModule
+from lightning_vitc.run_directory import RunDirectory
+from lightning_vitc.schema import Experiment
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, syncs it to disk and renames it: whole or not there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save tensors and primitives."""
+        with replace_atomically(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+def stage_trainer(
+    experiment: Experiment, directory: RunDirectory, stage: str, module: CompressionModule, epochs: int | None
+) -> Trainer:
+    """The trainer of a stage, with its loggers, checkpoints and those callbacks of the experiment that serve it."""
+    settings = _settings(experiment)
+    if epochs is not None:
+        settings["max_epochs"] = epochs
+    folder = directory.stage(stage)
+    callbacks: list[Callback] = [
+        StepSeed(experiment.seed, stage),
+        *_callbacks_of(experiment, module),
+        LearningRateMonitor("step"),
+        ModelCheckpoint(folder, "best", monitor="val/top1", mode="max", enable_version_counter=False),
+        ModelCheckpoint(folder, "last", monitor=None, save_on_train_epoch_end=True, enable_version_counter=False),
+        AccuracyFigure(),
+    ]
+    if settings["enable_progress_bar"]:
+        callbacks.append(progress_bar(stage))
+        settings["enable_progress_bar"] = isinstance(callbacks[-1], ProgressBar)
+    board = TensorBoardLogger(directory.path, name="tensorboard", version=stage, default_hp_metric=False)
+    return Trainer(
+        **settings, callbacks=callbacks, logger=[board, MetricsFile(directory.path, stage)],
+        plugins=[DurableCheckpointIO()], use_distributed_sampler=False, default_root_dir=directory.path,
+    )  # fmt: skip
+
+
+def test_trainer(experiment: Experiment) -> Trainer:
+    """A trainer that only evaluates."""
+    settings = _settings(experiment) | {"enable_progress_bar": False}
+    return Trainer(**settings, logger=False, enable_checkpointing=False, use_distributed_sampler=False)
+
+
+def _callbacks_of(experiment: Experiment, module: CompressionModule) -> list[Callback]:
+    made = [registry.load_callback(name)(**vars(arguments)) for name, arguments in experiment.callbacks.items()]
+    return [callback for callback in made if getattr(callback, "serves", lambda _: True)(module)]
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    settings = dict(vars(experiment.trainer))
+    if settings["strategy"] == "ddp":
+        # Buffers are equal on all ranks by construction, and ranks may validate unequal numbers of batches.
+        settings["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    if settings["max_epochs"] is None:
+        settings["max_epochs"] = -1 if settings["max_steps"] != -1 else None
+    return settings
