@@ -18,9 +18,7 @@ class StepSeed(Callback):
     def __init__(self, seed: int, stage: str):
         self.base = f"{stage} {seed}"
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed the coming step."""
         text = f"{self.base} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
         torch.manual_seed(zlib.crc32(text.encode()))

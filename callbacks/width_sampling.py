@@ -48,9 +48,7 @@ class WidthSampling(Callback):
         """Whether the module has widths to sample; a run's other stages train without this callback."""
         return hasattr(module, "grid")
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw for the coming step; the micro-batches of an accumulated step share the draw."""
         module: HasWidths = pl_module  # type: ignore[assignment]
         if trainer.current_epoch < self.full_warmup_epochs:

@@ -106,7 +106,7 @@ class ArchSpec:
         """The same network for images of `size` (height, width) pixels."""
         for side, patch in zip(size, self.patch_size, strict=True):
             if side <= 0 or side % patch:
-                below, above = side // patch * patch, (side // patch + 1) * patch
+                below, above = side // patch * patch, max(side // patch + 1, 1) * patch
                 near = f"{below} or {above}" if below > 0 else f"{above}"
                 raise UserError(f"img_size: {side} is not a multiple of the patch size {patch}; try {near}")
         return dataclasses.replace(self, img_size=size)
@@ -147,13 +147,15 @@ class ArchSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ArchSpec":
-        """Build from the plain values of `dataclasses.asdict`."""
+        """Build from the plain values of `dataclasses.asdict`; raises as `from_json` does."""
         try:
             blocks = tuple(_block_from_dict(block) for block in values["blocks"])
             sizes = {key: tuple(int(side) for side in values[key]) for key in ("img_size", "patch_size")}
-            return cls(**{**values, **sizes, "blocks": blocks})
+            spec = cls(**{**values, **sizes, "blocks": blocks})
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"architecture: {error}; expected the fields of ArchSpec") from None
+        _check_kinds(spec)
+        return spec
 
     @classmethod
     def of(cls, model: Any) -> "ArchSpec":
@@ -177,6 +179,23 @@ def as_ratio(width: Fraction | float | str) -> Fraction:
         return width if isinstance(width, Fraction) else Fraction(str(width))
     except (ValueError, ZeroDivisionError):
         raise UserError(f"width: {width!r} is not a number; give a ratio such as 0.5") from None
+
+
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number >= 0"), float: ((int, float), "a number >= 0"),
+    bool: ((bool,), "true or false"), str: ((str,), "a text"),
+}  # fmt: skip
+
+
+def _check_kinds(spec: ArchSpec) -> None:
+    for field in dataclasses.fields(spec):
+        kinds, expected = _KINDS.get(field.type, ((tuple,), ""))
+        value = getattr(spec, field.name)
+        if type(value) not in kinds or (isinstance(value, int | float) and not value >= 0):
+            raise UserError(f"architecture: {field.name}: {value!r} is not {expected}")
+    for name in ("img_size", "patch_size"):
+        if len(getattr(spec, name)) != 2 or min(getattr(spec, name)) < 1:
+            raise UserError(f"architecture: {name}: {list(getattr(spec, name))} is not a pair of numbers > 0")
 
 
 def _scaled(size: int, ratio: Fraction, what: str) -> int:

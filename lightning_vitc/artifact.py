@@ -27,13 +27,20 @@ def load(directory: str | Path) -> VisionTransformer:
     Raises:
         UserError: where a file is missing, damaged, or does not belong to the other.
     """
-    document = read_arch(directory)
-    spec = ArchSpec.from_dict(document["architecture"])
-    with torch.device("meta"):
-        model = build(spec)
+    model = _empty(read_arch(directory)["architecture"], Path(directory) / ARCH)
     weights = read_weights(Path(directory) / WEIGHTS)
     load_strictly(model, weights, str(Path(directory) / WEIGHTS), assign=True)
     return model.eval()
+
+
+def _empty(architecture: dict[str, Any], path: Path) -> VisionTransformer:
+    try:
+        with torch.device("meta"):
+            return build(ArchSpec.from_dict(architecture))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (ArithmeticError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: no such network can be built ({type(error).__name__}: {error})") from None
 
 
 def read_arch(directory: str | Path) -> dict[str, Any]:
@@ -45,7 +52,9 @@ def read_arch(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / ARCH
     try:
         document = json.loads(path.read_text())
-        known = document["format"] == FORMAT and isinstance(document["architecture"], dict)
+        known = document["format"] == FORMAT
+        if known and not isinstance(document["architecture"], dict):
+            raise TypeError
     except OSError:
         raise UserError(f"{path}: no such file; expected a directory written by 'vitc export'") from None
     except (ValueError, KeyError, TypeError):
@@ -66,7 +75,9 @@ def save(model: VisionTransformer, directory: str | Path, facts: dict[str, Any])
     Raises:
         UserError: where the directory holds something else or cannot be written.
     """
-    target = Path(os.path.abspath(directory))  # noqa: PTH100 - keeps symbolic links as the user wrote them
+    target = Path(directory).resolve()
+    if target.exists() and not target.is_dir():
+        raise UserError(f"--out: {directory} is a file; name a directory")
     if target.exists() and not (target / ARCH).is_file() and any(target.iterdir()):
         raise UserError(f"--out: {directory} is not empty and no exported model; name another directory")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -75,7 +86,7 @@ def save(model: VisionTransformer, directory: str | Path, facts: dict[str, Any])
         _write(model, temporary, facts)
         _replace(temporary, target)
     except OSError as error:
-        raise UserError(f"--out: {directory} cannot be written ({error.strerror})") from None
+        raise UserError(f"--out: {directory} cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -93,9 +104,15 @@ def _write(model: VisionTransformer, folder: Path, facts: dict[str, Any]) -> Non
 
 def _replace(new: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
+    if not target.exists():
+        new.rename(target)
+        return
+    target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -15,11 +15,11 @@ from torch.func import functional_call
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.checkpoints import read_weights
+from lightning_vitc.config.suggest import did_you_mean
 from lightning_vitc.errors import UserError
 from lightning_vitc.inspection import spec_of
 from lightning_vitc.kept import Kept, gather
-from lightning_vitc.config.suggest import did_you_mean
-from lightning_vitc.vit import build, initialize
+from lightning_vitc.vit import build, initialize, place_buffers
 
 RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 
@@ -45,16 +45,17 @@ class Backbone(VisionTransformer):
         """
         if kept is None:
             return super().forward(x)
-        small = self._skeleton(kept.spec)
+        small = self._skeleton(kept.spec, x.device)
         return functional_call(small, gather(dict(self.named_parameters()), kept), (x,))
 
-    def _skeleton(self, spec: ArchSpec) -> VisionTransformer:
-        """The sub-network without weights, made once."""
+    def _skeleton(self, spec: ArchSpec, device: torch.device) -> VisionTransformer:
+        """The sub-network without weights, made once a device."""
         skeletons = self.__dict__.setdefault("_skeletons", {})
-        if spec not in skeletons:
+        if (spec, device) not in skeletons:
             with torch.device("meta"):
-                skeletons[spec] = build(spec, rates=self.rates)
-        small = skeletons[spec]
+                skeletons[spec, device] = build(spec, rates=self.rates)
+            place_buffers(skeletons[spec, device], device)
+        small = skeletons[spec, device]
         if small.training != self.training:
             small.train(self.training)
         if isinstance(small, VisionTransformerDistilled):
@@ -96,7 +97,7 @@ def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
         raise UserError(f"model.name: unknown timm model {name!r}{did_you_mean(name, known)}")
     try:
         return timm.create_model(name, **timm_kwargs)
-    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+    except (TypeError, AssertionError, KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"model: timm cannot build {name} with these arguments: {_first_line(error)}") from None
     except OSError as error:
         raise UserError(
@@ -119,7 +120,7 @@ def create_teacher(name: str, pretrained: bool | str, num_classes: int, img_size
 def from_timm(vit: Any, rates: Mapping[str, float] | None = None) -> Backbone:
     """Take over a timm model's architecture and, unless it is on the `meta` device, its weights."""
     model = from_spec(spec_of(vit), fresh=False, rates=rates)
-    if not vit.pos_embed.is_meta:
+    if not vit.patch_embed.proj.weight.is_meta:
         model.load_state_dict(vit.state_dict())
     model.pretrained_cfg = getattr(vit, "pretrained_cfg", None)
     return model

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             break
     if not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path}: holds no weights; expected a dictionary of tensors")
-    return content
+    return {re.sub(r"\bgamma_([12])$", r"ls\1.gamma", name): value for name, value in content.items()}  # DeiT III
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: damaged, or holds more than tensors and primitives, which is never loaded; "
             "save the weights as .safetensors"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError):
+    except Exception:  # what damaged bytes lead to is anyone's guess
         raise UserError(f"{path}: damaged or truncated checkpoint") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}; expected a dictionary of tensors")

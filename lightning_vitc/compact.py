@@ -5,7 +5,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.kept import Kept, gather
-from lightning_vitc.vit import build
+from lightning_vitc.vit import build, place_buffers
 
 
 def compact(model: VisionTransformer, kept: Kept | None) -> VisionTransformer:
@@ -26,4 +26,5 @@ def compact(model: VisionTransformer, kept: Kept | None) -> VisionTransformer:
         small = build(ArchSpec.of(model) if kept is None else kept.spec)
     weights = {name: weight.clone() for name, weight in weights.items()}
     small.load_state_dict(weights, assign=True)
+    place_buffers(small, next(iter(weights.values())).device)
     return small.eval()

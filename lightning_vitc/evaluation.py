@@ -35,7 +35,7 @@ class Evaluation(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Sum up over processes."""
         for name, counter in zip(self.names, self.counters, strict=True):
-            self.accuracy[name] = {key: 100 * float(value) for key, value in counter.compute().items()}  # type: ignore[operator]
+            self.accuracy[name] = {key: round(100 * float(value), 4) for key, value in counter.compute().items()}  # type: ignore[operator]
 
 
 def evaluate(trainer: Trainer, networks: Mapping[str, nn.Module], num_classes: int, loader: Any) -> dict[str, Accuracy]:

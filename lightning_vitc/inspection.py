@@ -30,6 +30,7 @@ def spec_of(model: Any) -> ArchSpec:
     attns = [block.attn for block in blocks if block.attn is not None]
     mlps = [block.mlp for block in blocks if block.mlp is not None]
     framed = [norm for block in blocks for norm in (block.norm1, block.norm2) if norm is not None]
+    known: Any = getattr(model, "spec", None)  # of this library's models: tells what no branch is left to tell
     embed = model.patch_embed
     return ArchSpec(
         name=name,
@@ -39,7 +40,7 @@ def spec_of(model: Any) -> ArchSpec:
         num_classes=model.num_classes,
         embed_dim=model.embed_dim,
         blocks=tuple(_block_spec(block) for block in blocks),
-        scale=attns[0].scale if attns else 1.0,
+        scale=attns[0].scale if attns else known.scale,
         class_token=model.cls_token is not None,
         distilled=isinstance(model, VisionTransformerDistilled),
         reg_tokens=model.num_reg_tokens,
@@ -47,15 +48,15 @@ def spec_of(model: Any) -> ArchSpec:
         pos_embed=model.pos_embed is not None,
         global_pool=model.global_pool,
         pool_include_prefix=getattr(model, "pool_include_prefix", False),
-        qkv_bias=bool(attns) and attns[0].qkv.bias is not None,
-        qk_norm=bool(attns) and not isinstance(attns[0].q_norm, nn.Identity),
-        proj_bias=all(mlp.fc2.bias is not None for mlp in mlps),
-        layer_scale=any(type(ls).__name__ == "LayerScale" for block in blocks for ls in (block.ls1, block.ls2)),
+        qkv_bias=attns[0].qkv.bias is not None if attns else known.qkv_bias,
+        qk_norm=not isinstance(attns[0].q_norm, nn.Identity) if attns else known.qk_norm,
+        proj_bias=_ends_with_bias(attns, mlps) if framed else known.proj_bias,
+        layer_scale=_has_layer_scale(blocks) if framed else known.layer_scale,
         pre_norm=not isinstance(model.norm_pre, nn.Identity),
         final_norm=not isinstance(model.norm, nn.Identity) or not isinstance(model.fc_norm, nn.Identity),
         fc_norm=not isinstance(model.fc_norm, nn.Identity),
-        norm_eps=framed[0].eps,
-        act=ACTIVATIONS[type(mlps[0].act).__name__] if mlps else "gelu",
+        norm_eps=framed[0].eps if framed else known.norm_eps,
+        act=_act_name(mlps[0].act) if mlps else known.act,
     )
 
 
@@ -76,6 +77,20 @@ def _block_spec(block: Any) -> BlockSpec:
     return BlockSpec(attn, None if block.mlp is None else block.mlp.fc1.out_features)
 
 
+def _ends_with_bias(attns: list[Any], mlps: list[Any]) -> bool:
+    return all(last.bias is not None for last in [attn.proj for attn in attns] + [mlp.fc2 for mlp in mlps])
+
+
+def _has_layer_scale(blocks: list[Any]) -> bool:
+    return any(type(ls).__name__ == "LayerScale" for block in blocks for ls in (block.ls1, block.ls2))
+
+
+def _act_name(act: Any) -> str:
+    if getattr(act, "approximate", "none") == "tanh":  # nn.GELU
+        return "gelu_tanh"
+    return ACTIVATIONS.get(type(act).__name__, "")
+
+
 def _refuse_other_kinds(model: Any, name: str) -> None:
     if not isinstance(model, VisionTransformer):
         refuse(name, f"a {type(model).__name__}")
@@ -87,6 +102,12 @@ def _refuse_other_kinds(model: Any, name: str) -> None:
         refuse(name, f"it pools by {model.global_pool!r}")
     if getattr(model, "dynamic_img_size", False):
         refuse(name, "its image size is dynamic")
+    if model.pos_drop.p or not isinstance(model.patch_drop, nn.Identity):
+        refuse(name, "it drops patches or positions in training")
+    if isinstance(model, VisionTransformerDistilled) and (model.num_reg_tokens or model.no_embed_class):
+        refuse(name, "it has a distillation token beside register tokens or no_embed_class")
+    if not model.patch_embed.num_patches:
+        refuse(name, f"its images, {model.patch_embed.img_size}, are smaller than a patch")
     for block in model.blocks:
         _refuse_other_blocks(block, name)
 
@@ -106,7 +127,9 @@ def _refuse_other_blocks(block: Any, name: str) -> None:
     for norm in (block.norm1, block.norm2):
         if norm is not None and not isinstance(norm, nn.LayerNorm):
             refuse(name, f"its norms are {type(norm).__name__}")
-    if block.mlp is not None and type(block.mlp.act).__name__ not in ACTIVATIONS:
+        if norm is not None and norm.bias is None:
+            refuse(name, "its norms have no bias")
+    if block.mlp is not None and not _act_name(block.mlp.act):
         refuse(name, f"its activation is {type(block.mlp.act).__name__}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_vitc.architecture import ArchSpec
@@ -150,7 +150,9 @@ class CompressionModule(LightningModule):
 
 def accuracies(num_classes: int) -> MetricCollection:
     """Top-1 and top-5 counters over all images, equal for any batch size and number of processes."""
-    counters = {f"top{k}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro") for k in (1, 5)}
+    counters: dict[str, Metric | MetricCollection] = {
+        f"top{k}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro") for k in (1, 5)
+    }
     return MetricCollection(counters, compute_groups=False)  # groups would merge them if a first batch agrees
 
 

@@ -107,12 +107,7 @@ class Pipeline:
         module = build()
         folder = self.directory.stage(stage)
         if not (folder / "done.json").exists():
-            trainer = stage_trainer(self.experiment, self.directory, stage, module, epochs)
-            last = folder / "last.ckpt"
-            trainer.fit(module, self.data, ckpt_path=last if last.exists() else None, weights_only=True)
-            if trainer.is_global_zero:
-                _mark_done(folder, trainer)
-            trainer.strategy.barrier()
+            self._train(stage, module, epochs)
         load_best(module, folder)
         return module
 
@@ -120,6 +115,16 @@ class Pipeline:
     def device(self) -> str:
         """Where the run computes, for the record."""
         return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
+
+    def _train(self, stage: str, module: CompressionModule, epochs: int | None) -> None:
+        folder = self.directory.stage(stage)
+        last = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
+        resumed_at = None if last is None else read_checkpoint(last)["global_step"]
+        trainer = stage_trainer(self.experiment, self.directory, stage, module, epochs=epochs, resumed_at=resumed_at)
+        trainer.fit(module, self.data, ckpt_path=last, weights_only=True)
+        if trainer.is_global_zero:
+            _mark_done(folder, trainer)
+        trainer.strategy.barrier()
 
     def add_row(self, name: str, network: Backbone, kept: Kept | None, **columns: Any) -> None:
         """Put a network into the final table; what is evaluated is the compacted, standalone model."""

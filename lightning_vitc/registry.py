@@ -10,7 +10,7 @@ import ast
 import builtins
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +26,11 @@ CALLBACKS = _PACKAGE / "callbacks"
 
 _LIGHT_MODULES = sys.stdlib_module_names | {"lightning_vitc.errors", "lightning_vitc.schema"}
 _DEFINITIONS = (ast.Assign, ast.AnnAssign, ast.ClassDef, ast.FunctionDef)
+
+
+@dataclass
+class NoKeys:
+    """The arguments of a file that defines none."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ def methods(folder: Path = METHODS) -> dict[str, Entry]:
 
 
 def callbacks(folder: Path = CALLBACKS) -> dict[str, Entry]:
-    """The callbacks by name, in alphabetical order."""
-    return dict(_entries(folder))
+    """The callbacks that experiments may set, by name: those with `Arguments`; others the framework sets itself."""
+    return {name: entry for name, entry in _entries(folder).items() if entry.arguments is not NoKeys}
 
 
 def load_method(name: str) -> type[Any]:
@@ -90,7 +95,7 @@ def _entry(path: Path) -> Entry:
 
 def _arguments(tree: ast.Module, path: Path) -> type:
     if not any(isinstance(node, ast.ClassDef) and node.name == "Arguments" for node in tree.body):
-        return make_dataclass("Arguments", [])
+        return NoKeys
     # dataclasses and get_type_hints look a class up in sys.modules, so the part needs a module of its own
     module = ModuleType(f"{__name__}.{path.parent.name}.{path.stem}")
     sys.modules[module.__name__] = module

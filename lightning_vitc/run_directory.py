@@ -94,7 +94,7 @@ class RunDirectory:
                 entry.unlink()
 
     def _strangers(self) -> list[str]:
-        return sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
+        return sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
 
     def _must_be_ours(self, experiment: Experiment) -> None:
         if not self.config.exists():

@@ -95,9 +95,7 @@ class DataConfig:
     num_workers: int = bounded(0, ge=0)
     pin_memory: bool = True  # used where there is a GPU
     num_classes: int | None = bounded(None, gt=0)  # `fake` and `glyphs`; others know theirs
-    num_samples: int | None = bounded(
-        None, gt=0
-    )  # training images: size of `fake`/`glyphs`, subset of others
+    num_samples: int | None = bounded(None, gt=0)  # training images: size of `fake`/`glyphs`, subset of others
     few_shot: bool = False  # draw `num_samples` training images by seed, stored as an index list in the run
     val_fraction: float | None = bounded(None, gt=0, lt=1)  # held out of training where no split is given
     on_error: Literal["raise", "skip"] = "raise"  # an unreadable image

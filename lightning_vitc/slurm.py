@@ -62,7 +62,7 @@ def submit(script_path: Path) -> str:
     """
     if shutil.which("sbatch") is None:
         raise UserError("--submit: there is no sbatch on this machine; submit the script from a login node")
-    done = subprocess.run(["sbatch", "--parsable", str(script_path)], capture_output=True, text=True)
+    done = subprocess.run(["sbatch", "--parsable", str(script_path)], check=False, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"--submit: sbatch refused: {done.stderr.strip().splitlines()[-1]}")
     job = done.stdout.strip().split(";")[0]

@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_vitc import registry
@@ -31,9 +31,24 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 def stage_trainer(
-    experiment: Experiment, directory: RunDirectory, stage: str, module: CompressionModule, epochs: int | None
+    experiment: Experiment,
+    directory: RunDirectory,
+    stage: str,
+    module: CompressionModule,
+    *,
+    epochs: int | None = None,
+    resumed_at: int | None = None,
 ) -> Trainer:
-    """The trainer of a stage, with its loggers, checkpoints and those callbacks of the experiment that serve it."""
+    """The trainer of a stage, with its loggers, checkpoints and those callbacks of the experiment that serve it.
+
+    Args:
+        experiment: of the run.
+        directory: of the run.
+        stage: its name.
+        module: what will be trained.
+        epochs: instead of `trainer.max_epochs`.
+        resumed_at: optimizer step of the checkpoint to continue from; logs of later steps are dropped.
+    """
     settings = _settings(experiment)
     if epochs is not None:
         settings["max_epochs"] = epochs
@@ -49,9 +64,8 @@ def stage_trainer(
     if settings["enable_progress_bar"]:
         callbacks.append(progress_bar(stage))
         settings["enable_progress_bar"] = isinstance(callbacks[-1], ProgressBar)
-    board = TensorBoardLogger(directory.path, name="tensorboard", version=stage, default_hp_metric=False)
     return Trainer(
-        **settings, callbacks=callbacks, logger=[board, MetricsFile(directory.path, stage)],
+        **settings, callbacks=callbacks, logger=_loggers(directory, stage, resumed_at),
         plugins=[DurableCheckpointIO()], use_distributed_sampler=False, default_root_dir=directory.path,
     )  # fmt: skip
 
@@ -60,6 +74,16 @@ def test_trainer(experiment: Experiment) -> Trainer:
     """A trainer that only evaluates."""
     settings = _settings(experiment) | {"enable_progress_bar": False}
     return Trainer(**settings, logger=False, enable_checkpointing=False, use_distributed_sampler=False)
+
+
+def _loggers(directory: RunDirectory, stage: str, resumed_at: int | None) -> list[Logger]:
+    metrics = MetricsFile(directory.path, stage)
+    metrics.forget_after(resumed_at or 0)
+    board = TensorBoardLogger(
+        directory.path, name="tensorboard", version=stage, default_hp_metric=False,
+        purge_step=None if resumed_at is None else resumed_at + 1,
+    )  # fmt: skip
+    return [board, metrics]
 
 
 def _callbacks_of(experiment: Experiment, module: CompressionModule) -> list[Callback]:

@@ -111,9 +111,17 @@ def build(
     return model
 
 
+def place_buffers(model: VisionTransformer, device: torch.device) -> None:
+    """Move the index buffers, which `build` makes on the CPU, to where the weights are."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.to(device))
+
+
 def initialize(model: VisionTransformer) -> None:
     """Draw fresh weights in place, as timm does for a new model."""
-    model.init_weights("")
+    model.weight_init_mode = ""  # `build` told timm to skip it, which timm remembers
+    model.init_weights()
 
 
 def _timm_arguments(spec: ArchSpec) -> dict[str, Any]:

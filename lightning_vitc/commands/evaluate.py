@@ -10,7 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", help="a width ratio of the run's method; default: every row of its table")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="keys of the experiment, e.g. data.root=/data")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="keys of the experiment, e.g. data.root=/data"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

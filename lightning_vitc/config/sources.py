@@ -27,9 +27,11 @@ SECTIONS = frozenset(
 def experiment_folders() -> list[Path]:
     """The folders of named experiments, first wins: the current directory's, then those of the package."""
     package = Path(__file__).resolve().parents[1]
-    candidates = [Path("experiments"), package.parent / "experiments", package / "experiments"]
-    found = {folder.resolve(): folder for folder in reversed(candidates) if folder.is_dir()}
-    return list(reversed(found.values()))
+    installed = package / "experiments"  # in a wheel; a checkout has them beside the package
+    shipped = installed if installed.is_dir() else package.parent / "experiments"
+    own = Path("experiments")
+    folders = [own] if own.resolve() == shipped.resolve() else [own, shipped]
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def experiments() -> dict[str, str]:

@@ -50,8 +50,10 @@ class BatchMixer:
         """The mixed images and the weight of the image that stands in its own place."""
         if not (self.mixup_alpha or self.cutmix_alpha) or random.random_sample() >= self.prob:
             return images, 1.0
-        cut = random.random_sample() < self.switch_prob if self.mixup_alpha else True
-        if cut and self.cutmix_alpha:
+        cut = self.cutmix_alpha > 0
+        if cut and self.mixup_alpha:
+            cut = random.random_sample() < self.switch_prob
+        if cut:
             return _cut(images, random.beta(self.cutmix_alpha, self.cutmix_alpha), random)
         weight = random.beta(self.mixup_alpha, self.mixup_alpha)
         return images * weight + images.flip(0) * (1 - weight), weight

@@ -101,6 +101,17 @@ class VisionData(LightningDataModule):
         return len(self.splits.train) // self.config.batch_size
 
     @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How an image becomes an input at evaluation, in timm's words: what a model card has to say."""
+        return {
+            "input_size": [self.spec.channels, *self.spec.size],
+            "mean": list(self.spec.mean),
+            "std": list(self.spec.std),
+            "interpolation": self.spec.interpolation,
+            "crop_pct": self.spec.crop_pct,
+        }
+
+    @property
     def train_indices(self) -> list[int]:
         """The training images, as positions in the data set's own list (before anything was held out)."""
         return self.splits.train.indices.tolist()
@@ -138,11 +149,15 @@ class VisionData(LightningDataModule):
 
     def val_dataloader(self) -> ImageLoader:
         """The validation split, for model selection."""
-        return self._evaluation_loader(self.splits.validation)
+        return self.loader_of("validation")
 
     def test_dataloader(self) -> ImageLoader:
         """The evaluation split, for the final numbers."""
-        return self._evaluation_loader(self.splits.test)
+        return self.loader_of("test")
+
+    def loader_of(self, split: str) -> ImageLoader:
+        """Every image of `train`, `validation` or `test` once, in order and without augmentation."""
+        return self._evaluation_loader(getattr(self.splits, split))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Mixes training batches, on their device; leaves the others alone."""

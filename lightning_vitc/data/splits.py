@@ -9,7 +9,6 @@ import torch
 
 from lightning_vitc.data import cifar
 from lightning_vitc.data.catalog import CATALOG, check_root
-from lightning_vitc.data.cifar import read_cifar
 from lightning_vitc.data.folder import read_folder
 from lightning_vitc.data.glyph_atlas import CHARACTERS
 from lightning_vitc.data.glyphs import glyphs
@@ -78,8 +77,8 @@ def _folder(config: DataConfig, _: Size) -> Splits:
 
 def _cifar(config: DataConfig, _: Size) -> Splits:
     num_classes = 10 if config.name == "cifar10" else 100
-    train, validation = _held_out(config, Split.whole(read_cifar(_root(config), num_classes, "train")))
-    test = Split.whole(read_cifar(_root(config), num_classes, "test"))
+    train, validation = _held_out(config, Split.whole(cifar.read_cifar(_root(config), num_classes, "train")))
+    test = Split.whole(cifar.read_cifar(_root(config), num_classes, "test"))
     return Splits(train, validation, test, num_classes, native_size=32, mean=cifar.MEAN, std=cifar.STD)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 from timm.data.constants import DEFAULT_CROP_PCT
@@ -111,13 +112,15 @@ def training_transform(config: DataConfig, spec: ImageSpec) -> Transform:
     Raises UserError for a `data.scale`, `data.ratio` or `data.auto_augment` that timm cannot use.
     """
     if config.no_aug:
-        options = dict(is_training=True, no_aug=True, interpolation=spec.interpolation)
+        options: dict[str, Any] = dict(is_training=True, no_aug=True, interpolation=spec.interpolation)
         transform = create_transform(spec.timm_size, mean=spec.mean, std=spec.std, **options)
         return transform if spec.channels == 3 else Compose([Grayscale(), transform])
-    crop, augment, _ = _stages(config, spec, spec.mean * (3 // spec.channels), (1.0,) * 3)
-    finish = _stages(config, spec, spec.mean, spec.std)[-1]
-    # Augmentation policies are made for color; the gray model sees their result in gray.
-    return Compose([crop, augment, finish] if spec.channels == 3 else [crop, augment, Grayscale(), finish])
+    crop, augment, finish = _stages(config, spec, spec.mean, spec.std)
+    if spec.channels == 3:
+        return Compose([crop, augment, finish])
+    # Augmentation policies are made for color images; a gray model sees their result in gray.
+    crop, augment, _ = _stages(config, spec, spec.mean * 3, spec.std * 3)
+    return Compose([crop, augment, Grayscale(), finish])
 
 
 def _stages(
@@ -126,23 +129,20 @@ def _stages(
     """timm's three stages: crop and flip, color and policies, normalization and erasing."""
     for key, bounds in (("scale", config.scale), ("ratio", config.ratio)):
         if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] or (key == "scale" and bounds[1] > 1):
-            raise UserError(f"data.{key}: must be [low, high] with 0 < low <= high, not {list(bounds)}")
+            limit = " <= 1" if key == "scale" else ""
+            raise UserError(f"data.{key}: must be [low, high] with 0 < low <= high{limit}, not {list(bounds)}")
+    options: dict[str, Any] = dict(
+        scale=tuple(config.scale),
+        ratio=tuple(config.ratio),
+        hflip=config.hflip,
+        color_jitter=config.color_jitter,
+        auto_augment=config.auto_augment or None,
+        re_prob=config.re_prob,
+        re_mode="pixel",  # as timm's training script and DeiT have it
+        interpolation=config.interpolation or spec.interpolation,
+    )
     try:
-        return create_transform(
-            spec.timm_size,
-            is_training=True,
-            scale=tuple(config.scale),
-            ratio=tuple(config.ratio),
-            hflip=config.hflip,
-            color_jitter=config.color_jitter,
-            auto_augment=config.auto_augment or None,
-            re_prob=config.re_prob,
-            re_mode="pixel",  # as timm's training script and DeiT have it
-            interpolation=config.interpolation or spec.interpolation,
-            mean=mean,
-            std=std,
-            separate=True,
-        )
+        return create_transform(spec.timm_size, is_training=True, separate=True, mean=mean, std=std, **options)
     except Exception as error:  # timm asserts, or indexes what it did not find
         if not config.auto_augment:
             raise

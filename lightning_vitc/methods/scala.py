@@ -5,7 +5,7 @@ trains; a the share of hard distillation in the loss of the full network, c the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -41,6 +41,7 @@ class Arguments:
     hard_distillation: float = bounded(0.5, ge=0, le=1)  # a
     full_warmup_epochs: int = bounded(0, ge=0)  # epochs that train the full width only
     eval_widths: list[float] | None = None  # validated each epoch; default: .25/.5/.75/1 of the grid
+    untrained_widths: list[float] = field(default_factory=list)  # also in the final table: does it interpolate?
 
     def grid(self) -> list[Fraction]:
         """Every width ratio, ascending, exact."""
@@ -60,6 +61,9 @@ class Arguments:
         for width in self.eval_widths or []:
             if Fraction(str(width)) not in self.grid():
                 raise ValueError(f"method.eval_widths: {width:g} is not a width of the grid {self._shown()}")
+        for width in self.untrained_widths:
+            if not self.s < width < self.l:
+                raise ValueError(f"method.untrained_widths: {width:g} is not between s = {self.s:g} and l = {self.l:g}")
         if self.transfer == "none" and not self.noise_calibration:
             raise ValueError("method.noise_calibration: must be true with transfer=none, else widths learn nothing")
 
@@ -159,6 +163,10 @@ class Scala(CompressionModule):
         """The widths to validate."""
         return [self.variant(width) for width in self.arguments.validated_widths()]
 
+    def tested_widths(self) -> list[Fraction]:
+        """The rows of the final table: the grid, and widths between it that were never trained."""
+        return sorted({*self.grid, *(Fraction(str(width)) for width in self.arguments.untrained_widths)})
+
     def variant(self, width: Fraction) -> Variant:
         """One width as a network to evaluate."""
         kept = self.kept(width)
@@ -170,7 +178,7 @@ class Scala(CompressionModule):
         """Teacher, then every width in one training, then a row a width."""
         teacher = run.teacher()
         scala = run.fit("scala", lambda: cls(run.backbone(), run.optimizer, teacher, run.arguments))
-        for width in scala.grid:
+        for width in scala.tested_widths():
             run.add_row(width_name(width), scala.backbone, scala.kept(width), width=float(width))
 
 

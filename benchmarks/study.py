@@ -1,0 +1,106 @@
+"""Shared by the studies: run what is missing, two single-threaded processes at a time, and write a table."""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One `vitc train`: its name in the study, the experiment, the seed and the overrides."""
+
+    name: str
+    experiment: str
+    seed: int
+    overrides: tuple[str, ...] = ()
+
+    def directory(self, folder: Path) -> Path:
+        """Where the run lives."""
+        return folder / self.experiment / f"{self.name}-{self.seed}"
+
+    def result(self, folder: Path) -> dict[str, Any]:
+        """The finished run's `result.json`."""
+        return json.loads((self.directory(folder) / "result.json").read_text())
+
+    def top1(self, folder: Path, width: float) -> float:
+        """Top-1 on the test split at a width, in percent."""
+        return next(row["top1"] for row in self.result(folder)["rows"] if row.get("width") == width)
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The command line of a study."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "studies", help="default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--table-only", action="store_true", help="write the table of the runs there are")
+    return parser.parse_args()
+
+
+def execute(runs: Iterable[Run], folder: Path, jobs: int) -> None:
+    """Train every run that is not complete; an interrupted one continues."""
+    pending = [run for run in runs if not (run.directory(folder) / "result.json").exists()]
+    with ThreadPoolExecutor(jobs) as pool:
+        for number, code in enumerate(pool.map(lambda run: _train(run, folder), pending), 1):
+            print(
+                f"{number}/{len(pending)} {pending[number - 1].name}-{pending[number - 1].seed}: exit {code}",
+                flush=True,
+            )
+            if code:
+                raise SystemExit(f"a run failed; see {folder / 'logs'}")
+
+
+def _train(run: Run, folder: Path) -> int:
+    log = folder / "logs" / f"{run.name}-{run.seed}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "lightning_vitc", "train", run.experiment, *run.overrides, f"seed={run.seed}",
+               f"output_dir={folder}", f"run_name={run.name}-{run.seed}"]  # fmt: skip
+    with log.open("a") as out:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=REPOSITORY, stdout=out, stderr=out, env=environment).returncode
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """`93.42 ± 0.51`: mean and sample standard deviation."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.2f} ± {spread:.2f}"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_section(document: Path, name: str, body: str, results: Sequence[dict[str, Any]] = ()) -> None:
+    """Replace the section between the markers of `name`; the command, commits and versions stand below it."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    section = f"{begin}\n{body}\n\n{_provenance(results)}\n{end}"
+    text = document.read_text()
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    document.write_text(f"{before}{section}{after}" if rest else f"{text.rstrip()}\n\n{section}\n")
+
+
+def _provenance(results: Sequence[dict[str, Any]]) -> str:
+    command = shlex.join(["python", *(argument for argument in sys.argv if argument != "--table-only")])
+    lines = [f"Written by `{command}`"]
+    if results:
+        environments = [result["environment"] for result in results]
+        commits = sorted({str(environment["commit"]) for environment in environments})
+        versions = environments[0]["versions"]
+        hours = sum(result["wall_seconds"] for result in results) / 3600
+        lines.append(f"; {len(results)} runs, {hours:.1f} process hours, one thread each; commit {', '.join(commits)}; "
+                     f"torch {versions['torch']}, timm {versions['timm']}, lightning {versions['lightning']}")  # fmt: skip
+    return "".join(lines) + "."
