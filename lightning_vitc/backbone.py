@@ -15,10 +15,10 @@ from torch.func import functional_call
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.checkpoints import read_weights
-from lightning_vitc.config.suggest import did_you_mean
 from lightning_vitc.errors import UserError
 from lightning_vitc.inspection import spec_of
 from lightning_vitc.kept import Kept, gather
+from lightning_vitc.suggest import did_you_mean
 from lightning_vitc.vit import build, initialize, place_buffers
 
 RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")

@@ -25,7 +25,7 @@ def networks_of_run(run: str | Path, overrides: list[str] | None = None) -> tupl
         raise UserError(f"{run}: not a run directory: it has no config.yaml")
     if not directory.is_complete():
         raise UserError(f"{run}: the run is not complete; continue it with 'vitc train'")
-    experiment = load_experiment(str(directory.config), overrides or [])
+    experiment = load_experiment(str(directory.config), overrides or [], check_files=False)
     pipeline = Pipeline(experiment, directory)
     registry.load_method(experiment.method_name).pipeline(pipeline)
     return pipeline, pipeline.networks

@@ -179,7 +179,7 @@ def dense_of_run(path: str, num_classes: int) -> Backbone:
     Raises:
         UserError: where the run has none, or it is not finished.
     """
-    experiment, directory = load_experiment(str(Path(path) / "config.yaml"), []), RunDirectory(path)
+    experiment, directory = load_experiment(str(Path(path) / "config.yaml"), check_files=False), RunDirectory(path)
     folder = directory.stage("dense")
     if not (folder / "done.json").exists():
         raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")

@@ -5,12 +5,15 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -87,12 +90,26 @@ def write_result(path: Path, document: dict[str, Any]) -> None:
 
 
 def write_picture(path: Path, document: dict[str, Any]) -> None:
-    """Draw accuracy over MACs beside the dense model."""
+    """Save accuracy over MACs beside the dense model."""
+    with _picture(document) as figure:
+        figure.savefig(path)
+
+
+def _picture(document: dict[str, Any]) -> AbstractContextManager[Figure]:
     series = {document["method"]: [_point(row) for row in document["rows"]]}
     if document["dense"] is not None:
         series["dense"] = [_point(document["dense"])]
-    with accuracy_over_macs(series, title=f"{document['experiment']}, test split") as figure:
-        figure.savefig(path)
+    return accuracy_over_macs(series, title=f"{document['experiment']}, test split")
+
+
+def log_to_tensorboard(directory: Path, document: dict[str, Any], hyperparameters: Mapping[str, Any]) -> None:
+    """Add the final accuracies beside the hyperparameters, and the final picture."""
+    logger = TensorBoardLogger(directory, name="tensorboard", version="result", default_hp_metric=False)
+    rows = document["rows"] + ([document["dense"]] if document["dense"] else [])
+    logger.log_hyperparams(dict(hyperparameters), {f"{row['name']}/test_top1": row["top1"] for row in rows})
+    with _picture(document) as figure:
+        logger.experiment.add_figure("accuracy_over_macs", figure, close=False)
+    logger.finalize("success")
 
 
 def print_table(document: dict[str, Any], console: Console | None = None) -> None:

@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_vitc.checkpoints import write_atomically
-from lightning_vitc.config import dump
+from lightning_vitc.config import dump, load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import Experiment
 
@@ -101,7 +99,8 @@ class RunDirectory:
             if strangers := self._strangers():
                 raise UserError(f"{self.path}: not a run directory: it holds {strangers[0]} and no config.yaml")
             return
-        there, here = _flat(yaml.safe_load(self.config.read_text())), _flat(yaml.safe_load(dump(experiment)))
+        saved = load_experiment(str(self.config), check_files=False)
+        there, here = flat(saved.to_container()), flat(experiment.to_container())
         for key in sorted(there.keys() | here.keys()):
             if not key.startswith(FREE) and there.get(key) != here.get(key):
                 raise UserError(
@@ -110,10 +109,11 @@ class RunDirectory:
                 )
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `{"section.key": value}`."""
     if not isinstance(values, dict) or not values:
         return {prefix: values}
-    flat: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        merged |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return merged

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lightning_vitc import registry, results
 from lightning_vitc.pipeline import Pipeline
-from lightning_vitc.run_directory import RunDirectory
+from lightning_vitc.run_directory import RunDirectory, flat
 from lightning_vitc.schema import Experiment
 
 QUIET = (
@@ -66,6 +66,7 @@ def _run(experiment: Experiment, directory: RunDirectory) -> None:
         seconds=time.monotonic() - started, dense=dense, rows=rows, device=pipeline.device,
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
+    results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))
     results.write_result(directory.result, document)
 
 

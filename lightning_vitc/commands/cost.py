@@ -11,7 +11,7 @@ from lightning_vitc.architecture import ArchSpec
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL_OR_DIR", help="a timm ViT name, or an exported directory")
-    parser.add_argument("arguments", metavar="key=value", nargs="*", help="timm arguments, e.g. depth=6")
+    parser.add_argument("arguments", metavar="key=value", nargs="*", default=[], help="timm arguments, e.g. depth=6")
     parser.add_argument("--convention", choices=("full", "paper"), default="full", help="what is counted")
     parser.add_argument(
         "--method", choices=tuple(costs.PAPERS), default=costs.DEFAULT_PAPER, help="whose paper (default: %(default)s)"

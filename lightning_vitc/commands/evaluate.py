@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="keys of the experiment, e.g. data.root=/data"
+        "overrides", metavar="key=value", nargs="*", default=[], help="keys of the experiment, e.g. data.root=/data"
     )
 
 

@@ -2,11 +2,12 @@
 
 import argparse
 
+from lightning_vitc.commands._experiment import add_experiment
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("experiment", metavar="EXP", help="a name in experiments/, or the path of a YAML")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="keys of the experiment")
+    add_experiment(parser)
     parser.add_argument("--nodes", type=int, help="default: slurm.nodes")
     parser.add_argument("--gpus-per-node", type=int, help="default: slurm.gpus_per_node; 0 runs on the CPU")
     parser.add_argument("--time", help="default: slurm.time")

@@ -82,8 +82,7 @@ def test_same_arithmetic_as_timm(alphas, monkeypatch):
 def test_prob_and_switch_prob():
     images, targets = _batch(8)
     untouched = sum(
-        torch.equal(BatchMixer(5, mixup_alpha=1.0, prob=0.3)(images, targets, step)[0], images)
-        for step in range(200)
+        torch.equal(BatchMixer(5, mixup_alpha=1.0, prob=0.3)(images, targets, step)[0], images) for step in range(200)
     )
     assert 110 < untouched < 170
     never = BatchMixer(5, mixup_alpha=1.0, prob=0.0)(images, targets, 0)

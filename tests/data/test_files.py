@@ -1,0 +1,221 @@
+"""Data sets of files, read in their real on-disk formats, and what a user is told of broken ones."""
+
+import pickle
+import shutil
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_vitc.errors import UserError
+
+
+def _disjoint(*splits) -> bool:
+    chosen = [index for split in splits for index in split.indices.tolist()]
+    return len(chosen) == len(set(chosen))
+
+
+def _message(action) -> str:
+    with pytest.raises(UserError) as error:
+        action()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_folder_with_three_splits(vision_data, tree):
+    data = vision_data("folder", root=str(tree), batch_size=5)
+    assert data.sizes == {"train": 30, "validation": 7, "test": 5}
+    assert data.num_classes == 2
+    images, targets = next(iter(data.train_dataloader()))
+    assert images.shape == (5, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert targets.dtype == torch.int64
+    labels = torch.cat([targets for _, targets in data.test_dataloader()])
+    assert labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_folder_classes_are_in_natural_order(vision_data, tmp_path, write_tree):
+    write_tree(tmp_path / "train", {"10": 3, "2": 4, "1": 5})
+    data = vision_data("folder", root=str(tmp_path), val_fraction=0.4)
+    counts = np.bincount(np.concatenate([data.splits.train.targets, data.splits.validation.targets]))
+    assert counts.tolist() == [5, 4, 3]
+
+
+def test_folder_without_test_is_evaluated_on_val(vision_data, tree):
+    shutil.rmtree(tree / "test")
+    data = vision_data("folder", root=str(tree))
+    assert data.sizes == {"train": 30, "validation": 7, "test": 7}
+    held = vision_data("folder", root=str(tree), val_fraction=0.2)
+    assert held.sizes == {"train": 24, "validation": 6, "test": 7}
+    assert _disjoint(held.splits.train, held.splits.validation)
+    assert np.bincount(held.splits.validation.targets).tolist() == [4, 2]
+
+
+def test_folder_without_val_holds_out_of_train(vision_data, tree):
+    shutil.rmtree(tree / "val")
+    data = vision_data("folder", root=str(tree))
+    assert data.sizes == {"train": 27, "validation": 3, "test": 5}
+    assert data.train_indices == vision_data("folder", root=str(tree), seed=9).train_indices
+    shutil.rmtree(tree / "test")
+    assert vision_data("folder", root=str(tree)).sizes == {"train": 27, "validation": 3, "test": 3}
+
+
+def test_folder_takes_validation_as_a_name(vision_data, tree):
+    (tree / "val").rename(tree / "validation")
+    assert vision_data("imagenet", root=str(tree)).sizes == {"train": 30, "validation": 7, "test": 5}
+
+
+def test_folder_says_that_val_fraction_is_ignored(vision_data, tree):
+    with pytest.warns(UserWarning, match="data.val_fraction is ignored"):
+        vision_data("folder", root=str(tree), val_fraction=0.2).setup()
+
+
+def test_empty_and_different_class_folders(vision_data, tree):
+    def setup():
+        vision_data("folder", root=str(tree)).setup()
+
+    (tree / "val" / "emu").mkdir()
+    assert _message(setup) == f"data.root: {tree}/val has the class folder 'emu' that {tree}/train lacks"
+    (tree / "train" / "emu").mkdir()
+    assert _message(setup).startswith(f"data.root: the class folder {tree}/train/emu has no images (.jpg")
+    shutil.rmtree(tree / "train" / "emu")
+    shutil.rmtree(tree / "val" / "emu")
+    shutil.rmtree(tree / "val" / "dog")
+    assert _message(setup) == f"data.root: {tree}/val lacks the class folder 'dog' that {tree}/train has"
+    shutil.rmtree(tree / "train")
+    (tree / "train").mkdir()
+    assert _message(setup) == f"data.root: {tree}/train has no class folders; expected {tree}/train/CLASS/image.jpg"
+
+
+@pytest.mark.parametrize("version", ["binary", "python"])
+@pytest.mark.parametrize(("name", "num_classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_cifar(vision_data, cifar, name, num_classes, version):
+    root = cifar(num_classes, version)
+    data = vision_data(name, root=str(root), batch_size=10)
+    assert data.num_classes == num_classes
+    if num_classes == 10:
+        assert data.sizes == {"train": 90, "validation": 10, "test": 20}
+    else:
+        assert data.sizes == {"train": 100, "validation": 100, "test": 200}  # of two each, one
+    assert _disjoint(data.splits.train, data.splits.validation)
+    random = np.random.RandomState(5 if num_classes == 10 else 1)  # as the fixture wrote the test images
+    pixels = random.randint(0, 256, (20 if num_classes == 10 else 200, 3, 32, 32)).astype(np.uint8)
+    assert np.array_equal(data.splits.test.source.images.numpy(), pixels)
+    assert data.splits.test.targets.tolist()[:12] == [(index % num_classes) for index in range(12)]
+
+
+class _Forged:
+    def __reduce__(self):
+        return print, ("this code must not run",)
+
+
+def test_cifar_runs_no_code_of_a_pickle(vision_data, cifar, capsys):
+    root = cifar(100, "python")
+    path = root / "cifar-100-python" / "train"
+    path.write_bytes(pickle.dumps({"data": _Forged(), "fine_labels": [1]}, protocol=2))
+    message = _message(vision_data("cifar100", root=str(root)).setup)
+    assert message == f"data.root: cannot read {path}: __builtin__.print is not allowed in a CIFAR file"
+    assert capsys.readouterr().out == ""
+
+
+def test_broken_cifar(vision_data, cifar):
+    root = cifar(10, "binary")
+    folder = root / "cifar-10-batches-bin"
+    (folder / "data_batch_2.bin").write_bytes(b"\x01" * 5000)
+    assert _message(vision_data("cifar10", root=str(root)).setup).startswith(
+        f"data.root: cannot read {folder}/data_batch_2.bin: "
+    )
+    (folder / "data_batch_2.bin").write_bytes(b"\x0b" * 3073)
+    assert _message(vision_data("cifar10", root=str(root)).setup) == (
+        f"data.root: {folder}/data_batch_2.bin does not hold CIFAR-10 images and labels"
+    )
+    (folder / "data_batch_2.bin").unlink()
+    assert _message(vision_data("cifar10", root=str(root)).setup) == f"data.root: {folder}/data_batch_2.bin is missing"
+
+
+def test_flowers(vision_data, flowers):
+    data = vision_data("flowers102", root=str(flowers), batch_size=3)
+    assert data.num_classes == 102
+    assert data.sizes == {"train": 3, "validation": 3, "test": 6}
+    assert data.splits.train.targets.tolist() == [76, 0, 101]
+    assert data.splits.validation.targets.tolist() == [101, 0, 76]
+    assert data.splits.train.source.path(1).endswith("flowers-102/jpg/image_00005.jpg")
+    assert next(iter(data.test_dataloader()))[0].shape == (3, 3, 32, 32)
+
+
+def test_broken_flowers(vision_data, flowers):
+    path = flowers / "flowers-102" / "setid.mat"
+    path.write_bytes(b"nothing")
+    message = _message(vision_data("flowers102", root=str(flowers)).setup)
+    assert message.startswith(f"data.root: cannot read 'trnid' of {path}: ")
+
+
+def test_pets(vision_data, pets):
+    data = vision_data("pets", root=str(pets), batch_size=2, val_fraction=0.2)
+    assert data.num_classes == 37
+    assert data.sizes == {"train": 16, "validation": 4, "test": 4}
+    assert set(data.splits.train.targets) == {0, 36}
+    assert np.bincount(data.splits.validation.targets)[[0, 36]].tolist() == [2, 2]
+    assert next(iter(data.test_dataloader()))[0].shape == (2, 3, 32, 32)
+
+
+def test_broken_pets(vision_data, pets):
+    listing = pets / "oxford-iiit-pet" / "annotations" / "test.txt"
+    listing.write_text("Abyssinian_1\n")
+    assert _message(vision_data("pets", root=str(pets)).setup) == (
+        f"data.root: {listing} must have lines `NAME CLASS SPECIES BREED`"
+    )
+
+
+def _corrupt(path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def test_the_first_image_is_decoded_at_setup(vision_data, tree):
+    _corrupt(tree / "test" / "cat" / "cat_0.jpg")
+    message = _message(vision_data("folder", root=str(tree)).setup)
+    assert message.startswith(f"data.root: cannot read the image {tree}/test/cat/cat_0.jpg (")
+    assert message.endswith("; replace it, or set data.on_error=skip")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_unreadable_image_is_named(vision_data, tree, num_workers):
+    path = tree / "train" / "dog" / "dog_5.jpg"
+    _corrupt(path)
+    data = vision_data("folder", root=str(tree), batch_size=30, num_workers=num_workers)
+    message = _message(lambda: list(data.train_dataloader()))
+    assert message.startswith(f"data.root: cannot read the image {path} (")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unreadable_images_are_replaced_and_counted(vision_data, tree, num_workers):
+    for number in (3, 4):
+        _corrupt(tree / "test" / "dog" / f"dog_{number - 2}.jpg")
+    keys = dict(root=str(tree), on_error="skip", batch_size=5, num_workers=num_workers)
+    data = vision_data("folder", **keys)
+    loader = data.test_dataloader()
+    path = tree / "test" / "dog" / "dog_1.jpg"
+    with pytest.warns(UserWarning, match=rf"2 images cannot be read and are replaced .*, among them {path}$"):
+        ((images, targets),) = list(loader)
+    assert len(loader.unreadable) == 2
+    assert targets.tolist() == [0, 0, 1, 0, 0]  # cat, cat, dog, and the first two again
+    assert torch.equal(images[3], images[0])
+    assert torch.equal(images[4], images[0])
+
+
+def test_nothing_readable_is_an_error_even_with_skip(vision_data, tree):
+    for path in (tree / "val").rglob("*.jpg"):
+        _corrupt(path)
+    message = _message(vision_data("folder", root=str(tree), on_error="skip").setup)
+    assert message.startswith(f"data.root: cannot read the image {tree}/val/dog/dog_2.jpg (")
+
+
+def test_a_bomb_and_a_broken_png_are_unreadable_images_too(vision_data, tree):
+    Image.new("L", (4, 4)).save(tree / "train" / "cat" / "big.png")
+    data = bytearray((tree / "train" / "cat" / "big.png").read_bytes())
+    data[16:24] = struct.pack(">II", 60000, 60000)
+    (tree / "train" / "cat" / "big.png").write_bytes(bytes(data))
+    message = _message(vision_data("folder", root=str(tree)).setup)  # big.png sorts first
+    assert "big.png" in message
