@@ -24,10 +24,10 @@ train: .venv/.ready  ## run an experiment: make train EXP=scala_deit_b ARGS="dat
 	@$(VITC) train $(EXP) $(ARGS)
 
 test: .venv/.ready  ## the whole test suite
-	.venv/bin/pytest
+	.venv/bin/pytest -n auto
 
 test-fast: .venv/.ready  ## the tests that take seconds
-	.venv/bin/pytest -m "not slow"
+	.venv/bin/pytest -n auto -m "not slow"
 
 lint: .venv/.ready  ## ruff and mypy
 	.venv/bin/ruff check .

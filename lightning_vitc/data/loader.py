@@ -1,7 +1,7 @@
 """Data loaders that give batches (images, targets), and one that continues in mid-epoch."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -72,11 +72,22 @@ class ResumableLoader(ImageLoader):
     checkpoint and calls `load_state_dict` before it asks for an iterator; it asks for that before it sets
     the epoch, therefore nothing is decided until the first batch is wanted. The position counts only if
     that batch belongs to the epoch that was interrupted.
+
+    `epoch` is asked for the epoch of that batch; by default it is what `set_epoch` was told. (Lightning
+    2.6.6 tells one too many after a resume from the end of an epoch with `max_steps`.)
     """
 
-    def __init__(self, dataset: Dataset[Fetched], batch_sampler: EpochBatchSampler, **options: Any) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Fetched],
+        batch_sampler: EpochBatchSampler,
+        *,
+        epoch: Callable[[], int] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(dataset, batch_sampler, **options)
         self.order = batch_sampler
+        self._current_epoch = epoch
         self._epoch = 0  # what the two counts belong to
         self._taken = 0
         self._loaded: dict[str, int] | None = None
@@ -103,6 +114,8 @@ class ResumableLoader(ImageLoader):
             yield batch
 
     def _start(self) -> None:
+        if self._current_epoch is not None:
+            self.order.set_epoch(self._current_epoch())
         loaded, self._loaded = self._loaded, None
         epoch, taken = self.position
         if loaded is None or epoch != loaded["epoch"]:

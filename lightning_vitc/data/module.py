@@ -144,7 +144,9 @@ class VisionData(LightningDataModule):
             accumulate=self.accumulate,
             reshuffle=not getattr(self.trainer, "overfit_batches", 0),  # to overfit is to repeat some batches
         )
-        self._train_loader = ResumableLoader(self._training_batches(), order, **self._options)
+        trainer = self.trainer
+        epoch = None if trainer is None else lambda: trainer.current_epoch
+        self._train_loader = ResumableLoader(self._training_batches(), order, epoch=epoch, **self._options)
         return self._train_loader
 
     def val_dataloader(self) -> ImageLoader:

@@ -22,7 +22,7 @@ _VAL_FRACTION = 0.1
 _GLYPHS = {"train": 6000, "validation": 1500, "test": 2500}
 _GLYPH_CLASSES = 36
 _GLYPH_SIDE = (12, 32)  # smaller ones cannot be read; larger ones are cheaper to enlarge than to draw
-_FAKE = {"train": 1024, "validation": 256, "test": 256}
+_FAKE = {"train": 1024, "validation": 32, "test": 32}  # a dry run evaluates in seconds
 _GENERATED = ("glyphs", "fake")  # of these, num_samples is the size and num_classes a choice
 
 Size = tuple[int, int]
@@ -35,7 +35,7 @@ def _digits(_config: DataConfig, _size: Size) -> Splits:
     images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
     whole = Split.whole(ArraySource(images, targets))
     rest, test = hold_out(whole.targets, 0.2)
-    train, validation = hold_out(whole.targets[rest], 0.25)  # 60 % and 20 % of the whole
+    train, validation = hold_out(whole.targets[rest], 0.125)  # 70 % and 10 % of the whole
     parts = [whole.take(rest[train]), whole.take(rest[validation]), whole.take(test)]
     return _gray(parts, num_classes=10, side=8)
 

@@ -16,12 +16,11 @@ from lightning_vitc.schema import DataConfig
 
 @pytest.fixture
 def vision_data() -> Callable[..., VisionData]:
-    """`vision_data("digits", img_size=8, seed=1, batch_size=32)`: keys of the config, or of the module."""
+    """`vision_data("digits", img_size=8, batch_size=32)`; `model` has what the model says of images."""
 
-    def make(name: str, **keys: Any) -> VisionData:
-        own = ("img_size", "in_chans", "mean", "std", "interpolation", "crop_pct", "seed", "accumulate")
-        module = {key: keys.pop(key) for key in own if key in keys}
-        return VisionData(DataConfig(name=name, **keys), **({"img_size": 32} | module))
+    def make(name: str, model: dict[str, Any] | None = None, **keys: Any) -> VisionData:
+        own = {key: keys.pop(key) for key in ("img_size", "in_chans", "seed", "accumulate") if key in keys}
+        return VisionData(DataConfig(name=name, **keys), **({"img_size": 32} | own | (model or {})))
 
     return make
 

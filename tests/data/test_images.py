@@ -138,19 +138,21 @@ def test_fast_path_is_taken(vision_data):
 
 
 def test_config_wins_over_model_and_model_over_data_set(vision_data):
-    model = dict(mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2), interpolation="bicubic", crop_pct=0.9)
-    spec = vision_data("fake", **model).spec
-    assert (spec.mean, spec.std) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
-    assert (spec.interpolation, spec.crop_pct) == ("bicubic", 0.9)
-    own = dict(interpolation="bilinear", crop_pct=0.8)
-    module = vision_data("fake", **(model | {"interpolation": None, "crop_pct": None}))
-    module.config.mean, module.config.std = [0.1], [0.3]
-    module.config.interpolation, module.config.crop_pct = own["interpolation"], own["crop_pct"]
-    assert module.spec == ImageSpec((32, 32), 3, (0.1,) * 3, (0.3,) * 3, "bilinear", 0.8)
+    model = dict(mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2), interpolation="bilinear", crop_pct=0.9)
     assert vision_data("fake").spec.mean == (0.485, 0.456, 0.406)
+    assert vision_data("fake", model).spec == ImageSpec((32, 32), 3, *model.values())
+    config = dict(mean=[0.1], std=[0.3], interpolation="nearest", crop_pct=0.8)
+    spec = vision_data("fake", model, **config).spec
+    assert spec == ImageSpec((32, 32), 3, (0.1,) * 3, (0.3,) * 3, "nearest", 0.8)
+    assert vision_data("fake", model, interpolation="random").spec.interpolation == "bilinear"  # evaluation
+
+
+def test_small_images_keep_their_rim_unless_the_config_says_otherwise(vision_data):
+    model = dict(mean=(0.3, 0.4, 0.5), crop_pct=0.9)
     assert vision_data("digits").spec.mean == (0.5, 0.5, 0.5)
-    assert vision_data("digits", crop_pct=0.9).spec.crop_pct == 1.0  # the model's; small images keep their rim
-    assert vision_data("digits", in_chans=1, mean=(0.3, 0.4, 0.5)).spec.mean == pytest.approx((0.4,))
+    assert vision_data("digits", model, in_chans=1).spec.mean == pytest.approx((0.4,))
+    assert vision_data("digits", model).spec.crop_pct == 1.0
+    assert vision_data("digits", model, crop_pct=0.5).spec.crop_pct == 0.5
 
 
 def test_preprocessing_is_plain_data(vision_data):
@@ -209,10 +211,7 @@ def test_messages(vision_data, keys, message):
 
 
 def test_statistics_of_the_wrong_length(vision_data):
-    data = vision_data("fake")
-    data.config.std = [0.5, 0.5]
     with pytest.raises(UserError, match=r"^data.std: needs 3 values or one, not 2$"):
-        data.setup()
-    data.config.std = [0.0]
+        vision_data("fake", std=[0.5, 0.5]).setup()
     with pytest.raises(UserError, match=r"^data.std: must be above zero, not 0.0$"):
-        data.setup()
+        vision_data("fake", std=[0.0]).setup()

@@ -113,5 +113,5 @@ def test_a_batch_is_as_large_as_asked_for():
 
 
 def test_a_split_smaller_than_the_world():
-    with pytest.raises(UserError, match="trainer.devices: 4 processes cannot share the 3 images"):
+    with pytest.raises(UserError, match=r"trainer\.devices: 4 processes cannot share the 3 images"):
         ShardBatchSampler(3, batch_size=4, world_size=4)
