@@ -2,12 +2,15 @@
 
 from study import REPOSITORY, Run, arguments, execute, markdown, mean_and_spread, write_section
 
-TASKS = ("digits", "glyphs")
+TASKS = {
+    "digits": ("model.embed_dim=128",),
+    "glyphs": ("model.embed_dim=64",),
+}
 RULES = ("official", "per_qkv", "per_head", "heads")
 TRAINED, UNSEEN = (0.25, 0.5, 0.75, 1.0), (0.375, 0.625, 0.875)
 SETTINGS = (
     "method.granularity=0.25", "method.isolated_activation=false", f"method.untrained_widths={list(UNSEEN)}",
-    "teacher.train=false", "model.num_heads=8", "model.embed_dim=128",
+    "teacher.train=false", "model.num_heads=8",
 )  # fmt: skip
 DOCUMENT = REPOSITORY / "docs" / "results" / "scala.md"
 
@@ -16,9 +19,10 @@ def main() -> None:
     args = arguments(__doc__)
     runs = {
         (task, rule): [
-            Run(f"slice-{rule}", f"scala_{task}", seed, (*SETTINGS, f"method.slice={rule}")) for seed in args.seeds
+            Run(f"slice-{rule}", f"scala_{task}", seed, (*SETTINGS, *size, f"method.slice={rule}"))
+            for seed in args.seeds
         ]
-        for task in TASKS
+        for task, size in TASKS.items()
         for rule in RULES
     }
     if not args.table_only:

@@ -68,7 +68,7 @@ def _train(run: Run, folder: Path) -> int:
                f"output_dir={folder}", f"run_name={run.name}-{run.seed}"]  # fmt: skip
     with log.open("a") as out:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, cwd=REPOSITORY, stdout=out, stderr=out, env=environment).returncode
+        return subprocess.run(command, check=False, cwd=REPOSITORY, stdout=out, stderr=out, env=environment).returncode
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

@@ -23,4 +23,5 @@ class AccuracyFigure(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and len(points) > 1:
                 with accuracy_over_macs({"validation": points}) as figure:
-                    logger.experiment.add_figure("accuracy_over_macs", figure, trainer.global_step, close=False)
+                    step = trainer.global_step - 1  # the number of the step before, as Lightning's own logs have it
+                    logger.experiment.add_figure("accuracy_over_macs", figure, step, close=False)

@@ -1,8 +1,11 @@
 """Exponential moving average of the weights: validated, selected and exported in their place."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lightning_vitc.schema import bounded
 
@@ -16,19 +19,31 @@ class Arguments:
     every_n_steps: int = bounded(1, gt=0)
 
 
-class EMA(EMAWeightAveraging):
+class EMA(WeightAveraging):
     """Averages parameters alone: masks and other buffers stay those of the trained model.
 
     Args:
         decay: weight of the past.
-        start_step: optimizer steps before averaging starts.
+        start_step: optimizer steps before averaging starts; the average is the trained weights until then.
         every_n_steps: optimizer steps between two updates.
     """
 
     def __init__(self, decay: float = 0.9999, start_step: int = 0, every_n_steps: int = 1):
-        super().__init__(
-            decay=decay,
-            use_buffers=False,
-            update_every_n_steps=every_n_steps,
-            update_starting_at_step=start_step or None,
-        )
+        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.start_step, self.every_n_steps = start_step, every_n_steps
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the weights to where the module is going to be: it is moved after this hook."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Whether to average after the optimizer step number `step_idx`, counted from zero."""
+        return step_idx is not None and (step_idx < self.start_step or step_idx % self.every_n_steps == 0)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Update; the first average is a copy of the weights, and so is every one before `start_step`."""
+        assert self._average_model is not None
+        if trainer.global_step <= self.start_step:
+            self._average_model.n_averaged.zero_()
+        super().on_train_batch_end(trainer, pl_module, *args)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from timm.models.vision_transformer import VisionTransformer
 
 from lightning_vitc import costs
@@ -95,7 +95,8 @@ def _write(model: VisionTransformer, folder: Path, facts: dict[str, Any]) -> Non
     spec = ArchSpec.of(model)
     document = {"format": FORMAT, "architecture": json.loads(spec.to_json()), **facts}
     (folder / ARCH).write_text(json.dumps(document, indent=1) + "\n")
-    save_file({name: weight.contiguous() for name, weight in model.state_dict().items()}, folder / WEIGHTS)
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(serialize(weights))  # safetensors' save_file makes files only the owner can read
     (folder / CARD).write_text(_card(spec, facts))
     for file in folder.iterdir():
         with file.open("rb") as opened:

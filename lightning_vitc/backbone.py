@@ -106,9 +106,11 @@ def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
         ) from None
 
 
-def create_teacher(name: str, pretrained: bool | str, num_classes: int, img_size: tuple[int, int]) -> torch.nn.Module:
+def create_teacher(
+    name: str, pretrained: bool | str, num_classes: int, img_size: tuple[int, int], in_chans: int = 3
+) -> torch.nn.Module:
     """Any timm model, with weights of the hub, of a file, or (`False`) random ones."""
-    kwargs: dict[str, Any] = {"num_classes": num_classes}
+    kwargs: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     if name.startswith(("vit_", "deit")):
         kwargs["img_size"] = img_size
     model = create_timm(name, pretrained=pretrained is True, **kwargs)

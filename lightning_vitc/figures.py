@@ -3,8 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+LEAST_RANGE = 5.0  # percent: differences below it are not blown up to the height of the figure
 
 Point = tuple[str, int, float]  # label, MACs, top-1 in percent
 
@@ -26,7 +29,15 @@ def accuracy_over_macs(series: Mapping[str, Sequence[Point]], title: str = "") -
             axes.plot(x, y, "o-", label=name)
     axes.set(xlabel=f"{unit} per image", ylabel="top-1 (%)", title=title)
     axes.set_xlim(left=0)
+    _widen(axes)
     axes.grid(alpha=0.3)
     axes.legend()
     yield figure
     figure.clear()
+
+
+def _widen(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    if (missing := LEAST_RANGE - (high - low)) > 0:
+        high = min(high + missing / 2, max(high, 100.5))
+        axes.set_ylim(high - LEAST_RANGE, high)

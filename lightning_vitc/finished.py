@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_vitc import artifact, costs, registry
 from lightning_vitc.architecture import ArchSpec, as_ratio
-from lightning_vitc.config import load_experiment
+from lightning_vitc.config import experiment_of, load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.evaluation import evaluate
 from lightning_vitc.pipeline import Network, Pipeline
@@ -50,6 +50,8 @@ def pick(networks: list[Network], width: str | None, run: str | Path) -> Network
 def evaluate_source(source: str, width: str | None, split: str, overrides: list[str]) -> list[dict[str, Any]]:
     """Rows with `name`, `macs`, `params`, `top1` and `top5` of a run's networks, or of an exported model."""
     if (Path(source) / artifact.ARCH).is_file():
+        if width is not None:
+            raise UserError(f"--width: {source} is one exported network; leave the option out")
         return [_evaluate_exported(source, split, overrides)]
     pipeline, networks = networks_of_run(source, overrides)
     chosen = networks if width is None else [pick(networks, width, source)]
@@ -75,8 +77,10 @@ def export(run: str, out: str, width: str | None) -> str:
 
 
 def _evaluate_exported(source: str, split: str, overrides: list[str]) -> dict[str, Any]:
-    document = artifact.read_arch(source)
-    experiment = load_experiment(document["experiment"], overrides)
+    written = artifact.read_arch(source).get("experiment")
+    if not isinstance(written, dict):
+        raise UserError(f"{source}: {artifact.ARCH} names no experiment, whose data to evaluate on")
+    experiment = experiment_of(written, overrides, check_files=False)
     model = artifact.load(source)
     pipeline = Pipeline(experiment, RunDirectory(source))
     return _rows(pipeline, [Network(Path(source).name, model, ArchSpec.of(model), {})], split)[0]

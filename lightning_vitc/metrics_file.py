@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_vitc.checkpoints import write_atomically
+
 
 class MetricsFile(Logger):
     """One JSON object a line: `stage`, `step`, and the scalars logged there.
@@ -50,16 +52,17 @@ class MetricsFile(Logger):
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop this stage's lines of later steps, which a resumed run logs again; a torn last line too."""
+    @rank_zero_only
+    def forget_from(self, step: int) -> None:
+        """Drop this stage's lines of step number `step` and later, which are logged again; a torn last line too."""
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text().splitlines() if self._is_before(line, step)]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
 
     def _is_before(self, line: str, step: int) -> bool:
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
             return False
-        return entry["stage"] != self.stage or entry["step"] <= step
+        return entry["stage"] != self.stage or entry["step"] < step

@@ -94,8 +94,9 @@ class CompressionModule(LightningModule):
         """Run the method's step and log its terms."""
         images, targets = batch
         result = self.step(images, targets)
-        self.log("train/loss", result.terms.pop("loss", result.loss.detach()), prog_bar=True)
-        self.log_dict(result.terms)
+        loss = result.terms.pop("loss", result.loss.detach())
+        self.log("train/loss", loss, prog_bar=True, logger=False)
+        self._write({"train/loss": loss, **result.terms}, batch_idx)
         return result.loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -131,14 +132,27 @@ class CompressionModule(LightningModule):
     def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: Lightning calls this after `step`, which may have accumulated gradients already."""
 
-    def setup(self, stage: str) -> None:
-        """Place the teacher, which is no submodule, on the module's device."""
+    def on_fit_start(self) -> None:
+        """Place the teacher, which is no submodule, on the device that the module has been moved to."""
         if self.teacher is not None:
             self.teacher.to(self.device)
 
     def no_weight_decay(self) -> set[str]:
         """timm's convention: names of parameters that are not decayed."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def _write(self, terms: dict[str, Tensor], batch_idx: int) -> None:
+        """Write what this step computed, before a checkpoint of the step is saved.
+
+        Lightning's own log would repeat old values of terms that this step lacks, and come after the checkpoint.
+        """
+        step, trainer = self.trainer.global_step, self.trainer
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (step + 1) % every or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        values = {name: float(value) for name, value in terms.items()}
+        for logger in self.loggers:
+            logger.log_metrics({**values, "epoch": self.current_epoch}, step)
 
     def _steps_per_epoch(self) -> float:
         batches = self.trainer.num_training_batches

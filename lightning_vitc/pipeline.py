@@ -75,7 +75,8 @@ class Pipeline:
         """A new network of the experiment's model; narrower than 1, a plain one of that width."""
         model = self.experiment.model
         kwargs = _timm_kwargs(self.experiment) | {"num_classes": self.data.num_classes}
-        full = create_backbone(model.name, pretrained=model.pretrained, **kwargs)
+        pretrained = not self.directory.is_complete() and model.pretrained
+        full = create_backbone(model.name, pretrained=pretrained, **kwargs)
         if width == 1:
             return full
         spec = full.spec.at_width(width)
@@ -91,15 +92,15 @@ class Pipeline:
             dense = self.fit("dense", lambda: Dense(self.backbone(), self.optimizer), epochs=config.epochs)
             return self._dense_teacher(dense.backbone)
         if config.run is not None:
-            return self._dense_teacher(dense_of_run(config.run, self.data.num_classes))
-        if config.model is None:
-            return None
+            return self._dense_teacher(dense_of_run(config.run))
+        if config.model is None or self.directory.is_complete():
+            return None  # a finished run needs its teacher no more
         pretrained = config.pretrained
         if self.experiment.data.name == "fake" and pretrained is True:
             warnings.warn("data.name=fake is a dry run: the teacher keeps random weights", stacklevel=2)
             pretrained = False
-        classes = self.data.num_classes
-        return Teacher(create_teacher(config.model, pretrained, classes, self._template.spec.img_size), classes)
+        spec, classes = self._template.spec, self.data.num_classes
+        return Teacher(create_teacher(config.model, pretrained, classes, spec.img_size, spec.in_chans), classes)
 
     def fit(self, stage: str, build: Callable[[], Module], epochs: int | None = None) -> Module:
         """Train the module that `build` makes, or load it where the stage is finished; ends with its best weights."""
@@ -139,7 +140,7 @@ class Pipeline:
         accuracy = evaluate(test_trainer(self.experiment), modules, self.data.num_classes, self.data)
         rows = [
             Row(name=network.name, macs=costs.macs(network.spec), params=costs.params(network.spec),
-                **accuracy[network.name], **network.columns)
+                **accuracy[network.name], columns=network.columns)
             for network in self.networks
         ]  # fmt: skip
         dense = [row for row in rows if row.name == self.dense_name]
@@ -148,7 +149,7 @@ class Pipeline:
     def _dense_teacher(self, dense: Backbone) -> Teacher:
         self.dense_name = "dense"
         self.add_row("dense", dense, None)
-        return Teacher(dense, self.data.num_classes)
+        return Teacher(dense, dense.num_classes)
 
     def _timm_model(self) -> Backbone:
         """The model without weights: its input size and normalization shape the data."""
@@ -167,13 +168,12 @@ class Pipeline:
 
 def load_best(module: CompressionModule, folder: Path) -> None:
     """Load the weights a finished stage selected, and end evaluation-ready."""
-    name = json.loads((folder / "done.json").read_text())["weights"]
-    weights = read_checkpoint(folder / name)["state_dict"]
-    load_strictly(module, weights, str(folder / name))
+    file = _best_file(folder)
+    load_strictly(module, read_checkpoint(file)["state_dict"], str(file))
     module.eval()
 
 
-def dense_of_run(path: str, num_classes: int) -> Backbone:
+def dense_of_run(path: str) -> Backbone:
     """The dense network of another run: of its stage `dense`.
 
     Raises:
@@ -183,10 +183,15 @@ def dense_of_run(path: str, num_classes: int) -> Backbone:
     folder = directory.stage("dense")
     if not (folder / "done.json").exists():
         raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")
-    kwargs = _timm_kwargs(experiment) | {"num_classes": num_classes}
+    classes = len(read_checkpoint(_best_file(folder))["state_dict"]["backbone.head.bias"])
+    kwargs = _timm_kwargs(experiment) | {"num_classes": classes}
     dense = Dense(create_backbone(experiment.model.name, **kwargs), experiment.optimizer)
     load_best(dense, folder)
     return dense.backbone
+
+
+def _best_file(folder: Path) -> Path:
+    return folder / json.loads((folder / "done.json").read_text())["weights"]
 
 
 def _timm_kwargs(experiment: Experiment) -> dict[str, Any]:

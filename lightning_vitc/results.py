@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,19 +26,19 @@ PACKAGES = ("lightning-vitc", "torch", "timm", "lightning", "torchmetrics", "ome
 
 @dataclasses.dataclass
 class Row:
-    """One network of the final table; accuracies in percent, `bytes` of its weights in fp32."""
+    """One network of the final table; accuracies in percent, `columns` those that only its method has."""
 
     name: str
     macs: int
     params: int
     top1: float
     top5: float
-    width: float | None = None
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON of a row, without columns that do not apply."""
-        values = dataclasses.asdict(self) | {"bytes": 4 * self.params}
-        return {key: value for key, value in values.items() if value is not None}
+        """The JSON of a row; `bytes` are those of its weights in fp32."""
+        values = dataclasses.asdict(self)
+        return values | {"bytes": 4 * self.params} | values.pop("columns")
 
 
 def result_document(*, experiment: str, method: str, seed: int, seconds: float, dense: Row | None,
@@ -104,6 +105,7 @@ def _picture(document: dict[str, Any]) -> AbstractContextManager[Figure]:
 
 def log_to_tensorboard(directory: Path, document: dict[str, Any], hyperparameters: Mapping[str, Any]) -> None:
     """Add the final accuracies beside the hyperparameters, and the final picture."""
+    shutil.rmtree(directory / "tensorboard" / "result", ignore_errors=True)  # of an interrupted end of this run
     logger = TensorBoardLogger(directory, name="tensorboard", version="result", default_hp_metric=False)
     rows = document["rows"] + ([document["dense"]] if document["dense"] else [])
     logger.log_hyperparams(dict(hyperparameters), {f"{row['name']}/test_top1": row["top1"] for row in rows})

@@ -14,7 +14,9 @@ from lightning_vitc.schema import Experiment
 # Where and how fast a run is computed, not what: these may change between a run and its continuation.
 FREE = ("slurm", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
         "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "data.num_workers",
-        "data.pin_memory", "data.root", "threads", "output_dir", "run_name", "description")  # fmt: skip
+        "data.pin_memory", "data.root", "threads", "output_dir", "run_name", "description",
+        "callbacks.checkpoint")  # fmt: skip
+BATCH_FILES = ("train.sbatch", "slurm-*.log")  # of `vitc slurm`: there before the run is, and used while it starts
 
 
 class RunDirectory:
@@ -59,12 +61,14 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"output_dir: {self.path} cannot be written ({error.strerror}); name another") from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
+        except (BlockingIOError, PermissionError):
             raise UserError(f"{self.path}: another process is running this run; wait for it or set run_name") from None
         if fresh:
             self._empty()
         self._must_be_ours(experiment)
+        for unfinished in self.path.rglob(".*.tmp"):  # what a killed process was writing
+            unfinished.unlink()
         if not self.config.exists():
             write_atomically(self.config, dump(experiment).encode())
 
@@ -88,11 +92,12 @@ class RunDirectory:
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.name != ".lock":
+            elif entry.name != ".lock" and not _is_of_batch(entry):
                 entry.unlink()
 
     def _strangers(self) -> list[str]:
-        return sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
+        entries = [entry for entry in self.path.iterdir() if not entry.name.startswith(".")]
+        return sorted(entry.name for entry in entries if not _is_of_batch(entry))
 
     def _must_be_ours(self, experiment: Experiment) -> None:
         if not self.config.exists():
@@ -107,6 +112,10 @@ class RunDirectory:
                     f"{self.path}: holds a run with {key}={there.get(key)}, this one has {here.get(key)}; "
                     "set run_name to another name, or use --fresh to start over"
                 )
+
+
+def _is_of_batch(entry: Path) -> bool:
+    return any(entry.match(pattern) for pattern in BATCH_FILES)
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -97,7 +97,7 @@ class DataConfig:
     num_classes: int | None = bounded(None, gt=0)  # `fake` and `glyphs`; others know theirs
     num_samples: int | None = bounded(None, gt=0)  # training images: size of `fake`/`glyphs`, subset of others
     few_shot: bool = False  # draw `num_samples` training images by seed, stored as an index list in the run
-    val_fraction: float | None = bounded(None, gt=0, lt=1)  # held out of training where no split is given
+    val_fraction: float | None = bounded(None, gt=0, lt=1)  # of training, held out where no split is given (0.1)
     on_error: Literal["raise", "skip"] = "raise"  # an unreadable image
     # Augmentation, timm's names
     no_aug: bool = False
@@ -108,7 +108,7 @@ class DataConfig:
     auto_augment: str | None = None
     re_prob: float = bounded(0.0, ge=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "nearest", "random"] | None = None  # default: the model's
-    crop_pct: float | None = bounded(None, gt=0, le=1)  # default: the model's
+    crop_pct: float | None = bounded(None, gt=0, le=1)  # default: the model's; 1 for digits, glyphs and CIFAR
     mean: list[float] | None = None  # default: the model's
     std: list[float] | None = None
     mixup: float = bounded(0.0, ge=0)

@@ -19,11 +19,11 @@ def write_script(experiment: Experiment, name: str, overrides: list[str]) -> Pat
         name: of the experiment, as given by the user.
         overrides: `key=value` of the user, repeated in the script.
     """
-    path = RunDirectory.of(experiment).path / "train.sbatch"
-    try:
-        write_atomically(path, script(experiment, name, overrides).encode())
-    except OSError as error:
-        raise UserError(f"output_dir: {path} cannot be written ({error.strerror})") from None
+    directory = RunDirectory.of(experiment)
+    directory.open(experiment)  # the script belongs to the run: the same checks, the same config.yaml
+    directory.close()
+    path = directory.path / "train.sbatch"
+    write_atomically(path, script(experiment, name, overrides).encode())
     return path
 
 
@@ -43,15 +43,16 @@ def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
         "partition": slurm.partition,
         "constraint": slurm.constraint,
         "mem": slurm.mem,
-        "output": f"{directory}/slurm-%j.log",
+        "output": f"{directory.absolute()}/slurm-%j.log",
         "open-mode": "append",
+        "requeue": True,  # after a node failed or was taken away; the run continues
     }
     placement = [f"trainer.num_nodes={slurm.nodes}", f"trainer.devices={tasks}",
                  f"trainer.accelerator={'gpu' if slurm.gpus_per_node else 'cpu'}"]  # fmt: skip
     command = shlex.join(["python", "-m", "lightning_vitc", "train", name, *overrides, *placement])
-    header = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
+    header = [f"#SBATCH --{_option(key, value)}" for key, value in options.items() if value is not None]
     return "\n".join(["#!/bin/bash", *header, "", "set -euo pipefail", f"cd {shlex.quote(str(Path.cwd()))}",
-                      *(slurm.setup or [_activate()]), "", f"srun {command}", ""])  # fmt: skip
+                      *(slurm.setup or [_activate()]), "", f"srun --kill-on-bad-exit=1 {command}", ""])  # fmt: skip
 
 
 def submit(script_path: Path) -> str:
@@ -64,9 +65,14 @@ def submit(script_path: Path) -> str:
         raise UserError("--submit: there is no sbatch on this machine; submit the script from a login node")
     done = subprocess.run(["sbatch", "--parsable", str(script_path)], check=False, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"--submit: sbatch refused: {done.stderr.strip().splitlines()[-1]}")
+        reason = (done.stderr.strip() or "it gave no reason").splitlines()[-1]
+        raise UserError(f"--submit: sbatch refused: {reason}")
     job = done.stdout.strip().split(";")[0]
     return f"job {job}; watch it with: squeue -j {job}, tail -f {script_path.parent}/slurm-{job}.log"
+
+
+def _option(key: str, value: object) -> str:
+    return key if value is True else f"{key}={shlex.quote(str(value))}"
 
 
 def _activate() -> str:

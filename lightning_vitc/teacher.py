@@ -17,14 +17,19 @@ class Teacher:
         self.num_classes = num_classes
 
     def must_match(self, student: ArchSpec) -> None:
-        """Refuse a student with another number of classes.
+        """Refuse a student with other classes or, where the teacher's are known, of other images.
 
         Raises:
-            UserError: naming both numbers.
+            UserError: naming both.
         """
         if self.num_classes != student.num_classes:
             raise UserError(
                 f"teacher: it has {self.num_classes} classes, the student {student.num_classes}; they must agree"
+            )
+        own = getattr(self.network, "spec", None)  # only networks of this library have one
+        if own is not None and _images(own) != _images(student):
+            raise UserError(
+                f"teacher: it sees images of {_images(own)}, the student {_images(student)}; they must agree"
             )
 
     def to(self, device: torch.device) -> None:
@@ -38,3 +43,7 @@ class Teacher:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Teacher":
         return self  # an averaged copy of the student (EMA) shares its teacher
+
+
+def _images(spec: ArchSpec) -> str:
+    return " x ".join(map(str, (spec.in_chans, *spec.img_size)))

@@ -30,7 +30,7 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
         experiment: what to run.
         fresh: delete the run there is and start over.
     """
-    _hush()
+    hush()
     directory = RunDirectory.of(experiment)
     if _is_rank_zero():
         directory.open(experiment, fresh)
@@ -45,7 +45,7 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
         directory.close()
 
 
-def _hush() -> None:
+def hush() -> None:
     """Keep Lightning's remarks about itself out of the output."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
@@ -57,6 +57,8 @@ def _run(experiment: Experiment, directory: RunDirectory) -> None:
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
     pipeline = Pipeline(experiment, directory)
+    if experiment.data.few_shot and _is_rank_zero():
+        pipeline.data.save_subset(directory.path / "subset.json")
     registry.load_method(experiment.method_name).pipeline(pipeline)
     dense, rows = pipeline.rows()
     if not _is_rank_zero():

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_vitc import registry
+from lightning_vitc.callbacks import checkpoint
 from lightning_vitc.callbacks.accuracy_figure import AccuracyFigure
 from lightning_vitc.callbacks.progress import progress_bar
 from lightning_vitc.callbacks.step_seed import StepSeed
@@ -47,18 +48,15 @@ def stage_trainer(
         stage: its name.
         module: what will be trained.
         epochs: instead of `trainer.max_epochs`.
-        resumed_at: optimizer step of the checkpoint to continue from; logs of later steps are dropped.
+        resumed_at: optimizer steps done in the checkpoint to continue from; logs of later ones are dropped.
     """
     settings = _settings(experiment)
     if epochs is not None:
         settings["max_epochs"] = epochs
-    folder = directory.stage(stage)
     callbacks: list[Callback] = [
         StepSeed(experiment.seed, stage),
         *_callbacks_of(experiment, module),
         LearningRateMonitor("step"),
-        ModelCheckpoint(folder, "best", monitor="val/top1", mode="max", enable_version_counter=False),
-        ModelCheckpoint(folder, "last", monitor=None, save_on_train_epoch_end=True, enable_version_counter=False),
         AccuracyFigure(),
     ]
     if settings["enable_progress_bar"]:
@@ -66,7 +64,7 @@ def stage_trainer(
         settings["enable_progress_bar"] = isinstance(callbacks[-1], ProgressBar)
     return Trainer(
         **settings, callbacks=callbacks, logger=_loggers(directory, stage, resumed_at),
-        plugins=[DurableCheckpointIO()], use_distributed_sampler=False, default_root_dir=directory.path,
+        plugins=[DurableCheckpointIO()], use_distributed_sampler=False, default_root_dir=directory.stage(stage),
     )  # fmt: skip
 
 
@@ -78,16 +76,16 @@ def test_trainer(experiment: Experiment) -> Trainer:
 
 def _loggers(directory: RunDirectory, stage: str, resumed_at: int | None) -> list[Logger]:
     metrics = MetricsFile(directory.path, stage)
-    metrics.forget_after(resumed_at or 0)
+    metrics.forget_from(resumed_at or 0)
     board = TensorBoardLogger(
-        directory.path, name="tensorboard", version=stage, default_hp_metric=False,
-        purge_step=None if resumed_at is None else resumed_at + 1,
-    )  # fmt: skip
+        directory.path, name="tensorboard", version=stage, default_hp_metric=False, purge_step=resumed_at or 0
+    )
     return [board, metrics]
 
 
 def _callbacks_of(experiment: Experiment, module: CompressionModule) -> list[Callback]:
-    made = [registry.load_callback(name)(**vars(arguments)) for name, arguments in experiment.callbacks.items()]
+    chosen = {"checkpoint": checkpoint.Arguments(), **experiment.callbacks}  # a stage is always saved
+    made = [registry.load_callback(name)(**vars(arguments)) for name, arguments in chosen.items()]
     return [callback for callback in made if getattr(callback, "serves", lambda _: True)(module)]
 
 

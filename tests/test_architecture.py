@@ -114,7 +114,7 @@ def test_from_json_names_what_is_wrong_in_one_line(text, message):
 def test_at_width_narrows_every_dimension_and_keeps_the_scale():
     half = spec().at_width(Fraction(1, 2))
     assert half == spec(embed_dim=32, scale=64**-0.5 * 2)
-    assert half.scale == spec().scale != half.blocks[0].attn.head_dim**-0.5
+    assert half.scale == spec().scale != half.blocks[0].attn.head_dim ** -0.5
     assert spec().at_width(1) == spec()
     assert spec().at_width(0.3125).embed_dim == 20
 

@@ -88,7 +88,9 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path, zipped):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
     for read in (read_weights, read_checkpoint):
-        assert refusal(path, read).startswith("damaged, or holds more than tensors and primitives, which is never loaded")
+        assert refusal(path, read).startswith(
+            "damaged, or holds more than tensors and primitives, which is never loaded"
+        )
     assert not mark.exists()
     torch.load(path, weights_only=False) if zipped is not None else pickle.loads(path.read_bytes())
     assert mark.exists(), "the file was not malicious, so the test shows nothing"

@@ -154,7 +154,10 @@ def test_attention_drops_only_in_training():
 def test_a_block_without_a_branch_has_none_of_its_weights():
     names = {name.partition(".")[0] for name in Block(SPEC, BlockSpec(None, 24)).state_dict()}
     assert names == {"norm2", "mlp"}
-    names = {name.partition(".")[0] for name in Block(replace(SPEC, layer_scale=True), BlockSpec(FULL.attn, None)).state_dict()}
+    names = {
+        name.partition(".")[0]
+        for name in Block(replace(SPEC, layer_scale=True), BlockSpec(FULL.attn, None)).state_dict()
+    }
     assert names == {"norm1", "attn", "ls1"}
     empty = Block(SPEC, BlockSpec(None, None))
     assert not empty.state_dict()

@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the accuracies."""
     from lightning_vitc.finished import evaluate_source
+    from lightning_vitc.train import hush
 
+    hush()
     rows = evaluate_source(args.source, args.width, args.split, args.overrides)
     if args.json:
         print(json.dumps(rows))

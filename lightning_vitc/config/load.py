@@ -21,9 +21,12 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = (), *, check_f
     `check_files=False` leaves out what depends on the machine: weights, data, teacher run and output folder.
     """
     path = find_experiment(name_or_path)
-    written = read_with_bases(path)
-    values = merge({"name": path.stem}, merge(written, parse_overrides(overrides)))
-    experiment = _typed(values, written)
+    return experiment_of({"name": path.stem, **read_with_bases(path)}, overrides, check_files=check_files)
+
+
+def experiment_of(written: dict[str, Any], overrides: Iterable[str] = (), *, check_files: bool = True) -> Experiment:
+    """The experiment of these keys, as a file would hold them, with `key=value` overrides above them."""
+    experiment = _typed(merge(written, parse_overrides(overrides)), written)
     checks.check_rules(experiment)
     if check_files:
         checks.check_files(experiment)

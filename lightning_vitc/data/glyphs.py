@@ -1,9 +1,11 @@
 """`glyphs`: small gray pictures of characters in clutter, a task that ships with the project.
 
 A character in one of 21 fonts is scaled, turned, sheared and shifted, and drawn in random contrast over
-a shade, parts of other characters and strokes, then blurred a little and covered with noise. Image `index`
-of a split is a pure function of (split, index): row `index` of a random table belongs to it, and a smaller
-data set takes the first rows. The seed is the data set's own, so every run sees the same images.
+a shade, parts of other characters and strokes; noise covers it all. People read nearly all of the images;
+a ViT of 0.8 million parameters (`experiments/base/glyphs.yaml`) 89 % of the test images after 15 epochs.
+
+Image `index` of a split is a pure function of (split, index): row `index` of a random table belongs to it,
+and a smaller data set takes the first rows. The seed is the data set's own: every run sees the same images.
 """
 
 from functools import lru_cache
@@ -52,7 +54,7 @@ def _character(tiles: Tensor, columns: _Columns, extent: Tensor, y0: Tensor, x0:
 
     `extent` [N] is the character's longer side, where 2 is the side of the image; y0, x0 [N] its center.
     """
-    angle, shear = columns.uniform(-0.2, 0.2), columns.uniform(-0.15, 0.15)
+    angle, shear = columns.uniform(-0.17, 0.17), columns.uniform(-0.12, 0.12)
     stretch = columns.uniform(-0.1, 0.1).exp()
     zoom = (2 * BOX / TILE) / extent
     y, x = _pixels(size)
@@ -99,14 +101,14 @@ def _draw(labels: Tensor, columns: _Columns, noise: Tensor, size: int) -> Tensor
     """Pictures of the characters `labels` [N]: uint8 [N, 1, size, size]."""
     fine = size * _OVERSAMPLING
     background = columns.uniform(0.05, 0.3)
-    contrast = columns.uniform(0.4, 0.7)
+    contrast = columns.uniform(0.45, 0.7)
     shade_y, shade_x = columns.uniform(-0.15, 0.15), columns.uniform(-0.15, 0.15)
     y, x = _pixels(fine)
     canvas = _each(background) + _each(shade_y) * y + _each(shade_x) * x
     canvas = _clutter(canvas, columns, background, contrast, fine)
 
-    extent = columns.uniform(1.3, 1.7)
-    room = 1.0 - extent / 2
+    extent = columns.uniform(1.4, 1.75)
+    room = 0.7 * (1.0 - extent / 2)
     y0, x0 = columns.uniform(-1, 1) * room, columns.uniform(-1, 1) * room
     tiles = atlas()[columns.integer(atlas().shape[0]), labels]
     canvas = _blend(canvas, background + contrast, _character(tiles, columns, extent, y0, x0, fine))

@@ -54,6 +54,7 @@ class ImageLoader(DataLoader[Any]):
         known = len(self.unreadable)
         for fetched in super().__iter__():
             if fetched.error:
+                self._stop_workers()
                 raise UserError(fetched.error)
             self.unreadable.update(fetched.unreadable)
             yield fetched.images, fetched.targets
@@ -63,6 +64,12 @@ class ImageLoader(DataLoader[Any]):
                 f" (data.on_error=skip), among them {min(self.unreadable)}",
                 stacklevel=2,
             )
+
+    def _stop_workers(self) -> None:
+        """At once: workers that the garbage collector finds in a traceback are waited for, for 5 seconds."""
+        if self.num_workers and self._iterator is not None:
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self._iterator = None
 
 
 class ResumableLoader(ImageLoader):

@@ -4,6 +4,7 @@ Legend: s, l smallest and full width ratio, e granularity, m1 < m2 the two width
 trains; a the share of hard distillation in the loss of the full network, c the weight of noise calibration.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -58,6 +59,8 @@ class Arguments:
                 f"method.granularity: steps of {self.granularity:g} from s = {self.s:g} miss l = {self.l:g}; "
                 f"(l - s) / granularity must be a whole number"
             )
+        if self.eval_widths is not None and not self.eval_widths:
+            raise ValueError("method.eval_widths: empty; name at least one width, or leave the key out")
         for width in self.eval_widths or []:
             if Fraction(str(width)) not in self.grid():
                 raise ValueError(f"method.eval_widths: {width:g} is not a width of the grid {self._shown()}")
@@ -95,9 +98,10 @@ class Scala(CompressionModule):
         self.grid = self.arguments.grid()
         super().__init__(backbone, optimizer, teacher)
         self.widths: Sequence[Fraction] = (self.grid[-1], self.grid[0])  # control: descending, the full one first
-        if backbone.spec.distilled:
-            backbone.distilled_training = True
-        for width in self.grid:
+        backbone.distilled_training = backbone.spec.distilled
+        if teacher is not None and not backbone.spec.distilled:
+            warnings.warn(f"teacher: ignored, {backbone.spec.name} has no distillation token", stacklevel=2)
+        for width in self.tested_widths():
             self.kept(width)  # refuses a width that does not come out whole before any training
 
     def kept(self, width: Fraction) -> Kept | None:

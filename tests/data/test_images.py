@@ -1,5 +1,6 @@
 """What an image becomes: size, channels, normalization, augmentation as a pure function of its key."""
 
+import pickle
 import random
 
 import numpy as np
@@ -107,6 +108,14 @@ def test_workers_change_nothing(vision_data, name, tree):
     for (images, targets), (others, labels) in zip(alone, shared, strict=True):
         assert torch.equal(images, others)
         assert torch.equal(targets, labels)
+
+
+def test_data_sets_can_be_sent_to_a_spawned_worker():
+    split = Split.whole(_source())
+    transform = training_transform(DataConfig(name="cifar10", **AUGMENTED), _spec(channels=1))
+    for dataset in (TransformedBatches(split, transform, seed=1), TensorBatches(split, _spec())):
+        copy = pickle.loads(pickle.dumps(dataset))
+        assert torch.equal(copy.__getitems__([(3, 1)]).images, dataset.__getitems__([(3, 1)]).images)
 
 
 def _splits(native_size: int | None) -> Splits:

@@ -15,7 +15,7 @@ def _targets(batches) -> list[list[int]]:
 
 @pytest.fixture
 def loader(vision_data):
-    def make(num_workers: int = 0, seed: int = 1, batch_size: int = 100, **keys):
+    def make(num_workers: int = 0, seed: int = 1, batch_size: int = 124, **keys):
         options = dict(num_workers=num_workers, seed=seed, batch_size=batch_size)
         return vision_data("digits", img_size=8, in_chans=1, no_aug=True, **options, **keys).train_dataloader()
 
@@ -92,10 +92,10 @@ def test_an_abandoned_epoch_starts_anew(loader):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"batch_size": 50}, "data.batch_size: is 50, but the checkpoint was saved in mid-epoch with 100"),
+        ({"batch_size": 62}, "data.batch_size: is 62, but the checkpoint was saved in mid-epoch with 124"),
         ({"seed": 2}, "seed: is 2, but the checkpoint was saved in mid-epoch with 1"),
         ({"accumulate": 2}, "trainer.accumulate_grad_batches: is 2, but the checkpoint was saved in mid-epoch with 1"),
-        ({"num_samples": 500}, "data.num_samples: is 500, but the checkpoint was saved in mid-epoch with 1079"),
+        ({"num_samples": 500}, "data.num_samples: is 500, but the checkpoint was saved in mid-epoch with 1259"),
     ],
 )
 def test_a_position_of_other_batches_is_refused(loader, keys, message):

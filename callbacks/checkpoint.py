@@ -1,0 +1,82 @@
+"""Saves the state to continue from, and the best weights so far."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_vitc.schema import bounded
+
+
+@dataclass
+class Arguments:
+    """Keys of `callbacks.checkpoint:`."""
+
+    every_n_steps: int | None = bounded(None, gt=0)  # optimizer steps between two saves within an epoch
+
+
+class StageCheckpoint(Checkpoint):
+    """Writes `last.ckpt` after every epoch, and `best.ckpt` after a validation that beats all before it.
+
+    They are written into the trainer's `default_root_dir`, the folder of the stage; nothing in the state depends
+    on where that is, so a run may be moved. Lightning calls this callback after all others: their part of a
+    step, such as averaging its weights, is in the file.
+
+    Args:
+        every_n_steps: also write `last.ckpt` in mid-epoch, every so many optimizer steps.
+        monitor: what to compare, higher is better.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, monitor: str = "val/top1"):
+        self.every_n_steps, self.monitor = every_n_steps, monitor
+        self.best = -math.inf
+        self._after_validation = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save in mid-epoch; where validation follows, after it, or a resumed run would leave it out."""
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not (self.every_n_steps and stepped) or trainer.is_last_batch or trainer.global_step % self.every_n_steps:
+            return
+        self._after_validation = _validates(trainer, batch_idx)
+        if not self._after_validation:
+            self._save(trainer, "last.ckpt")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save weights that are better than all before."""
+        score = float(trainer.callback_metrics.get(self.monitor, math.nan))
+        if score > self.best and not trainer.sanity_checking:
+            self.best = score
+            self._save(trainer, "best.ckpt")
+        if self._after_validation:
+            self._after_validation = False
+            self._save(trainer, "last.ckpt")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of the epoch."""
+        self._save(trainer, "last.ckpt")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue to compare with it."""
+        self.best = state_dict["best"]
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.flush()  # a resumed run logs again what comes after the checkpoint, no more
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / name, weights_only=False)
+
+
+def _validates(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether validation runs after this batch, which is not the last of its epoch."""
+    number = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    return (number + 1) % (trainer.val_check_batch or math.inf) == 0
