@@ -10,7 +10,7 @@ RULES = ("official", "per_qkv", "per_head", "heads")
 TRAINED, UNSEEN = (0.25, 0.5, 0.75, 1.0), (0.375, 0.625, 0.875)
 SETTINGS = (
     "method.granularity=0.25", "method.isolated_activation=false", f"method.untrained_widths={list(UNSEEN)}",
-    "teacher.train=false", "model.num_heads=8",
+    "teacher.train=false", "model.name=deit_tiny_patch16_224", "model.num_heads=8",
 )  # fmt: skip
 DOCUMENT = REPOSITORY / "docs" / "results" / "scala.md"
 

@@ -101,6 +101,7 @@ def _provenance(results: Sequence[dict[str, Any]]) -> str:
         commits = sorted({str(environment["commit"]) for environment in environments})
         versions = environments[0]["versions"]
         hours = sum(result["wall_seconds"] for result in results) / 3600
-        lines.append(f"; {len(results)} runs, {hours:.1f} process hours, one thread each; commit {', '.join(commits)}; "
-                     f"torch {versions['torch']}, timm {versions['timm']}, lightning {versions['lightning']}")  # fmt: skip
-    return "".join(lines) + "."
+        lines.append(f"{len(results)} runs, {hours:.1f} process hours, one thread each")
+        lines.append(f"commit {', '.join(commits)}")
+        lines.append(", ".join(f"{name} {versions[name]}" for name in ("torch", "timm", "lightning")))
+    return "; ".join(lines) + "."

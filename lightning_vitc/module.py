@@ -1,5 +1,6 @@
 """CompressionModule: what every method shares. A method adds one step of mathematics."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,10 +119,11 @@ class CompressionModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW and the warm-up/cosine schedule, stepped per optimizer step."""
-        total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 0
-        warmup = int(self.recipe.warmup_epochs * self._steps_per_epoch())
-        optimizer, scheduler = build_optimizer(self, self.recipe, total, min(warmup, total) if epochs else 0)
+        per_epoch = math.ceil(self._batches_per_epoch() / self.trainer.accumulate_grad_batches)
+        limits = (per_epoch * (self.trainer.max_epochs or -1), self.trainer.max_steps)
+        total = min(limit for limit in limits if limit >= 0)  # a negative number is no limit
+        warmup = min(int(self.recipe.warmup_epochs * per_epoch), total)
+        optimizer, scheduler = build_optimizer(self, self.recipe, total, warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -142,7 +144,7 @@ class CompressionModule(LightningModule):
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def _write(self, terms: dict[str, Tensor], batch_idx: int) -> None:
-        """Write what this step computed, before a checkpoint of the step is saved.
+        """Write what this step computed, as the mean over processes, before a checkpoint of the step is saved.
 
         Lightning's own log would repeat old values of terms that this step lacks, and come after the checkpoint.
         """
@@ -150,13 +152,20 @@ class CompressionModule(LightningModule):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (step + 1) % every or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        values = {name: float(value) for name, value in terms.items()}
+        means: Any = trainer.strategy.reduce(torch.stack([*terms.values()]).float(), reduce_op="mean")
+        values = dict(zip(terms, means.tolist(), strict=True))
         for logger in self.loggers:
             logger.log_metrics({**values, "epoch": self.current_epoch}, step)
 
-    def _steps_per_epoch(self) -> float:
-        batches = self.trainer.num_training_batches
-        return batches / self.trainer.accumulate_grad_batches
+    def _batches_per_epoch(self) -> int:
+        """Of one process. Asking Lightning sets up its loader before a checkpoint's position in it is known."""
+        trainer: Any = self.trainer
+        if trainer.datamodule is None:
+            trainer.fit_loop.setup_data()
+            return trainer.num_training_batches
+        batches = len(trainer.datamodule.train_dataloader())
+        limit = trainer.overfit_batches or trainer.limit_train_batches
+        return min(limit, batches) if isinstance(limit, int) else int(limit * batches)
 
     def _metrics(self, name: str) -> Any:
         return self.val_metrics[_key(name)]

@@ -146,6 +146,27 @@ class TeacherConfig:
 
 
 @dataclass
+class MinKeepConfig:
+    """The least that pruning leaves."""
+
+    heads: int = bounded(1, gt=0)  # of a block that keeps its attention
+    dims: int = bounded(1, gt=0)  # value dimensions of a head that is kept
+    channels: int = bounded(1, gt=0)  # of a block that keeps its MLP
+    blocks: int | None = bounded(None, gt=0)  # default: the budget's share of the blocks, rounded up
+
+
+@dataclass
+class BudgetConfig:
+    """What the compressed model may cost: one of `macs` and `params`, as 50%, 2.3G or a whole number."""
+
+    macs: int | str | None = None
+    params: int | str | None = None
+    convention: Literal["full", "paper"] = "full"  # paper: as the method's authors count
+    min_keep: MinKeepConfig = field(default_factory=MinKeepConfig)
+    round_to: int = bounded(1, gt=0)  # channels and value dimensions are kept in multiples of it
+
+
+@dataclass
 class SlurmConfig:
     """What `vitc slurm` writes into the batch script."""
 
@@ -221,6 +242,7 @@ class Experiment:
     method: Any = MISSING  # the Arguments of methods/<method.name>.py
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)  # by name: the Arguments of callbacks/<name>.py
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)

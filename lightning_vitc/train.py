@@ -20,6 +20,8 @@ QUIET = (
     "You're resuming from a checkpoint that ended before the epoch ended",  # the loader continues there
     "The number of training batches",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+    "`broadcast_buffers` is deprecated",  # its successor is not in every torch we support
+    "It is recommended to use .* sync_dist=True",  # torchmetrics has done that
 )
 
 
@@ -49,7 +51,8 @@ def hush() -> None:
     """Keep Lightning's remarks about itself out of the output."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _run(experiment: Experiment, directory: RunDirectory) -> None:
@@ -57,7 +60,7 @@ def _run(experiment: Experiment, directory: RunDirectory) -> None:
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
     pipeline = Pipeline(experiment, directory)
-    if experiment.data.few_shot and _is_rank_zero():
+    if experiment.data.num_samples is not None and _is_rank_zero():
         pipeline.data.save_subset(directory.path / "subset.json")
     registry.load_method(experiment.method_name).pipeline(pipeline)
     dense, rows = pipeline.rows()

@@ -296,9 +296,9 @@ def test_a_failing_write_leaves_the_old_model(model, saved, monkeypatch, step):
     def no_space_for_the_new_one(path, target):
         if path.suffix == ".tmp":
             no_space()
-        return os.rename(path, target)
+        return rename(path, target)
 
-    before = logits(artifact.load(saved))
+    rename, before = Path.rename, logits(artifact.load(saved))
     other = build(ArchSpec.of(model)).eval()
     with monkeypatch.context() as patch:
         if step == "fsync":

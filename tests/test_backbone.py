@@ -47,7 +47,7 @@ def randomize(model: torch.nn.Module) -> None:
     """Weights with which every part matters, LayerScale's gains and the biases included."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            gain = "norm" in name and name.endswith("weight") or name.endswith("gamma")
+            gain = ("norm" in name and name.endswith("weight")) or name.endswith("gamma")
             parameter.normal_(1.0 if gain else 0.0, 0.2)
 
 
@@ -231,7 +231,8 @@ def test_checkpoints_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("vit_tiny_patch16_225", {}, "model.name: unknown timm model 'vit_tiny_patch16_225'; did you mean 'vit_tiny_patch16_224'?"),
+        ("vit_tiny_patch16_225", {},
+         "model.name: unknown timm model 'vit_tiny_patch16_225'; did you mean 'vit_tiny_patch16_224'?"),
         ("zzz", {}, "model.name: unknown timm model 'zzz'"),
         (PLAIN, {"colour": "red"}, "model: timm cannot build vit_tiny_patch16_224 with these arguments: "),
         (PLAIN, {"num_heads": 7}, "model: timm cannot build vit_tiny_patch16_224 with these arguments: "),

@@ -38,7 +38,9 @@ PLANS: dict[str, list[tuple[Values, Units] | None]] = {  # `None`: the block is 
     "neither branch": [WHOLE, (None, None), WHOLE, WHOLE],
     "heads": [([None, ALL_DIMS, ALL_DIMS, None], ALL_UNITS), ([None, None, None, ALL_DIMS], ALL_UNITS), WHOLE, WHOLE],
     "hidden units": [([ALL_DIMS] * HEADS, ALL_UNITS[::3]), WHOLE, ([ALL_DIMS] * HEADS, [7]), ([ALL_DIMS] * HEADS, [])],
-    "ragged values": [([[0, 5, 11], ALL_DIMS, [3], [1, 2]], ALL_UNITS), WHOLE, ([[0], None, [4, 5], [6]], ALL_UNITS), WHOLE],
+    "ragged values": [
+        ([[0, 5, 11], ALL_DIMS, [3], [1, 2]], ALL_UNITS), WHOLE, ([[0], None, [4, 5], [6]], ALL_UNITS), WHOLE,
+    ],
     "all at once": [
         ([[1, 2, 9], None, [0], ALL_DIMS], ALL_UNITS[5:77]), None, (None, ALL_UNITS[::2]),
         ([None, [0, 1], None, [4, 6, 8]], None),
@@ -59,7 +61,7 @@ def backbone(kind: str = "plain") -> Backbone:
     model = from_timm(timm.create_model(name, **SMALL | arguments)).eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            gain = "norm" in key and key.endswith("weight") or key.endswith("gamma")
+            gain = ("norm" in key and key.endswith("weight")) or key.endswith("gamma")
             parameter.normal_(1.0 if gain else 0.0, 0.2)
     return model
 

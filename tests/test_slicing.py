@@ -1,4 +1,5 @@
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import timm
@@ -38,7 +39,7 @@ def randomize(model: torch.nn.Module) -> None:
     """Weights with which every part matters, LayerScale's gains and the biases included."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            gain = "norm" in name and name.endswith("weight") or name.endswith("gamma")
+            gain = ("norm" in name and name.endswith("weight")) or name.endswith("gamma")
             parameter.normal_(1.0 if gain else 0.0, 0.2)
 
 
@@ -267,7 +268,7 @@ def test_without_isolation_narrower_widths_are_inside_wider_ones():
     model = backbone("distilled")
     for rule in ("per_head", "per_qkv", "official"):
         nested = [weight_ids(model, slice_width(model.spec, Fraction(number, 4), rule)) for number in (1, 2, 3, 4)]
-        assert all(small < large for small, large in zip(nested, nested[1:], strict=False))
+        assert all(small < large for small, large in pairwise(nested))
         assert len(nested[-1]) == costs.params(model.spec) - 2 * 5
 
 
@@ -279,7 +280,7 @@ def test_the_gradient_reaches_the_kept_weights_alone():
         kept = slice_width(model.spec, width, "per_head", end)
         model(images(model.spec), kept=kept).square().sum().backward()
         gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-        touched.append({number for number in gradients.nonzero().flatten().tolist()})
+        touched.append(set(gradients.nonzero().flatten().tolist()))
         assert touched[-1] - weight_ids(model, kept) <= bias_ids(model)
         assert len(touched[-1]) > 0.9 * len(weight_ids(model, kept))
     assert touched[0] & touched[1] == bias_ids(model)

@@ -193,7 +193,8 @@ def test_rates_are_timms():
     spec = replace(SPEC, blocks=(FULL,) * 5)
     ours = build(spec, rates=rates)
     theirs = VisionTransformer(
-        img_size=(16, 24), patch_size=8, in_chans=2, num_classes=5, embed_dim=12, depth=5, num_heads=3, mlp_ratio=2, **rates
+        img_size=(16, 24), patch_size=8, in_chans=2, num_classes=5, embed_dim=12, depth=5, num_heads=3, mlp_ratio=2,
+        **rates,
     )  # fmt: skip
     for one, other in zip(ours.blocks, theirs.blocks, strict=True):
         assert type(one.drop_path1) is type(other.drop_path1)

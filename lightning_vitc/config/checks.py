@@ -17,6 +17,7 @@ def check_rules(experiment: Experiment) -> None:
     _check_data(experiment.data, experiment.model.in_chans or 3)
     _check_own_rules(experiment.method, experiment, "method")
     _check_teacher(experiment.teacher)
+    _check_budget(experiment)
     for name, arguments in experiment.callbacks.items():
         _check_own_rules(arguments, experiment, f"callbacks.{name}")
     _check_trainer(experiment.trainer, experiment.optimizer.warmup_epochs)
@@ -32,6 +33,12 @@ def check_files(experiment: Experiment) -> None:
     if run is not None and not (Path(run) / "config.yaml").is_file():
         raise UserError(f"teacher.run: '{run}' is not the directory of a run: it has no config.yaml")
     _check_writable(experiment.output_dir)
+
+
+def _check_budget(experiment: Experiment) -> None:
+    given = [key for key in ("macs", "params") if getattr(experiment.budget, key) is not None]
+    if given and not getattr(experiment.method, "takes_budget", False):
+        raise UserError(f"budget.{given[0]}: the method '{experiment.method_name}' takes no budget; leave it out")
 
 
 def _check_model(model: ModelConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from lightning_vitc.checkpoints import write_atomically
 from lightning_vitc.data.batches import TensorBatches, TransformedBatches
 from lightning_vitc.data.loader import ImageLoader, ResumableLoader
 from lightning_vitc.data.mixing import BatchMixer
@@ -124,7 +125,7 @@ class VisionData(LightningDataModule):
             seed=self.seed if self.config.few_shot else None,
             indices=self.train_indices,
         )
-        Path(path).write_text(json.dumps(drawn) + "\n")
+        write_atomically(Path(path), (json.dumps(drawn) + "\n").encode())
 
     # Lightning's hooks
 

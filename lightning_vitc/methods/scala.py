@@ -136,23 +136,25 @@ class Scala(CompressionModule):
         return StepResult(loss, terms)
 
     def _full_loss(self, student: Tensor | tuple[Tensor, Tensor], images: Tensor, targets: Tensor) -> Tensor:
-        """(1 - a) CE(cls, target) + a CE(dist, argmax teacher): DeiT's hard distillation."""
+        """(1 - a) CE(cls, target) + a CE(dist, argmax teacher): DeiT's hard distillation; else the targets for both."""
+        if self.teacher is None or not isinstance(student, tuple):
+            return self._both_heads(student, targets, targets)
+        return self._both_heads(student, targets, self.teacher(images).argmax(-1))
+
+    def _both_heads(self, student: Tensor | tuple[Tensor, Tensor], targets: Tensor, distilled: Tensor) -> Tensor:
         if not isinstance(student, tuple):
             return cross_entropy(student, targets)
-        cls, dist = student
-        if self.teacher is None:
-            return cross_entropy((cls + dist) / 2, targets)
         a = self.arguments.hard_distillation
-        return (1 - a) * cross_entropy(cls, targets) + a * cross_entropy(dist, self.teacher(images).argmax(-1))
+        return (1 - a) * cross_entropy(student[0], targets) + a * cross_entropy(student[1], distilled)
 
     def _narrow_loss(self, student: Tensor | tuple[Tensor, Tensor], teacher: Tensor | None, targets: Tensor) -> Tensor:
-        """KL(teacher || student) + c CE(cls, target) (Noise Calibration)."""
-        cls = student[0] if isinstance(student, tuple) else student
-        loss = cls.new_zeros(())
-        if teacher is not None:
-            loss = loss + distillation(_distilled_head(student), teacher)
+        """KL(teacher || student) + c CE(cls, target) (Noise Calibration); untaught, both heads learn the targets."""
+        c = self.arguments.calibration_weight
+        if teacher is None:
+            return c * self._both_heads(student, targets, targets)
+        loss = distillation(_distilled_head(student), teacher)
         if self.arguments.noise_calibration:
-            loss = loss + self.arguments.calibration_weight * cross_entropy(cls, targets)
+            loss = loss + c * cross_entropy(student[0] if isinstance(student, tuple) else student, targets)
         return loss
 
     def _teacher_of(self, logits: list[Tensor]) -> Tensor | None:

@@ -1,0 +1,399 @@
+"""`vitc train` from end to end: what it leaves behind, what it refuses, and that no interruption shows in the end."""
+
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+STAGES, STEPS, EPOCHS = ("dense", "scala"), 32, 3
+WIDTHS = {"width_0.25": 12, "width_0.50": 24, "width_0.75": 36, "width_1.00": 48}
+REFUSAL = re.compile(r"error: .+\n")
+
+
+def run_of(place: Path) -> Path:
+    return place / "runs" / "scala_digits" / "default"
+
+
+def macs(d: int) -> int:
+    """4 patches of 16 pixels, 6 tokens, one block, two heads of 10 classes."""
+    return 4 * 16 * d + 6 * 12 * d * d + 2 * 6 * 6 * d + 2 * 10 * d
+
+
+def params(d: int) -> int:
+    patches, tokens, norms, heads = 17 * d, 8 * d, 6 * d, 2 * (10 * d + 10)
+    return patches + tokens + norms + heads + (3 * d * d + 3 * d) + (d * d + d) + (8 * d * d + 5 * d)
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def best_weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / stage / "best.ckpt", weights_only=True)["state_dict"]
+
+
+def accuracies(run: Path) -> list[dict[str, Any]]:
+    document = json.loads((run / "result.json").read_text())
+    return [document["dense"], *document["rows"]]
+
+
+def assert_equal(run: Path, other: Path) -> None:
+    """Bit for bit: weights, table, logs."""
+    for stage in STAGES:
+        one, two = best_weights(run, stage), best_weights(other, stage)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        drawn, expected = scalars(run / "tensorboard" / stage), scalars(other / "tensorboard" / stage)
+        assert drawn == expected
+    assert accuracies(run) == accuracies(other)
+    assert (run / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+
+
+# What a run leaves behind
+
+
+def test_result(finished):
+    document = json.loads((finished / "result.json").read_text())
+    assert document.keys() == {
+        "experiment", "method", "seed", "wall_seconds", "dense", "rows", "budget", "environment",
+    }  # fmt: skip
+    assert [document[key] for key in ("experiment", "method", "seed")] == ["scala_digits", "scala", 0]
+    assert document["wall_seconds"] > 0
+    assert {"versions", "device", "commit", "threads"} <= document["environment"].keys()
+    assert {"torch", "timm", "lightning", "lightning-vitc"} <= document["environment"]["versions"].keys()
+    rows = {row["name"]: row for row in [document["dense"], *document["rows"]]}
+    assert list(rows) == ["dense", *WIDTHS]
+    for name, d in {"dense": 48, **WIDTHS}.items():
+        row = rows[name]
+        assert [row[key] for key in ("macs", "params", "bytes")] == [macs(d), params(d), 4 * params(d)]
+        assert all(type(row[key]) is int for key in ("macs", "params", "bytes"))
+        assert 0 <= row["top1"] <= row["top5"] <= 100
+        assert row.get("width") == (None if name == "dense" else d / 48)
+        assert round(row["top1"] * 359 / 100, 2) == pytest.approx(round(row["top1"] * 359 / 100), abs=1e-2)
+    assert rows["dense"]["top1"] > 40
+    assert rows["width_1.00"]["top1"] > 30
+
+
+def test_table_and_epoch_lines(finished):
+    text = (finished.parents[2] / "stdout").read_text()
+    for name, share in zip(("dense", *WIDTHS), (100.0, 7.1, 26.1, 57.1, 100.0), strict=True):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"│ {name} ")]
+        row = next(row for row in accuracies(finished) if row["name"] == name)
+        cells = [cell.strip() for cell in line.strip("│").split("│")]
+        assert cells == [
+            name, f"{row['macs'] / 1e6:.3f} M", f"{share:.1f}", f"{row['params']:,}", f"{row['top1']:.2f}",
+            f"{row['top5']:.2f}",
+        ]  # fmt: skip
+    assert len(re.findall(r"^(?:dense|scala): epoch [123]/3, train/loss \S+, val/top1 \S+, \S+ s$", text, re.M)) == 6
+    assert "runs/scala_digits/default/result.json" in text
+
+
+def test_files(finished):
+    assert (finished / "accuracy_over_macs.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert (finished / "config.yaml").is_file()
+    for stage in STAGES:
+        done = json.loads((finished / "checkpoints" / stage / "done.json").read_text())
+        assert done == {"weights": "best.ckpt", "steps": EPOCHS * STEPS, "epochs": EPOCHS}
+        assert {file.name for file in (finished / "checkpoints" / stage).iterdir()} == {
+            "best.ckpt", "last.ckpt", "done.json",
+        }  # fmt: skip
+
+
+def test_metrics_file(finished, read_metrics):
+    lines = read_metrics(finished)
+    for stage in STAGES:
+        own = [line for line in lines if line["stage"] == stage]
+        assert [line["step"] for line in own if "train/loss" in line] == list(range(3, EPOCHS * STEPS, 4))
+        validated = [line for line in own if "val/top1" in line]
+        assert [(line["epoch"], line["step"]) for line in validated] == [(0, 31), (1, 63), (2, 95)]
+    for line in validated:
+        assert line["val/top1"] == pytest.approx(sum(line[f"{name}/val_top1"] for name in WIDTHS) / 4)
+
+
+def test_the_best_epoch_is_that_of_the_best_mean(finished, read_metrics):
+    for stage in STAGES:
+        validated = [line for line in read_metrics(finished) if line["stage"] == stage and "val/top1" in line]
+        best = max(validated, key=lambda line: line["val/top1"])  # the first of equals
+        saved = torch.load(finished / "checkpoints" / stage / "best.ckpt", weights_only=True)
+        assert saved["epoch"] == best["epoch"]
+
+
+def test_tensorboard(finished, read_metrics):
+    board = finished / "tensorboard"
+    drawn = scalars(board / "scala")
+    assert {"train/loss", "val/top1", "lr-AdamW/pg1", "lr-AdamW/pg2"} <= drawn.keys()
+    for name in WIDTHS:
+        assert {f"{name}/val_top1", f"{name}/val_top5", f"{name}/train_loss"} <= drawn.keys()
+    lines = [line for line in read_metrics(finished) if line["stage"] == "scala" and "val/top1" in line]
+    assert drawn["val/top1"] == [(line["step"], pytest.approx(line["val/top1"])) for line in lines]
+    assert drawn["lr-AdamW/pg1"][-1][1] < drawn["lr-AdamW/pg1"][3][1] <= 3e-3
+    figure = EventAccumulator(str(board / "scala"), size_guidance={"images": 0}).Reload()
+    assert [image.step for image in figure.Images("accuracy_over_macs")] == [31, 63, 95]
+
+
+def test_tensorboard_has_the_hyperparameters_with_final_metrics(finished):
+    events = EventAccumulator(str(finished / "tensorboard" / "result")).Reload()
+    final = {row["name"]: row["top1"] for row in accuracies(finished)}
+    drawn = scalars(finished / "tensorboard" / "result")
+    assert drawn == {f"{name}/test_top1": [(0, pytest.approx(top1))] for name, top1 in final.items()}
+    summary = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"optimizer.lr" in summary
+    assert b"method.granularity" in summary
+    assert events.Images("accuracy_over_macs")
+
+
+# Running it again
+
+
+def test_again_says_complete_and_changes_nothing(finished, tiny, vitc):
+    vitc.place = finished.parents[2]
+    before = {file: file.stat().st_mtime_ns for file in finished.rglob("*") if file.name != ".lock"}
+    done = vitc("train", "scala_digits", *tiny)
+    assert (done.code, done.error) == (0, "")
+    assert done.out.startswith("runs/scala_digits/default is complete (use --fresh to start over)\n")
+    assert " width_0.25 " in done.out
+    assert before == {file: file.stat().st_mtime_ns for file in finished.rglob("*") if file.name != ".lock"}
+
+
+def test_where_and_how_it_runs_may_change(finished, tiny, vitc):
+    vitc.place = finished.parents[2]
+    free = ("data.num_workers=2", "threads=2", "trainer.enable_progress_bar=false", "slurm.nodes=4")
+    assert vitc("train", "scala_digits", *tiny, *free, "callbacks.checkpoint.every_n_steps=7").code == 0
+
+
+def test_fresh_starts_over(finished, tiny, vitc):
+    shutil.copytree(finished.parents[2] / "runs", vitc.place / "runs")
+    run = run_of(vitc.place)
+    (run / "checkpoints" / "old").mkdir()
+    done = vitc("train", "scala_digits", *tiny, "seed=1", "--fresh")
+    assert done.code == 0, done.error
+    assert not (run / "checkpoints" / "old").exists()
+    assert json.loads((run / "result.json").read_text())["seed"] == 1
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == len(
+        (finished / "metrics.jsonl").read_text().splitlines()
+    )
+    assert not torch.equal(*(best_weights(path, "scala")["backbone.head.weight"] for path in (run, finished)))
+
+
+def test_few_shot_subset_is_noted(vitc, tiny):
+    arguments = ("train", "dense_digits", *(key for key in tiny if "method" not in key), "trainer.max_epochs=1")
+    done = vitc(*arguments, "data.num_samples=40", "data.few_shot=true", "seed=3")
+    assert done.code == 0, done.error
+    subset = json.loads((vitc.place / "runs" / "dense_digits" / "default" / "subset.json").read_text())
+    assert len(set(subset["indices"])) == subset["num_samples"] == 40
+    assert subset["seed"] == 3
+
+
+# What is refused
+
+
+def test_another_config(finished, tiny, vitc):
+    vitc.place = finished.parents[2]
+    done = vitc("train", "scala_digits", *tiny, "method.slice=per_qkv")
+    assert (done.code, done.out) == (2, "")
+    assert done.error == (
+        "error: runs/scala_digits/default: holds a run with method.slice=per_head, this one has per_qkv; "
+        "set run_name to another name, or use --fresh to start over\n"
+    )
+
+
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+def test_directory_that_is_no_run(vitc, tiny, fresh):
+    run_of(vitc.place).mkdir(parents=True)
+    (run_of(vitc.place) / "thesis.tex").write_text("ten years of work")
+    done = vitc("train", "scala_digits", *tiny, *fresh)
+    assert (done.code, done.out) == (2, "")
+    assert done.error.startswith("error: runs/scala_digits/default: not a run directory")
+    assert REFUSAL.fullmatch(done.error)
+    assert (run_of(vitc.place) / "thesis.tex").read_text() == "ten years of work"
+
+
+def test_run_of_another_process(vitc, tiny):
+    run_of(vitc.place).mkdir(parents=True)
+    with (run_of(vitc.place) / ".lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        done = vitc("train", "scala_digits", *tiny)
+    assert (done.code, done.out) == (2, "")
+    assert done.error == (
+        "error: runs/scala_digits/default: another process is running this run; wait for it or set run_name\n"
+    )
+
+
+def test_no_permission_to_write(vitc, tiny):
+    done = vitc("train", "scala_digits", *tiny, "output_dir=/proc/runs")  # not even root may write there
+    assert (done.code, done.out, done.error) == (2, "", "error: output_dir: /proc/runs: no permission to write\n")
+
+
+# Interrupted equals uninterrupted
+
+
+def lines_of(run: Path, stage: str) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_text().count(f'"stage": "{stage}"') if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage(finished, vitc, tiny):
+    """In the first epoch, in a later one, between the stages, in the second stage, before and in the evaluation."""
+    run, arguments = run_of(vitc.place), ("train", "scala_digits", *tiny)
+    folder = run / "checkpoints"
+    moments = [
+        lambda: lines_of(run, "dense") > 3,
+        lambda: lines_of(run, "dense") > 25,
+        (folder / "dense" / "done.json").exists,
+        lambda: lines_of(run, "scala") > 3,
+        (folder / "scala" / "best.ckpt").exists,
+        lambda: lines_of(run, "scala") > 40,
+        (folder / "scala" / "done.json").exists,
+        (run / "accuracy_over_macs.png").exists,
+    ]
+    for moment in moments:
+        assert vitc.kill_when(moment, *arguments)
+        assert not (run / "result.json").exists()
+    done = vitc(*arguments)
+    assert done.code == 0, done.error
+    assert_equal(run, finished)
+    assert not list(run.rglob("*.tmp"))
+
+
+FEATURES = [
+    (),
+    ("callbacks.ema.decay=0.95", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=0.5",
+     "data.mixup=0.8", "data.cutmix=1.0", "model.drop_path_rate=0.2", "model.drop_rate=0.1"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", FEATURES, ids=["plain", "everything"])
+def test_killed_in_mid_epoch(vitc, tiny, features):
+    arguments = ("train", "scala_digits", *tiny, *features)
+    whole = vitc(*arguments, "run_name=whole")
+    assert whole.code == 0, whole.error
+    run = run_of(vitc.place)
+
+    def saved_at() -> dict[str, int]:
+        files = {stage: run / "checkpoints" / stage / "last.ckpt" for stage in STAGES}
+        return {
+            stage: torch.load(file, weights_only=True)["global_step"] for stage, file in files.items() if file.exists()
+        }
+
+    at = []
+    for stage, steps in (("dense", 10), ("dense", 50), ("scala", 20), ("scala", 80)):
+        logged = steps // 4 + 2 * (steps // 16)  # lines, roughly
+        reached = lambda stage=stage, logged=logged: lines_of(run, stage) >= logged  # noqa: E731
+        assert vitc.kill_when(reached, *arguments, "callbacks.checkpoint.every_n_steps=3")
+        at.append(saved_at()[stage])
+    assert any(step % STEPS for step in at)
+    done = vitc(*arguments, "callbacks.checkpoint.every_n_steps=5")
+    assert done.code == 0, done.error
+    assert_equal(run, run.with_name("whole"))
+
+
+@pytest.mark.slow
+def test_killed_at_random(finished, vitc, tiny):
+    arguments, draw, kills = (
+        ("train", "scala_digits", *tiny, "callbacks.checkpoint.every_n_steps=4"),
+        random.Random(7),
+        0,
+    )
+    while kills < 8:
+        end = time.monotonic() + draw.uniform(0.05, 1.2)
+        if not vitc.kill_when(lambda end=end: time.monotonic() > end, *arguments):
+            break
+        kills += 1
+    assert kills >= 3
+    done = vitc(*arguments)
+    assert done.code == 0, done.error
+    assert_equal(run_of(vitc.place), finished)
+
+
+@pytest.mark.slow
+def test_workers_of_a_killed_process_do_not_hold_the_run(vitc, tiny):
+    arguments = ("train", "scala_digits", *tiny, "data.num_workers=2", "teacher.train=false")
+    assert vitc.kill_when(lambda: lines_of(run_of(vitc.place), "scala") > 10, *arguments)
+    done = vitc(*arguments)  # at once: the workers notice after some seconds that their parent is gone
+    assert done.code == 0, done.error
+
+
+# Other starts
+
+
+def launch(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it."""
+    command = [str(Path(sys.executable).with_name("vitc")), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=environment, timeout=300)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(vitc, tiny, read_metrics):
+    """Both stages over gloo. Losses agree to rounding; weights as far as Adam lets them: where a gradient is
+    nothing but rounding, as that of the keys' biases, its steps are of the size of the learning rate."""
+    arguments = ("train", "scala_digits", *tiny, "trainer.max_epochs=1", "trainer.log_every_n_steps=1")
+    one = vitc(*arguments, "run_name=one")
+    assert one.code == 0, one.error
+    two = launch(vitc.place, *arguments, "trainer.devices=2", "trainer.strategy=ddp")
+    assert two.returncode == 0, two.stderr
+    assert "Warning" not in two.stderr
+    assert two.stdout.count(" width_0.25 ") == 1
+    run, alone = run_of(vitc.place), run_of(vitc.place).with_name("one")
+    assert accuracies(run) == accuracies(alone)
+    for line, expected in zip(read_metrics(run), read_metrics(alone), strict=True):
+        assert line.keys() == expected.keys()  # the same widths were drawn
+        assert line == {key: pytest.approx(value, abs=1e-5) for key, value in expected.items()}
+    for stage in STAGES:
+        weights, expected = best_weights(run, stage), best_weights(alone, stage)
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name], rtol=0, atol=2e-4)
+    again = launch(vitc.place, *arguments, "trainer.devices=2", "trainer.strategy=ddp")
+    assert again.returncode == 0, again.stderr
+    assert "is complete" in again.stdout
+
+
+def test_teacher_of_another_run(finished, tiny, vitc):
+    arguments = ("train", "scala_digits", *tiny, "trainer.max_epochs=1", "teacher.train=false")
+    done = vitc(*arguments, f"teacher.run={finished}")
+    assert done.code == 0, done.error
+    run = run_of(vitc.place)
+    assert [file.name for file in (run / "checkpoints").iterdir()] == ["scala"]
+    assert accuracies(run)[0] == accuracies(finished)[0]
+
+
+@pytest.mark.slow
+def test_dry_run_of_an_imagenet_recipe(vitc):
+    small = ("model.img_size=32", "model.embed_dim=192", "model.depth=2", "teacher.model=deit_tiny_patch16_224")
+    dry = (
+        "data.name=fake",
+        "data.batch_size=4",
+        "data.num_workers=0",
+        "trainer.max_steps=2",
+        "trainer.accelerator=cpu",
+    )
+    done = vitc("train", "scala_deit_b", *small, *dry, "method.full_warmup_epochs=0")
+    assert done.code == 0, done.error
+    document = json.loads((vitc.place / "runs" / "scala_deit_b" / "default" / "result.json").read_text())
+    assert [row["width"] for row in document["rows"]] == [number / 16 for number in range(4, 17)]
+    saved = torch.load(vitc.place / "runs/scala_deit_b/default/checkpoints/scala/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+    assert document["dense"] is None  # the teacher is no network of this run
+
+
+def test_steps_without_epochs(vitc, tiny):
+    """The schedule's length is then the number of steps."""
+    arguments = [key for key in tiny if "max_epochs" not in key and "method" not in key]
+    done = vitc("train", "dense_digits", *arguments, "trainer.max_epochs=null", "trainer.max_steps=6")
+    assert done.code == 0, done.error
+    run = vitc.place / "runs" / "dense_digits" / "default"
+    assert json.loads((run / "checkpoints" / "dense" / "done.json").read_text())["steps"] == 6
