@@ -47,3 +47,25 @@ class EMA(WeightAveraging):
         if trainer.global_step <= self.start_step:
             self._average_model.n_averaged.zero_()
         super().on_train_batch_end(trainer, pl_module, *args)
+
+    # Lightning exchanges buffers together with parameters, and saves them; here both have the same at any time
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the average in the place of the weights."""
+        self._take_buffers(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the average in the place of the weights."""
+        self._take_buffers(pl_module)
+        super().on_train_end(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save both; the average is the checkpoint's `state_dict`."""
+        self._take_buffers(pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def _take_buffers(self, pl_module: LightningModule) -> None:
+        if self._average_model is not None:
+            for own, current in zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True):
+                own.copy_(current)

@@ -18,6 +18,7 @@ from lightning_vitc.checkpoints import read_weights
 from lightning_vitc.errors import UserError
 from lightning_vitc.inspection import spec_of
 from lightning_vitc.kept import Kept, gather
+from lightning_vitc.schema import ModelConfig
 from lightning_vitc.suggest import did_you_mean
 from lightning_vitc.vit import build, initialize, place_buffers
 
@@ -37,16 +38,29 @@ class Backbone(VisionTransformer):
     pretrained_cfg: Any = None
     distilled_training: bool = False
 
-    def forward(self, x: Tensor, kept: Kept | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, kept: Kept | None = None, gates: Tensor | None = None
+    ) -> Tensor:
         """Logits; a pair (class, distillation) when training a distilled model with `distilled_training`.
 
-        The sub-network is timm's own forward pass over slices of these parameters, so what runs here is
-        what `compact` will make of the same `kept`.
+        Args:
+            x: images [B, C, H, W].
+            kept: run this sub-network. It is timm's own forward pass over slices of these parameters, so what
+                runs here is what `compact` will make of the same `kept`.
+            gates: skip by gates: [L] weighs a block against its input, [L, 2] its attention and its MLP.
         """
+        if gates is not None:
+            return self.forward_head(self._gated_features(x, gates))
         if kept is None:
             return super().forward(x)
         small = self._skeleton(kept.spec, x.device)
         return functional_call(small, gather(dict(self.named_parameters()), kept), (x,))
+
+    def _gated_features(self, x: Tensor, gates: Tensor) -> Tensor:
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        for block, gate in zip(self.blocks, gates.unbind(), strict=True):
+            x = block(x, gates=gate) if gate.ndim else x + gate * (block(x) - x)
+        return self.norm(x)
 
     def _skeleton(self, spec: ArchSpec, device: torch.device) -> VisionTransformer:
         """The sub-network without weights, made once a device."""
@@ -84,6 +98,20 @@ def create_backbone(name: str, pretrained: bool | str = False, **timm_kwargs: An
     if isinstance(pretrained, str):
         load_strictly(model, read_weights(pretrained), pretrained)
     return model
+
+
+def template(config: ModelConfig, num_classes: int | None = None) -> Backbone:
+    """The network of a `model` section without weights: what it is and costs, in a moment."""
+    kwargs = timm_kwargs(config) | ({} if num_classes is None else {"num_classes": num_classes})
+    with torch.device("meta"):
+        return from_timm(create_timm(config.name, **kwargs))
+
+
+def timm_kwargs(config: ModelConfig) -> dict[str, Any]:
+    """The keys of a `model` section that timm is told."""
+    return {
+        key: value for key, value in vars(config).items() if key not in ("name", "pretrained") and value is not None
+    }
 
 
 def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:

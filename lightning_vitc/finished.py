@@ -31,15 +31,16 @@ def networks_of_run(run: str | Path, overrides: list[str] | None = None) -> tupl
     return pipeline, pipeline.networks
 
 
-def pick(networks: list[Network], width: str | None, run: str | Path) -> Network:
-    """The network of a width, or the widest of the compressed ones.
+def pick(pipeline: Pipeline, width: str | None, run: str | Path) -> Network:
+    """The network of a width, or the largest of those that the method made.
 
     Raises:
         UserError: where the run has no such width.
     """
-    sized = [network for network in networks if network.columns.get("width") is not None]
+    made = [network for network in pipeline.networks if network.name != pipeline.dense_name]
     if width is None:
-        return max(sized or networks, key=lambda network: costs.macs(network.spec))
+        return max(made or pipeline.networks, key=lambda network: costs.macs(network.spec))
+    sized = [network for network in made if network.columns.get("width") is not None]
     for network in sized:
         if as_ratio(network.columns["width"]) == as_ratio(width):
             return network
@@ -54,14 +55,14 @@ def evaluate_source(source: str, width: str | None, split: str, overrides: list[
             raise UserError(f"--width: {source} is one exported network; leave the option out")
         return [_evaluate_exported(source, split, overrides)]
     pipeline, networks = networks_of_run(source, overrides)
-    chosen = networks if width is None else [pick(networks, width, source)]
+    chosen = networks if width is None else [pick(pipeline, width, source)]
     return _rows(pipeline, chosen, split)
 
 
 def export(run: str, out: str, width: str | None) -> str:
     """Write one network of a finished run; returns its name."""
-    pipeline, networks = networks_of_run(run)
-    network = pick(networks, width, run)
+    pipeline, _ = networks_of_run(run)
+    network = pick(pipeline, width, run)
     result = pipeline.directory.read_result()
     rows = [row for row in [result["dense"], *result["rows"]] if row and row["name"] == network.name]
     facts = {

@@ -9,12 +9,14 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), targets)
 
 
-def distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) at temperature 1, averaged over the batch; the teacher is not differentiated.
+def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """T² KL(teacher || student) at temperature T (Hinton et al., 2015), averaged over the batch.
 
     Args:
         student: logits [B, classes].
-        teacher: logits [B, classes].
+        teacher: logits [B, classes]; not differentiated.
+        temperature: T.
     """
-    target = F.log_softmax(teacher.detach().float(), dim=-1)
-    return F.kl_div(F.log_softmax(student.float(), dim=-1), target, log_target=True, reduction="batchmean")
+    target = F.log_softmax(teacher.detach().float() / temperature, dim=-1)
+    log_probabilities = F.log_softmax(student.float() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(log_probabilities, target, log_target=True, reduction="batchmean")

@@ -72,6 +72,9 @@ class CompressionModule(LightningModule):
         """The networks to validate; the checkpoint is selected on their mean accuracy."""
         return [Variant("dense", self.backbone.spec, self.backbone)]
 
+    def after_step(self) -> None:
+        """What follows an optimizer step, with the gradients still there: proximal steps, dual variables."""
+
     # What a method may call
 
     def accumulate(self, loss: Tensor) -> None:
@@ -127,8 +130,9 @@ class CompressionModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then clear the gradients."""
+        """Step, let the method do what it does after a step, then clear the gradients."""
         super().optimizer_step(*args, **kwargs)
+        self.after_step()
         self.optimizers(use_pl_optimizer=False).zero_grad(set_to_none=True)  # type: ignore[union-attr]
 
     def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
@@ -180,4 +184,4 @@ def accuracies(num_classes: int) -> MetricCollection:
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "_")  # a ModuleDict's keys have no dots
+    return "of_" + name.replace(".", "_")  # a ModuleDict has no keys with dots, nor such as "half" or "type"

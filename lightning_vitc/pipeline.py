@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -25,10 +25,10 @@ from lightning_vitc.backbone import (
     Backbone,
     create_backbone,
     create_teacher,
-    create_timm,
     from_spec,
-    from_timm,
     load_strictly,
+    template,
+    timm_kwargs,
 )
 from lightning_vitc.checkpoints import read_checkpoint, write_atomically
 from lightning_vitc.compact import compact
@@ -45,6 +45,7 @@ from lightning_vitc.schema import Experiment
 from lightning_vitc.teacher import Teacher
 from lightning_vitc.trainers import stage_trainer, test_trainer
 
+Selection = Literal["best", "last"]
 Module = TypeVar("Module", bound=CompressionModule)
 
 
@@ -66,7 +67,7 @@ class Pipeline:
         self.arguments, self.optimizer = experiment.method, experiment.optimizer
         self.networks: list[Network] = []
         self.dense_name: str | None = None
-        self._template = self._timm_model()
+        self._template = template(experiment.model)
         self.data = self._data()
 
     # The parts a method asks for
@@ -74,9 +75,8 @@ class Pipeline:
     def backbone(self, width: Fraction | float = 1) -> Backbone:
         """A new network of the experiment's model; narrower than 1, a plain one of that width."""
         model = self.experiment.model
-        kwargs = _timm_kwargs(self.experiment) | {"num_classes": self.data.num_classes}
-        pretrained = not self.directory.is_complete() and model.pretrained
-        full = create_backbone(model.name, pretrained=pretrained, **kwargs)
+        kwargs = timm_kwargs(self.experiment.model) | {"num_classes": self.data.num_classes}
+        full = create_backbone(model.name, pretrained=model.pretrained, **kwargs)
         if width == 1:
             return full
         spec = full.spec.at_width(width)
@@ -88,11 +88,9 @@ class Pipeline:
     def teacher(self) -> Teacher | None:
         """The teacher the experiment asks for: trained here as the stage `dense`, of another run, or of timm."""
         config = self.experiment.teacher
-        if config.train:
-            dense = self.fit("dense", lambda: Dense(self.backbone(), self.optimizer), epochs=config.epochs)
-            return self._dense_teacher(dense.backbone)
-        if config.run is not None:
-            return self._dense_teacher(dense_of_run(config.run))
+        if config.train or config.run is not None:
+            dense = self.dense()
+            return Teacher(dense, dense.spec.num_classes)
         if config.model is None or self.directory.is_complete():
             return None  # a finished run needs its teacher no more
         pretrained = config.pretrained
@@ -102,14 +100,36 @@ class Pipeline:
         spec, classes = self._template.spec, self.data.num_classes
         return Teacher(create_teacher(config.model, pretrained, classes, spec.img_size, spec.in_chans), classes)
 
-    def fit(self, stage: str, build: Callable[[], Module], epochs: int | None = None) -> Module:
-        """Train the module that `build` makes, or load it where the stage is finished; ends with its best weights."""
+    def dense(self) -> Backbone:
+        """The dense network, a row of the final table: of the stage `dense`, of another run, or pretrained."""
+        config = self.experiment.teacher
+        if config.train:
+            module = self.fit("dense", lambda: Dense(self.backbone(), self.optimizer), epochs=config.epochs)
+            network = module.backbone
+        else:
+            network = self.backbone() if config.run is None else dense_of_run(config.run)
+        if self.dense_name is None:
+            self.dense_name = "dense"
+            self.add_row("dense", network, None)
+        return network
+
+    def fit(
+        self, stage: str, build: Callable[[], Module], epochs: int | None = None, select: Selection = "best"
+    ) -> Module:
+        """Train the module that `build` makes, or load it where the stage is finished.
+
+        Args:
+            stage: its name.
+            build: makes the module; called after the stage has been seeded.
+            epochs: instead of `trainer.max_epochs`.
+            select: end with the weights that were `best` in validation, or with the `last` ones.
+        """
         seed_everything(zlib.crc32(f"{stage} {self.experiment.seed}".encode()), verbose=False)
         module = build()
         folder = self.directory.stage(stage)
         if not (folder / "done.json").exists():
-            self._train(stage, module, epochs)
-        load_best(module, folder)
+            self._train(stage, module, epochs, select)
+        load_selected(module, folder)
         return module
 
     @property
@@ -117,15 +137,22 @@ class Pipeline:
         """Where the run computes, for the record."""
         return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
 
-    def _train(self, stage: str, module: CompressionModule, epochs: int | None) -> None:
+    def _train(self, stage: str, module: CompressionModule, epochs: int | None, select: Selection) -> None:
         folder = self.directory.stage(stage)
         last = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
         resumed_at = None if last is None else read_checkpoint(last)["global_step"]
         trainer = stage_trainer(self.experiment, self.directory, stage, module, epochs=epochs, resumed_at=resumed_at)
         trainer.fit(module, self.data, ckpt_path=last, weights_only=True)
         if trainer.is_global_zero:
-            _mark_done(folder, trainer)
+            _mark_done(folder, trainer, select)
         trainer.strategy.barrier()
+
+    def compacted(self, network: Backbone, kept: Kept) -> Backbone:
+        """The sub-network as a backbone of its own, to be trained further."""
+        small = from_spec(kept.spec, fresh=False, rates=network.rates)
+        small.load_state_dict(compact(network, kept).state_dict())
+        small.pretrained_cfg = network.pretrained_cfg
+        return small
 
     def add_row(self, name: str, network: Backbone, kept: Kept | None, **columns: Any) -> None:
         """Put a network into the final table; what is evaluated is the compacted, standalone model."""
@@ -146,16 +173,6 @@ class Pipeline:
         dense = [row for row in rows if row.name == self.dense_name]
         return (dense[0] if dense else None), [row for row in rows if row.name != self.dense_name]
 
-    def _dense_teacher(self, dense: Backbone) -> Teacher:
-        self.dense_name = "dense"
-        self.add_row("dense", dense, None)
-        return Teacher(dense, dense.num_classes)
-
-    def _timm_model(self) -> Backbone:
-        """The model without weights: its input size and normalization shape the data."""
-        with torch.device("meta"):
-            return from_timm(create_timm(self.experiment.model.name, **_timm_kwargs(self.experiment)))
-
     def _data(self) -> VisionData:
         spec = self._template.spec
         preset = resolve_data_config(self._template.pretrained_cfg or {})
@@ -166,9 +183,9 @@ class Pipeline:
         )  # fmt: skip
 
 
-def load_best(module: CompressionModule, folder: Path) -> None:
+def load_selected(module: CompressionModule, folder: Path) -> None:
     """Load the weights a finished stage selected, and end evaluation-ready."""
-    file = _best_file(folder)
+    file = _selected_file(folder)
     load_strictly(module, read_checkpoint(file)["state_dict"], str(file))
     module.eval()
 
@@ -183,23 +200,18 @@ def dense_of_run(path: str) -> Backbone:
     folder = directory.stage("dense")
     if not (folder / "done.json").exists():
         raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")
-    classes = len(read_checkpoint(_best_file(folder))["state_dict"]["backbone.head.bias"])
-    kwargs = _timm_kwargs(experiment) | {"num_classes": classes}
+    classes = len(read_checkpoint(_selected_file(folder))["state_dict"]["backbone.head.bias"])
+    kwargs = timm_kwargs(experiment.model) | {"num_classes": classes}
     dense = Dense(create_backbone(experiment.model.name, **kwargs), experiment.optimizer)
-    load_best(dense, folder)
+    load_selected(dense, folder)
     return dense.backbone
 
 
-def _best_file(folder: Path) -> Path:
+def _selected_file(folder: Path) -> Path:
     return folder / json.loads((folder / "done.json").read_text())["weights"]
 
 
-def _timm_kwargs(experiment: Experiment) -> dict[str, Any]:
-    given = vars(experiment.model).items()
-    return {key: value for key, value in given if key not in ("name", "pretrained") and value is not None}
-
-
-def _mark_done(folder: Path, trainer: Trainer) -> None:
-    weights = "best.ckpt" if (folder / "best.ckpt").exists() else "last.ckpt"
+def _mark_done(folder: Path, trainer: Trainer, select: Selection) -> None:
+    weights = "best.ckpt" if select == "best" and (folder / "best.ckpt").exists() else "last.ckpt"
     summary = {"weights": weights, "steps": trainer.global_step, "epochs": trainer.current_epoch}
     write_atomically(folder / "done.json", json.dumps(summary).encode())

@@ -38,7 +38,8 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """The JSON of a row; `bytes` are those of its weights in fp32."""
         values = dataclasses.asdict(self)
-        return values | {"bytes": 4 * self.params} | values.pop("columns")
+        columns = values.pop("columns")
+        return values | {"bytes": 4 * self.params} | columns
 
 
 def result_document(*, experiment: str, method: str, seed: int, seconds: float, dense: Row | None,

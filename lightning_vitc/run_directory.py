@@ -106,7 +106,8 @@ class RunDirectory:
             return
         saved = load_experiment(str(self.config), check_files=False)
         there, here = flat(saved.to_container()), flat(experiment.to_container())
-        for key in sorted(there.keys() | here.keys()):
+        general_first = sorted(there.keys() | here.keys(), key=lambda key: (key.count("."), key))
+        for key in general_first:  # `seed` before `callbacks.width_sampling.seed`, which refers to it
             if not key.startswith(FREE) and there.get(key) != here.get(key):
                 raise UserError(
                     f"{self.path}: holds a run with {key}={there.get(key)}, this one has {here.get(key)}; "
@@ -120,7 +121,7 @@ def _is_of_batch(entry: Path) -> bool:
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings as `{"section.key": value}`."""
-    if not isinstance(values, dict) or not values:
+    if not isinstance(values, dict):
         return {prefix: values}
     merged: dict[str, Any] = {}
     for key, value in values.items():

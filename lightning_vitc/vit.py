@@ -79,12 +79,16 @@ class Block(nn.Module):
                 self.mlp.fc1 = nn.Linear(spec.embed_dim, 0, bias=spec.proj_bias)
                 self.mlp.fc2 = nn.Linear(0, spec.embed_dim, bias=spec.proj_bias)
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, gates: Tensor | None = None
+    ) -> Tensor:
+        """[B, N, D] -> [B, N, D]; `gates` [2] weighs what attention and MLP add."""
         if self.attn is not None:
-            x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)))
+            added = self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)))
+            x = x + (added if gates is None else gates[0] * added)
         if self.mlp is not None:
-            x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+            added = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+            x = x + (added if gates is None else gates[1] * added)
         return x
 
 

@@ -18,7 +18,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in sub
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["lightning_vitc.train", "lightning_vitc.finished", "sklearn.datasets"])
 _MAIN = """
-import os, sys
+import multiprocessing, os, sys
+multiprocessing.set_start_method("fork", force=True)  # as in a process of its own
 os.chdir(place)
 os.environ.update(environment)
 for number, name in ((1, out), (2, error)):
@@ -34,6 +35,12 @@ _TINY = (
     "data.batch_size=16", "optimizer.lr=3e-3", "optimizer.warmup_epochs=0.5", "method.granularity=0.25",
     "trainer.max_epochs=3", "trainer.log_every_n_steps=4", "data.mixup=0.0",
 )  # fmt: skip
+
+
+def _fork(code: str, name: str | None = None, **values: Any) -> BaseProcess:
+    process = _FORKS.Process(target=exec, args=(code, values), name=name)
+    process.start()
+    return process
 
 
 @dataclass
@@ -63,9 +70,7 @@ class Vitc:
         self.count += 1
         names = {name: str(self.place / f".{name}.{self.count}") for name in ("out", "error")}
         values = dict(arguments=list(arguments), place=str(self.place), environment=environment, **names)
-        process = _FORKS.Process(target=exec, args=(_MAIN, values), name=str(self.count))
-        process.start()
-        return process
+        return _fork(_MAIN, str(self.count), **values)
 
     def done(self, process: BaseProcess) -> Done:
         """Exit code and output of a process that has ended."""
@@ -81,6 +86,12 @@ class Vitc:
         process.kill()
         process.join()
         return process.exitcode == -9
+
+
+@pytest.fixture(scope="session")
+def fork() -> Callable[..., BaseProcess]:
+    """Start a process that runs some code over some global values."""
+    return _fork
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import random
 import re
 import shutil
@@ -18,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 STAGES, STEPS, EPOCHS = ("dense", "scala"), 32, 3
 WIDTHS = {"width_0.25": 12, "width_0.50": 24, "width_0.75": 36, "width_1.00": 48}
+COMMAND = [str(Path(sys.executable).with_name("vitc"))]
 REFUSAL = re.compile(r"error: .+\n")
 
 
@@ -322,7 +322,13 @@ def test_killed_at_random(finished, vitc, tiny):
 @pytest.mark.slow
 def test_workers_of_a_killed_process_do_not_hold_the_run(vitc, tiny):
     arguments = ("train", "scala_digits", *tiny, "data.num_workers=2", "teacher.train=false")
-    assert vitc.kill_when(lambda: lines_of(run_of(vitc.place), "scala") > 10, *arguments)
+    command = [*COMMAND, *arguments]
+    process = subprocess.Popen(command, cwd=vitc.place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while lines_of(run_of(vitc.place), "scala") < 10:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
     done = vitc(*arguments)  # at once: the workers notice after some seconds that their parent is gone
     assert done.code == 0, done.error
 
@@ -332,9 +338,8 @@ def test_workers_of_a_killed_process_do_not_hold_the_run(vitc, tiny):
 
 def launch(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it."""
-    command = [str(Path(sys.executable).with_name("vitc")), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    command = [*COMMAND, *arguments]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.slow

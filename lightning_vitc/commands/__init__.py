@@ -3,6 +3,7 @@
 COMMANDS = {
     "train": "run an experiment, or continue it",
     "evaluate": "top-1 and top-5 accuracy of a run or of a compressed model",
+    "plan": "what a method can reach for its model, and whether the budget is satisfiable",
     "cost": "multiply-accumulates and parameters, whole and by part",
     "export": "write the compressed model of a run",
     "slurm": "write the batch script of an experiment, and submit it",

@@ -20,6 +20,7 @@ class DatasetInfo:
     description: str
     layout: str | None = None
     expected: tuple[tuple[str, ...], ...] = ()
+    num_classes: int | None = None
 
     @property
     def needs_root(self) -> bool:
@@ -28,9 +29,13 @@ class DatasetInfo:
 
 
 CATALOG: dict[str, DatasetInfo] = {
-    "digits": DatasetInfo("scikit-learn's handwritten digits: 1,797 gray 8x8 images, 10 classes, no download"),
-    "glyphs": DatasetInfo("characters in clutter, rendered on the spot: gray 16x16 images, 36 classes, no download"),
-    "fake": DatasetInfo("seeded random images of the model's size, for dry runs of big recipes"),
+    "digits": DatasetInfo(
+        "scikit-learn's handwritten digits: 1,797 gray 8x8 images, 10 classes, no download", num_classes=10
+    ),
+    "glyphs": DatasetInfo(
+        "characters in clutter, rendered on the spot: gray 16x16 images, 36 classes, no download", num_classes=36
+    ),
+    "fake": DatasetInfo("seeded random images of the model's size, for dry runs of big recipes", num_classes=1000),
     "folder": DatasetInfo(
         "images in one folder per class",
         "ROOT/train/CLASS/*, ROOT/val/CLASS/* (or validation), ROOT/test/CLASS/*; val and test are optional",
@@ -45,16 +50,19 @@ CATALOG: dict[str, DatasetInfo] = {
         "CIFAR-10: 60,000 color 32x32 images, 10 classes",
         "ROOT/cifar-10-batches-bin (the binary version) or ROOT/cifar-10-batches-py",
         (("cifar-10-batches-bin", "cifar-10-batches-py"),),
+        10,
     ),
     "cifar100": DatasetInfo(
         "CIFAR-100: 60,000 color 32x32 images, 100 classes",
         "ROOT/cifar-100-binary (the binary version) or ROOT/cifar-100-python",
         (("cifar-100-binary", "cifar-100-python"),),
+        100,
     ),
     "flowers102": DatasetInfo(
         "Oxford 102 Flower: 8,189 images, 102 classes",
         "ROOT/flowers-102/jpg/*.jpg, ROOT/flowers-102/imagelabels.mat, ROOT/flowers-102/setid.mat",
         (("flowers-102/jpg",), ("flowers-102/imagelabels.mat",), ("flowers-102/setid.mat",)),
+        102,
     ),
     "pets": DatasetInfo(
         "Oxford-IIIT Pet: 7,349 images, 37 classes",
@@ -64,6 +72,7 @@ CATALOG: dict[str, DatasetInfo] = {
             ("oxford-iiit-pet/annotations/trainval.txt",),
             ("oxford-iiit-pet/annotations/test.txt",),
         ),
+        37,
     ),
 }
 """What `data.name` can be."""
@@ -83,3 +92,11 @@ def check_root(config: DataConfig) -> None:
         if not any((root / choice).exists() for choice in choices):
             missing = " nor ".join(str(root / choice) for choice in choices)
             raise UserError(f"data.root: there is no {missing}; {config.name} expects {info.layout}")
+
+
+def class_count(config: DataConfig) -> int | None:
+    """The number of classes as far as it is known without reading images; folders are counted where they are."""
+    if config.num_classes or CATALOG[config.name].num_classes:
+        return config.num_classes or CATALOG[config.name].num_classes
+    train = Path(config.root or "").expanduser() / "train"
+    return sum(entry.is_dir() for entry in train.iterdir()) if train.is_dir() else None

@@ -3,14 +3,17 @@
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.losses import cross_entropy
+from lightning_vitc.losses import cross_entropy, distillation
 from lightning_vitc.module import CompressionModule, StepResult
-from lightning_vitc.schema import OptimizerConfig, bounded
+from lightning_vitc.planning import Plan, plan_of_choices
+from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
 from lightning_vitc.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -22,7 +25,9 @@ class Arguments:
     """Keys of `method:` for dense training."""
 
     widths: list[float] = field(default_factory=lambda: [1.0])  # each is trained on its own
-    hard_distillation: float = bounded(0.5, ge=0, le=1)  # share of the teacher, with a distillation token
+    distillation: Literal["hard", "soft"] = "hard"  # hard needs a distillation token; soft learns its probabilities
+    distillation_weight: float = bounded(0.5, ge=0, le=1)  # share of the teacher in the loss
+    temperature: float = bounded(1.0, gt=0)  # of soft distillation
 
     def validate(self) -> None:
         """Widths are ratios in (0, 1]; a violation is a ValueError naming the key."""
@@ -33,12 +38,12 @@ class Arguments:
 
 
 class Dense(CompressionModule):
-    """Cross-entropy; with a teacher and a distillation token, DeiT's hard distillation.
+    """Cross-entropy; with a teacher, DeiT's hard distillation (of a distillation token) or a soft one.
 
     Args:
         backbone: the network.
         optimizer: the recipe.
-        teacher: read only by a backbone with a distillation token.
+        teacher: the hard one is read only by a backbone with a distillation token.
         arguments: the keys of `method:`.
     """
 
@@ -46,24 +51,33 @@ class Dense(CompressionModule):
                  arguments: Arguments | None = None):  # fmt: skip
         super().__init__(backbone, optimizer, teacher)
         self.arguments = arguments or Arguments()
-        self.distilled = teacher is not None and backbone.spec.distilled
-        if backbone.spec.distilled:
-            backbone.distilled_training = self.distilled
+        self.soft = teacher is not None and self.arguments.distillation == "soft"
+        backbone.distilled_training = teacher is not None and backbone.spec.distilled and not self.soft
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """One forward pass."""
-        logits = self.backbone(images)
-        if not self.distilled:
-            return StepResult(cross_entropy(logits, targets))
-        assert self.teacher is not None
-        cls, dist = logits
-        a = self.arguments.hard_distillation
-        labels = self.teacher(images).argmax(-1)
-        return StepResult((1 - a) * cross_entropy(cls, targets) + a * cross_entropy(dist, labels))
+        logits, a = self.backbone(images), self.arguments.distillation_weight
+        if isinstance(logits, tuple):
+            assert self.teacher is not None
+            cls, dist = logits
+            labels = self.teacher(images).argmax(-1)
+            return StepResult((1 - a) * cross_entropy(cls, targets) + a * cross_entropy(dist, labels))
+        loss = cross_entropy(logits, targets)
+        if self.soft:
+            assert self.teacher is not None
+            taught = distillation(logits, self.teacher(images), self.arguments.temperature)
+            loss = (1 - a) * loss + a * taught
+        return StepResult(loss)
 
     @classmethod
     def _at_width(cls, run: "Pipeline", width: Fraction, teacher: Teacher | None) -> "Dense":
         return cls(run.backbone(width), run.optimizer, teacher, run.arguments)
+
+    @classmethod
+    def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
+        """Every width that is trained."""
+        widths = {f"width_{width:g}": spec.at_width(width) for width in experiment.method.widths}
+        return plan_of_choices(widths, costs.macs)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
 from lightning_vitc.kept import Kept
 from lightning_vitc.losses import cross_entropy, distillation
 from lightning_vitc.module import CompressionModule, StepResult, Variant
-from lightning_vitc.schema import OptimizerConfig, bounded
+from lightning_vitc.planning import Plan, plan_of_choices
+from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
 from lightning_vitc.slicing import End, slice_width
 from lightning_vitc.teacher import Teacher
 
@@ -178,6 +181,13 @@ class Scala(CompressionModule):
         kept = self.kept(width)
         spec = self.backbone.spec if kept is None else kept.spec
         return Variant(width_name(width), spec, partial(self.forward, width=width))
+
+    @classmethod
+    def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
+        """Every width of the grid."""
+        keys = experiment.method
+        widths = {width_name(width): slice_width(spec, width, keys.slice).spec for width in keys.grid()}
+        return plan_of_choices(widths, costs.macs)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:

@@ -1,0 +1,43 @@
+"""`vitc plan`: what a method can reach for its model, and whether the budget is satisfiable."""
+
+import argparse
+import json
+from typing import Any
+
+from lightning_vitc.commands._experiment import add_experiment
+from lightning_vitc.config import load_experiment
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_experiment(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan."""
+    experiment = load_experiment(args.experiment, args.overrides, check_files=False)
+    from lightning_vitc.planning import plan_experiment
+
+    document = plan_experiment(experiment)
+    if args.json:
+        print(json.dumps(document))
+    else:
+        _print(document)
+    return 0
+
+
+def _print(document: dict[str, Any]) -> None:
+    unit = next(iter(document["reachable"])).removeprefix("min_")
+    least, most, step = document["reachable"].values()
+    print(f"{document['method']} on {document['model']}, convention {document['convention']}")
+    print(f"  dense      {document['dense']['macs']:,} MACs, {document['dense']['params']:,} parameters")
+    print(f"  reachable  {least:,} to {most:,} {unit}, in steps of at most {step:,}")
+    if document["target"] is not None:
+        target = document["target"][unit]
+        answer = "yes" if document["satisfiable"] else "no"
+        print(f"  target     {target:,} {unit} ({100 * target / document['dense'][unit]:.1f} %), satisfiable: {answer}")
+    for network in document["plan"].pop("networks", []):
+        print(f"  {network['name']:<12} {network['macs']:,} MACs, {network['params']:,} parameters")
+    for key, value in document["plan"].items():
+        print(f"  {key}: {value}")

@@ -1,0 +1,83 @@
+"""What a method can reach for a model, and whether the budget is satisfiable, before anything is trained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from lightning_vitc import costs, registry
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import template
+from lightning_vitc.data.catalog import class_count
+from lightning_vitc.errors import UserError
+from lightning_vitc.schema import Experiment
+
+
+@dataclass
+class Reach:
+    """Costs a method can reach, in MACs or parameters: from the least to the most, in steps at most this wide."""
+
+    least: int
+    most: int
+    step: int
+
+
+@dataclass
+class Plan:
+    """The answer of `vitc plan`.
+
+    Attributes:
+        quantity: what the budget limits, `macs` or `params`.
+        target: the limit; `None` for a method without a budget.
+        reach: what can be reached.
+        details: what the method would build.
+    """
+
+    quantity: str
+    target: int | None
+    reach: Reach
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def satisfiable(self) -> bool:
+        """Whether the target can be reached."""
+        return self.target is None or self.reach.least <= self.target <= self.reach.most
+
+    def check(self, text: object) -> None:
+        """Refuse a target out of reach.
+
+        Raises:
+            UserError: naming what can be reached.
+        """
+        if not self.satisfiable:
+            raise UserError(
+                f"budget.{self.quantity}: {text} is {self.target:,}, out of reach; "
+                f"this method reaches {self.reach.least:,} to {self.reach.most:,}"
+            )
+
+
+def plan_experiment(experiment: Experiment) -> dict[str, Any]:
+    """The JSON document of `vitc plan`."""
+    spec = template(experiment.model, class_count(experiment.data)).spec
+    method = registry.load_method(experiment.method_name)
+    plan: Plan = method.plan(spec, experiment)
+    convention = experiment.budget.convention
+    unit = plan.quantity
+    return {
+        "method": experiment.method_name,
+        "model": spec.name,
+        "convention": convention,
+        "dense": {"macs": costs.macs(spec, convention, experiment.method_name), "params": costs.params(spec)},
+        "target": None if plan.target is None else {unit: plan.target},
+        "reachable": {f"min_{unit}": plan.reach.least, f"max_{unit}": plan.reach.most, f"step_{unit}": plan.reach.step},
+        "satisfiable": plan.satisfiable,
+        "plan": plan.details,
+    }
+
+
+def plan_of_choices(choices: dict[str, ArchSpec], measure: Callable[[ArchSpec], int]) -> Plan:
+    """The plan of a method that builds a fixed list of networks."""
+    amounts = sorted(measure(spec) for spec in choices.values())
+    gaps = [after - before for before, after in pairwise(amounts)]
+    rows = [{"name": name, "macs": measure(spec), "params": costs.params(spec)} for name, spec in choices.items()]
+    return Plan("macs", None, Reach(amounts[0], amounts[-1], max(gaps, default=0)), {"networks": rows})

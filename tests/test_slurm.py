@@ -1,0 +1,183 @@
+"""The batch script, what sbatch is asked, and that the run it starts accepts the directory the script is in."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_vitc.config import load_experiment
+from lightning_vitc.slurm import script, write_script
+
+EVERYTHING = (
+    "slurm.nodes=4", "slurm.gpus_per_node=8", "slurm.cpus_per_task=12", "slurm.time=2-00:00:00", "slurm.account=lab",
+    "slurm.partition=long", "slurm.constraint=a100&ib", "slurm.mem=400G",
+    "slurm.setup=['module load cuda/12', 'source \"/my env/bin/activate\"']",
+)  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_whole_script(here):
+    overrides = ["method.granularity=0.25", "data.scale=[0.5, 1]"]
+    experiment = load_experiment("scala_digits", [*overrides, *EVERYTHING])
+    assert (
+        script(experiment, "scala_digits", overrides)
+        == f"""#!/bin/bash
+#SBATCH --job-name=scala_digits-default
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=8
+#SBATCH --cpus-per-task=12
+#SBATCH --gpus-per-node=8
+#SBATCH --time=2-00:00:00
+#SBATCH --account=lab
+#SBATCH --partition=long
+#SBATCH --constraint='a100&ib'
+#SBATCH --mem=400G
+#SBATCH --output={here}/runs/scala_digits/default/slurm-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+
+set -euo pipefail
+cd {here}
+module load cuda/12
+source "/my env/bin/activate"
+
+srun --kill-on-bad-exit=1 python -m lightning_vitc train scala_digits method.granularity=0.25 'data.scale=[0.5, 1]' \
+trainer.num_nodes=4 trainer.devices=8 trainer.accelerator=gpu
+"""
+    )
+
+
+def test_one_process_a_node_without_gpus(here):
+    text = script(load_experiment("scala_digits", ["slurm.gpus_per_node=0"]), "scala_digits", [])
+    assert "gpus-per-node" not in text
+    assert "--ntasks-per-node=1\n" in text
+    assert "trainer.devices=1 trainer.accelerator=cpu" in text
+    for unset in ("account", "partition", "constraint", "mem"):
+        assert f"--{unset}" not in text
+    assert f"source {here}/.venv/bin/activate\n" in text
+
+
+def test_names_with_blanks_and_quotes(tmp_path, monkeypatch):
+    """Bash reads back the words that were meant."""
+    place = tmp_path / "it's here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    experiment = load_experiment("scala_digits", ["output_dir=my runs"])
+    path = write_script(experiment, "scala_digits", ["output_dir=my runs", "data.root=$HOME/a b"])
+    assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
+    *_, output, mode, requeue = [line for line in path.read_text().splitlines() if line.startswith("#SBATCH")]
+    assert shlex.split(output)[1] == f"--output={place}/my runs/scala_digits/default/slurm-%j.log"
+    assert (mode, requeue) == ("#SBATCH --open-mode=append", "#SBATCH --requeue")
+    last = path.read_text().splitlines()[-1]
+    words = subprocess.run(["bash", "-c", f"printf '%s\\n' {last}"], check=False, capture_output=True, text=True).stdout
+    assert words.splitlines()[-5:-3] == ["output_dir=my runs", "data.root=$HOME/a b"]
+
+
+# The command
+
+
+def test_command_and_flags(vitc):
+    done = vitc("slurm", "scala_digits", "seed=3", "--nodes", "2", "--gpus-per-node", "4", "--time", "01:00:00")
+    path = "runs/scala_digits/default/train.sbatch"
+    assert (done.code, done.out, done.error) == (0, f"{path}\nsubmit it with: sbatch {path}\n", "")
+    text = (vitc.place / path).read_text()
+    for line in ("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--time=01:00:00"):
+        assert f"#SBATCH {line}\n" in text
+    assert "train scala_digits seed=3 trainer.num_nodes=2 trainer.devices=4 trainer.accelerator=gpu\n" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scala_digit"], "scala_digit: unknown experiment; did you mean 'scala_digits'? See 'vitc list'"),
+        (["scala_digits", "--nodes", "0"], "slurm.nodes: 0 is out of range; it must be > 0"),
+        (["scala_digits", "--nodes", "many"], None),
+        (["scala_digits", "slurm.node=2"], "slurm.node: unknown key; did you mean 'slurm.nodes'?"),
+        (["scala_digits", "output_dir=/proc/x"], "output_dir: /proc/x: no permission to write"),
+    ],
+)
+def test_refusals(vitc, arguments, message):
+    done = vitc("slurm", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.error.count("\n") == 1
+    assert done.error == f"error: {message}\n" if message else done.error.startswith("error: ")
+
+
+def test_a_run_of_another_config_is_not_touched(vitc):
+    assert vitc("slurm", "scala_digits").code == 0
+    before = (vitc.place / "runs/scala_digits/default/train.sbatch").read_text()
+    done = vitc("slurm", "scala_digits", "seed=1")
+    assert done.code == 2
+    assert "holds a run with seed=0, this one has 1" in done.error
+    assert (vitc.place / "runs/scala_digits/default/train.sbatch").read_text() == before
+    assert vitc("slurm", "scala_digits", "--nodes", "3").code == 0  # where it runs is free
+
+
+def test_the_job_finds_its_run(vitc, tiny):
+    """What the script starts accepts the directory that it is in, with the log that Slurm has opened there."""
+    assert vitc("slurm", "scala_digits", *tiny, "--gpus-per-node", "0").code == 0
+    run = vitc.place / "runs" / "scala_digits" / "default"
+    (run / "slurm-7.log").write_text("")
+    command = (run / "train.sbatch").read_text().split("-m lightning_vitc ")[1].strip()
+    done = vitc(*shlex.split(command))
+    assert (done.code, done.error) == (0, "")
+    assert (run / "result.json").is_file()
+
+
+# Submitting
+
+SBATCH = """#!{python}
+import sys
+from pathlib import Path
+Path({log!r}).write_text(" ".join(sys.argv[1:]))
+{action}
+"""
+
+
+@pytest.fixture
+def sbatch(tmp_path):
+    """Put a program of this name first in PATH."""
+
+    def make(action: str) -> str:
+        program = tmp_path / "bin" / "sbatch"
+        program.parent.mkdir()
+        program.write_text(SBATCH.format(python=sys.executable, log=str(tmp_path / "asked"), action=action))
+        program.chmod(0o755)
+        return str(program.parent)
+
+    return make
+
+
+def test_submitting(vitc, sbatch):
+    done = vitc("slurm", "scala_digits", "--submit", PATH=sbatch("print('4711;cluster')"))
+    run = Path("runs/scala_digits/default")
+    assert (done.code, done.error) == (0, "")
+    assert done.out.splitlines()[1] == (f"job 4711; watch it with: squeue -j 4711, tail -f {run}/slurm-4711.log")
+    assert (vitc.place / "asked").read_text() == f"--parsable {run}/train.sbatch"
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [
+        ("sys.exit('sbatch: error: hint\\nsbatch: error: Batch job submission failed')",
+         "sbatch: error: Batch job submission failed"),
+        ("sys.exit(1)", "it gave no reason"),
+    ],
+)  # fmt: skip
+def test_sbatch_that_refuses(vitc, sbatch, action, reason):
+    done = vitc("slurm", "scala_digits", "--submit", PATH=sbatch(action))
+    assert (done.code, done.error) == (2, f"error: --submit: sbatch refused: {reason}\n")
+
+
+def test_no_sbatch_here(vitc):
+    done = vitc("slurm", "scala_digits", "--submit", PATH="/nowhere")
+    message = "--submit: there is no sbatch on this machine; submit the script from a login node"
+    assert (done.code, done.error) == (2, f"error: {message}\n")
+    assert (vitc.place / "runs/scala_digits/default/train.sbatch").is_file()
