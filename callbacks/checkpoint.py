@@ -1,6 +1,7 @@
 """Saves the state to continue from, and the best weights so far."""
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,22 @@ class StageCheckpoint(Checkpoint):
     def __init__(self, every_n_steps: int | None = None, monitor: str = "val/top1"):
         self.every_n_steps, self.monitor = every_n_steps, monitor
         self.best = -math.inf
+        self.seconds = 0.0
+        self._started: float | None = None
         self._after_validation = False
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training that led to where it is now; what an interruption lost is not counted."""
+        return self.seconds if self._started is None else self.seconds + time.monotonic() - self._started
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop it."""
+        self.seconds, self._started = self.elapsed, None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,12 +78,12 @@ class StageCheckpoint(Checkpoint):
         self._save(trainer, "last.ckpt")
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score."""
-        return {"best": self.best}
+        """The best score, and the time it took to get here."""
+        return {"best": self.best, "seconds": self.elapsed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue to compare with it."""
-        self.best = state_dict["best"]
+        """Continue from there."""
+        self.best, self.seconds = state_dict["best"], state_dict.get("seconds", 0.0)
 
     def _save(self, trainer: Trainer, name: str) -> None:
         for logger in trainer.loggers:

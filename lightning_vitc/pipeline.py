@@ -66,6 +66,7 @@ class Pipeline:
         self.experiment, self.directory = experiment, directory
         self.arguments, self.optimizer = experiment.method, experiment.optimizer
         self.networks: list[Network] = []
+        self.seconds: dict[str, float] = {}  # that the training of each stage took
         self.dense_name: str | None = None
         self._template = template(experiment.model)
         self.data = self._data()
@@ -130,6 +131,7 @@ class Pipeline:
         if not (folder / "done.json").exists():
             self._train(stage, module, epochs, select)
         load_selected(module, folder)
+        self.seconds[stage] = json.loads((folder / "done.json").read_text()).get("seconds", 0.0)
         return module
 
     @property
@@ -213,5 +215,6 @@ def _selected_file(folder: Path) -> Path:
 
 def _mark_done(folder: Path, trainer: Trainer, select: Selection) -> None:
     weights = "best.ckpt" if select == "best" and (folder / "best.ckpt").exists() else "last.ckpt"
-    summary = {"weights": weights, "steps": trainer.global_step, "epochs": trainer.current_epoch}
+    seconds = trainer.checkpoint_callback.elapsed  # type: ignore[union-attr]
+    summary = {"weights": weights, "steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": seconds}
     write_atomically(folder / "done.json", json.dumps(summary).encode())

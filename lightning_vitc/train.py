@@ -56,19 +56,20 @@ def hush() -> None:
 
 
 def _run(experiment: Experiment, directory: RunDirectory) -> None:
-    started = time.monotonic()
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
     pipeline = Pipeline(experiment, directory)
     if experiment.data.num_samples is not None and _is_rank_zero():
         pipeline.data.save_subset(directory.path / "subset.json")
     registry.load_method(experiment.method_name).pipeline(pipeline)
+    started = time.monotonic()
     dense, rows = pipeline.rows()
+    seconds = sum(pipeline.seconds.values()) + time.monotonic() - started
     if not _is_rank_zero():
         return
     document = results.result_document(
         experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
-        seconds=time.monotonic() - started, dense=dense, rows=rows, device=pipeline.device,
+        seconds=seconds, dense=dense, rows=rows, device=pipeline.device,
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))

@@ -1,9 +1,7 @@
 """The base class under Lightning's Trainer: gradients, steps, precision, teacher, metrics and logs."""
 
 import copy
-import json
 import math
-import socket
 from fractions import Fraction
 from typing import Any
 
@@ -16,7 +14,6 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from lightning_vitc.backbone import Backbone, create_backbone
-from lightning_vitc.callbacks.width_sampling import WidthSampling
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.dense import Dense
@@ -380,72 +377,3 @@ def test_a_method_needs_a_step_alone():
     assert trainer.callback_metrics["val/top1"] == trainer.callback_metrics["half/val_top1"]
     with pytest.raises(NotImplementedError):
         CompressionModule(backbone(), RECIPE).step(torch.zeros(1), torch.zeros(1))
-
-
-# Two processes
-
-RANK = """
-import json
-import torch
-from lightning.pytorch import Callback
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-import test_module
-
-class Watch(Callback):
-    def __init__(self):
-        self.reductions, self.widths = [], []
-    def on_train_start(self, trainer, module):
-        def hook(state, bucket):
-            self.reductions[-1] += 1
-            return allreduce_hook(state, bucket)
-        trainer.strategy.model.register_comm_hook(None, hook)
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        self.reductions.append(0)
-    def on_train_batch_end(self, trainer, module, *args):
-        self.widths.append([str(width) for width in module.widths])
-
-watch = Watch()
-module = test_module.scala_of_seven()
-trainer = test_module.fit(
-    module, None, test_module.WidthSampling(seed=1), watch, devices=2, strategy="ddp", max_epochs=2,
-)
-weights = {name: weight.tolist() for name, weight in module.backbone.state_dict().items()}
-with open(result, "w") as file:
-    json.dump({"widths": watch.widths, "reductions": watch.reductions, "weights": weights}, file)
-"""
-
-
-def scala_of_seven() -> Scala:
-    """SGD: its steps are as exact as the gradients."""
-    seven = create_backbone(
-        "deit_tiny_distilled_patch16_224", img_size=8, patch_size=4, in_chans=1, embed_dim=48, depth=2, num_heads=6,
-        num_classes=10,
-    )  # fmt: skip
-    return Scala(seven, OptimizerConfig(name="momentum", lr=1e-2), None, Arguments(granularity=0.125))
-
-
-def test_two_ranks_draw_alike_and_reduce_once_a_step(fork, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = []
-    for rank in range(2):
-        environment = dict(
-            LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
-        )
-        code = f"import os, sys, torch\nos.environ.update({environment!r})\nsys.path.insert(0, {str(tmp_path)!r})\n"
-        ranks.append(fork(f"{code}torch.manual_seed(5)\n{RANK}", result=str(tmp_path / f"{rank}.json")))
-    (tmp_path / "test_module.py").symlink_to(__file__)
-    for process in ranks:
-        process.join(120)
-        assert process.exitcode == 0
-    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert one["widths"] == two["widths"]
-    assert len({tuple(widths) for widths in one["widths"]}) > 3
-    assert one["reductions"] == two["reductions"] == [1] * 8
-    assert one["weights"] == two["weights"]
-    torch.manual_seed(5)
-    alone = scala_of_seven()
-    fit(alone, None, WidthSampling(seed=1), max_epochs=2)
-    for name, weight in alone.backbone.state_dict().items():
-        torch.testing.assert_close(torch.tensor(one["weights"][name]), weight, rtol=0, atol=1e-6)

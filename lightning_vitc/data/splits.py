@@ -22,7 +22,7 @@ _VAL_FRACTION = 0.1
 _GLYPHS = {"train": 6000, "validation": 1500, "test": 2500}
 _GLYPH_CLASSES = 36
 _GLYPH_SIDE = (12, 32)  # smaller ones cannot be read; larger ones are cheaper to enlarge than to draw
-_FAKE = {"train": 1024, "validation": 32, "test": 32}  # a dry run evaluates in seconds
+_FAKE = {"train": 1024, "validation": 8, "test": 8}  # a dry run evaluates in seconds
 _GENERATED = ("glyphs", "fake")  # of these, num_samples is the size and num_classes a choice
 
 Size = tuple[int, int]

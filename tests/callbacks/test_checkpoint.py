@@ -79,6 +79,24 @@ def test_best_is_the_first_of_the_highest_scores(layer, fit, tmp_path):
     assert witness.best == [5, 10]
 
 
+def test_the_time_of_all_parts_is_counted(layer, fit, tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("lightning_vitc.callbacks.checkpoint.time.monotonic", lambda: now[0])
+
+    class Slow(Callback):
+        def on_train_batch_start(self, *_):
+            now[0] += 2
+
+    first, second = StageCheckpoint(), StageCheckpoint()
+    fit(layer(), Slow(), first, max_epochs=1)
+    now[0] += 1000
+    fit(layer(), Slow(), second, ckpt_path=tmp_path / "last.ckpt", max_epochs=3)
+    assert (first.elapsed, second.elapsed) == (10, 30)
+    finished = StageCheckpoint()
+    fit(layer(), Slow(), finished, ckpt_path=tmp_path / "last.ckpt", max_epochs=3)  # nothing is left to train
+    assert finished.elapsed == 30
+
+
 def test_a_score_that_is_no_number_saves_nothing(layer, fit, tmp_path):
     fit(layer([math.nan] * 11), StageCheckpoint())
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

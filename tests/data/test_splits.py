@@ -76,7 +76,7 @@ def test_few_shot_is_drawn_by_seed_and_balanced(vision_data, tmp_path):
 
 
 def test_generated_data_sets_have_the_size_that_is_asked_for(vision_data):
-    assert vision_data("fake", num_samples=37).sizes == {"train": 37, "validation": 32, "test": 32}
+    assert vision_data("fake", num_samples=37).sizes == {"train": 37, "validation": 8, "test": 8}
     assert vision_data("glyphs", img_size=16, num_samples=90).sizes["train"] == 90
     few = vision_data("fake", num_samples=40, few_shot=True, num_classes=10, seed=3)
     assert set(np.bincount(few.splits.train.targets)) == {4}

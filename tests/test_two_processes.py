@@ -1,0 +1,138 @@
+"""Two processes over gloo draw the same widths, reduce once a step, and train what one process does."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from lightning_vitc.backbone import create_backbone
+from lightning_vitc.callbacks.width_sampling import WidthSampling
+from lightning_vitc.data import VisionData
+from lightning_vitc.methods.scala import Arguments, Scala
+from lightning_vitc.schema import DataConfig, OptimizerConfig
+
+# The command
+
+
+def accuracies(run: Path) -> list[dict[str, Any]]:
+    document = json.loads((run / "result.json").read_text())
+    return [document["dense"], *document["rows"]]
+
+
+def best_weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / stage / "best.ckpt", weights_only=True)["state_dict"]
+
+
+def launch(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As a user runs it: Lightning starts the second process by the words of the first."""
+    command = [str(Path(sys.executable).with_name("vitc")), *arguments, "trainer.devices=2", "trainer.strategy=ddp"]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(vitc, tiny, read_metrics):
+    """Both stages. Losses agree to rounding; weights as far as Adam lets them: where a gradient is nothing but
+    rounding, as that of the keys' biases, its steps are of the size of the learning rate."""
+    arguments = ("train", "scala_digits", *tiny, "trainer.max_epochs=1", "trainer.log_every_n_steps=1")
+    one = vitc(*arguments, "run_name=one")
+    assert one.code == 0, one.error
+    two = launch(vitc.place, *arguments)
+    assert two.returncode == 0, two.stderr
+    assert "Warning" not in two.stderr
+    assert two.stdout.count(" width_0.25 ") == 1
+    alone, run = (vitc.place / "runs" / "scala_digits" / name for name in ("one", "default"))
+    assert accuracies(run) == accuracies(alone)
+    for line, expected in zip(read_metrics(run), read_metrics(alone), strict=True):
+        assert line.keys() == expected.keys()  # the same widths were drawn
+        assert line == {key: pytest.approx(value, abs=1e-5) for key, value in expected.items()}
+    for stage in ("dense", "scala"):
+        weights, others = best_weights(run, stage), best_weights(alone, stage)
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, others[name], rtol=0, atol=2e-4)
+    again = launch(vitc.place, *arguments)
+    assert again.returncode == 0, again.stderr
+    assert "is complete" in again.stdout
+
+
+# The step
+
+RANK = """
+import json, os, sys
+os.environ.update(environment)
+sys.path.insert(0, os.path.dirname(result))
+import this_file
+watch = this_file.Watch()
+weights = this_file.fit(watch, devices=2, strategy="ddp")
+with open(result, "w") as file:
+    json.dump({"widths": watch.widths, "reductions": watch.reductions, "weights": weights}, file)
+"""
+
+
+class Watch(Callback):
+    """Notes the widths of every step, and how often gradients are reduced in it."""
+
+    def __init__(self) -> None:
+        self.reductions: list[int] = []
+        self.widths: list[list[str]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+        def hook(state, bucket):  # DDP wants its own annotations or none
+            self.reductions[-1] += 1
+            return allreduce_hook(state, bucket)
+
+        trainer.strategy.model.register_comm_hook(None, hook)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.reductions.append(0)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        self.widths.append([str(width) for width in pl_module.widths])
+
+
+def fit(*callbacks: Callback, **options: Any) -> dict[str, list[Any]]:
+    """Eight steps of SGD, which are as exact as their gradients; the weights at the end."""
+    torch.manual_seed(5)
+    network = create_backbone(
+        "deit_tiny_distilled_patch16_224", img_size=8, patch_size=4, in_chans=1, embed_dim=48, depth=2, num_heads=6,
+        num_classes=10,
+    )  # fmt: skip
+    module = Scala(network, OptimizerConfig(name="momentum", lr=1e-2), None, Arguments(granularity=0.125))
+    config = DataConfig(name="digits", batch_size=32, num_samples=128, no_aug=True, mean=[0.5], std=[0.5])
+    trainer = Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, limit_val_batches=0, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        callbacks=[WidthSampling(seed=1), *callbacks], **options,
+    )  # fmt: skip
+    trainer.fit(module, VisionData(config, img_size=8, in_chans=1))
+    return {name: weight.tolist() for name, weight in module.backbone.state_dict().items()}
+
+
+@pytest.mark.slow
+def test_ranks_draw_alike_and_reduce_once_a_step(fork, tmp_path):
+    (tmp_path / "this_file.py").symlink_to(__file__)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = dict(NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    files = [tmp_path / "0.json", tmp_path / "1.json"]
+    ranks = [
+        fork(RANK, environment=common | {"LOCAL_RANK": str(rank)}, result=str(file)) for rank, file in enumerate(files)
+    ]
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0
+    one, two = (json.loads(file.read_text()) for file in files)
+    assert one["widths"] == two["widths"]
+    assert len({tuple(widths) for widths in one["widths"]}) > 3
+    assert one["reductions"] == two["reductions"] == [1] * 8
+    assert one["weights"] == two["weights"]
+    for name, weight in fit().items():
+        torch.testing.assert_close(torch.tensor(one["weights"][name]), torch.tensor(weight), rtol=0, atol=1e-6)
