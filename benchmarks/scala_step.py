@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import torch
 from study import REPOSITORY, markdown, write_section
@@ -95,7 +95,7 @@ def memory(name: str) -> int:
 
 
 def peak_bytes(args: argparse.Namespace) -> int:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident("VmRSS")
     module, data = build(args.memory_of, args), batch(args)
     optimizer = torch.optim.AdamW(module.parameters())
     if args.device == "cuda":
@@ -106,7 +106,13 @@ def peak_bytes(args: argparse.Namespace) -> int:
         step(module, optimizer, data)
     if args.device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """Bytes of resident memory of this process by Linux: `VmRSS` now, `VmHWM` at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def table(args: argparse.Namespace, row: dict[str, float]) -> str:
