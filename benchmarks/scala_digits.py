@@ -6,6 +6,7 @@ WIDTHS = (0.25, 0.5, 0.75, 1.0)
 METHODS = {
     "Scala": ("scala_digits", ()),
     "US-Net": ("usnet_digits", ()),
+    "US-Net without distillation token": ("usnet_digits", ("model.name=deit_tiny_patch16_224",)),
     "Scala without isolated activation": ("scala_digits", ("method.isolated_activation=false",)),
     "Scala without progressive transfer": ("scala_digits", ("method.transfer=full",)),
     "Scala without stable sampling": ("scala_digits", ("method.sampling=uniform",)),

@@ -63,7 +63,7 @@ def draw_widths(grid: Sequence[Fraction], sampling: Sampling, seed: int, step: i
     Args:
         grid: every width, ascending from s to l.
         sampling: `paper`: m1 uniform over the grid in (s, m] and m2 over (m, l), m = (s + l) / 2;
-            `official_bins`: the midpoint m belongs to m2's bin; `uniform`: two draws from (s, l).
+            `official_bins`: the midpoint m belongs to m2's bin; `uniform`: two draws from (s, l), which may be equal.
         seed: of the draw.
         step: optimizer step; the draw depends on nothing else.
     """
@@ -76,5 +76,5 @@ def draw_widths(grid: Sequence[Fraction], sampling: Sampling, seed: int, step: i
         bins = [[w for w in between if w < middle], [w for w in between if w >= middle]]
     else:
         bins = [[w for w in between if w <= middle], [w for w in between if w > middle]]
-    drawn = {generator.choice(bin) for bin in bins if bin}  # an equal pair is trained once
+    drawn = [generator.choice(bin) for bin in bins if bin]
     return (full, *sorted(drawn, reverse=True), smallest)

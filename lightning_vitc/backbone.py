@@ -137,8 +137,11 @@ def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
 def create_teacher(
     name: str, pretrained: bool | str, num_classes: int, img_size: tuple[int, int], in_chans: int = 3
 ) -> torch.nn.Module:
-    """Any timm model, with weights of the hub, of a file, or (`False`) random ones."""
-    kwargs: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
+    """Any timm model, with weights of the hub, of a file, or (`False`) random ones.
+
+    The hub's weights come with their own classifier: for another number of classes it would be a random one.
+    """
+    kwargs: dict[str, Any] = {"in_chans": in_chans} | ({} if pretrained is True else {"num_classes": num_classes})
     if name.startswith(("vit_", "deit")):
         kwargs["img_size"] = img_size
     model = create_timm(name, pretrained=pretrained is True, **kwargs)

@@ -98,8 +98,9 @@ class Pipeline:
         if self.experiment.data.name == "fake" and pretrained is True:
             warnings.warn("data.name=fake is a dry run: the teacher keeps random weights", stacklevel=2)
             pretrained = False
-        spec, classes = self._template.spec, self.data.num_classes
-        return Teacher(create_teacher(config.model, pretrained, classes, spec.img_size, spec.in_chans), classes)
+        spec = self._template.spec
+        network: Any = create_teacher(config.model, pretrained, self.data.num_classes, spec.img_size, spec.in_chans)
+        return Teacher(network, network.num_classes)
 
     def dense(self) -> Backbone:
         """The dense network, a row of the final table: of the stage `dense`, of another run, or pretrained."""
@@ -173,7 +174,8 @@ class Pipeline:
             for network in self.networks
         ]  # fmt: skip
         dense = [row for row in rows if row.name == self.dense_name]
-        return (dense[0] if dense else None), [row for row in rows if row.name != self.dense_name]
+        others = [row for row in rows if row.name != self.dense_name or "width" in row.columns]
+        return (dense[0] if dense else None), others
 
     def _data(self) -> VisionData:
         spec = self._template.spec

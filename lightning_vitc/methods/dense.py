@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
+from lightning_vitc.errors import UserError
 from lightning_vitc.losses import cross_entropy, distillation
 from lightning_vitc.module import CompressionModule, StepResult
 from lightning_vitc.planning import Plan, plan_of_choices
@@ -29,8 +30,10 @@ class Arguments:
     distillation_weight: float = bounded(0.5, ge=0, le=1)  # share of the teacher in the loss
     temperature: float = bounded(1.0, gt=0)  # of soft distillation
 
-    def validate(self) -> None:
-        """Widths are ratios in (0, 1]; a violation is a ValueError naming the key."""
+    def validate(self, experiment: Any = None) -> None:
+        """Rules between keys, and with the experiment's others; a violation is a ValueError naming the key."""
+        if experiment is not None and experiment.teacher.train:
+            raise ValueError("teacher.train: the method dense trains the dense model itself; leave it out")
         if not self.widths or not all(0 < width <= 1 for width in self.widths):
             raise ValueError(f"method.widths: {self.widths} must be ratios > 0 and <= 1")
         if len(set(self.widths)) < len(self.widths):
@@ -51,6 +54,10 @@ class Dense(CompressionModule):
                  arguments: Arguments | None = None):  # fmt: skip
         super().__init__(backbone, optimizer, teacher)
         self.arguments = arguments or Arguments()
+        if teacher is not None and self.arguments.distillation == "hard" and not backbone.spec.distilled:
+            raise UserError(
+                f"method.distillation: hard needs a distillation token, which {backbone.spec.name} lacks; set it to soft"
+            )
         self.soft = teacher is not None and self.arguments.distillation == "soft"
         backbone.distilled_training = teacher is not None and backbone.spec.distilled and not self.soft
 
@@ -87,3 +94,5 @@ class Dense(CompressionModule):
             stage = "dense" if width == 1 else f"dense_{float(width):g}"
             dense = run.fit(stage, partial(cls._at_width, run, width, teacher))
             run.add_row(stage, dense.backbone, None, width=float(width))
+            if width == 1:
+                run.dense_name = stage

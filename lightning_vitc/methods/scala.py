@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -52,8 +52,10 @@ class Arguments:
         s, l, e = (Fraction(str(value)) for value in (self.s, self.l, self.granularity))  # noqa: E741
         return [s + number * e for number in range(int((l - s) / e) + 1)]
 
-    def validate(self) -> None:
-        """Rules between keys; a violation is a ValueError naming the key."""
+    def validate(self, experiment: Any = None) -> None:
+        """Rules between keys, and with the experiment's others; a violation is a ValueError naming the key."""
+        if experiment is not None:
+            self._validate_schedule(experiment)
         s, l, e = (Fraction(str(value)) for value in (self.s, self.l, self.granularity))  # noqa: E741
         if s >= l:
             raise ValueError(f"method.s: {self.s:g} must be less than method.l = {self.l:g}")
@@ -72,6 +74,22 @@ class Arguments:
                 raise ValueError(f"method.untrained_widths: {width:g} is not between s = {self.s:g} and l = {self.l:g}")
         if self.transfer == "none" and not self.noise_calibration:
             raise ValueError("method.noise_calibration: must be true with transfer=none, else widths learn nothing")
+
+    def _validate_schedule(self, experiment: Any) -> None:
+        sampling = experiment.callbacks.get("width_sampling")
+        if sampling is None:
+            raise ValueError("callbacks.width_sampling: missing, scala needs it; add 'base: [scala]' to the experiment")
+        if sampling.sampling != self.sampling:
+            raise ValueError(
+                f"callbacks.width_sampling.sampling: {sampling.sampling} contradicts method.sampling={self.sampling}; "
+                "set method.sampling alone"
+            )
+        epochs = experiment.trainer.max_epochs
+        if epochs is not None and self.full_warmup_epochs >= epochs:
+            raise ValueError(
+                f"method.full_warmup_epochs: {self.full_warmup_epochs} must be less than trainer.max_epochs={epochs}, "
+                "or no narrow width is ever trained"
+            )
 
     def validated_widths(self) -> list[Fraction]:
         """`eval_widths`, or those of a quarter, a half, three quarters and one that the grid has, and its ends."""
@@ -123,28 +141,30 @@ class Scala(CompressionModule):
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """Scale Coordination (Section 3.3): widths one after another, each taught by one before it."""
+        taught = self.teacher is not None and self.backbone.spec.distilled
+        labels = self.teacher(images).argmax(-1) if taught and self.teacher else targets  # before activations pile up
         terms: dict[str, Tensor] = {}
         logits: list[Tensor] = []
+        total = images.new_zeros(())
         for position, width in enumerate(self.widths):
             student = self.backbone(images, kept=self.kept(width))
             if position == 0:
-                loss = self._full_loss(student, images, targets)
+                loss = self._both_heads(student, targets, labels)
             else:
                 loss = self._narrow_loss(student, self._teacher_of(logits), targets)
             logits.append(_distilled_head(student).detach())
             terms[f"{width_name(width)}/train_loss"] = loss.detach()
+            total = total + loss.detach()
             if position < len(self.widths) - 1:
                 self.accumulate(loss)
-        terms["loss"] = sum(terms.values(), start=loss.new_zeros(()))
+        terms["loss"] = total
         return StepResult(loss, terms)
 
-    def _full_loss(self, student: Tensor | tuple[Tensor, Tensor], images: Tensor, targets: Tensor) -> Tensor:
-        """(1 - a) CE(cls, target) + a CE(dist, argmax teacher): DeiT's hard distillation; else the targets for both."""
-        if self.teacher is None or not isinstance(student, tuple):
-            return self._both_heads(student, targets, targets)
-        return self._both_heads(student, targets, self.teacher(images).argmax(-1))
-
     def _both_heads(self, student: Tensor | tuple[Tensor, Tensor], targets: Tensor, distilled: Tensor) -> Tensor:
+        """(1 - a) CE(cls, target) + a CE(dist, argmax teacher): DeiT's hard distillation.
+
+        Without a teacher the second head, which teaches the narrower widths, learns the targets too (ours).
+        """
         if not isinstance(student, tuple):
             return cross_entropy(student, targets)
         a = self.arguments.hard_distillation
@@ -186,7 +206,8 @@ class Scala(CompressionModule):
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """Every width of the grid."""
         keys = experiment.method
-        widths = {width_name(width): slice_width(spec, width, keys.slice).spec for width in keys.grid()}
+        tested = sorted({*keys.grid(), *(Fraction(str(width)) for width in keys.untrained_widths)})
+        widths = {width_name(width): slice_width(spec, width, keys.slice).spec for width in tested}
         return plan_of_choices(widths, costs.macs)
 
     @classmethod
