@@ -120,12 +120,14 @@ def _replace(new: Path, target: Path) -> None:
 def _card(spec: ArchSpec, facts: dict[str, Any]) -> str:
     accuracy = facts.get("accuracy") or {}
     lines = [f"| {name} | {value:.2f} % |" for name, value in accuracy.items()]
+    budget = [f"| {name} | {value} |" for name, value in _budget_of(facts).items()]
     return "\n".join(
         [
             f"# {spec.name}, compressed by {facts.get('method')}",
             "",
             "| | |",
             "|---|---|",
+            *budget,
             f"| MACs of one image | {costs.macs(spec):,} |",
             f"| parameters | {costs.params(spec):,} |",
             *lines,
@@ -141,3 +143,10 @@ def _card(spec: ArchSpec, facts: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _budget_of(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the network had to fit: its width, or the budget of its experiment."""
+    asked = (facts.get("experiment") or {}).get("budget") or {}
+    budget = {f"budget of {key}": asked.get(key) for key in ("macs", "params")}
+    return {key: value for key, value in {**(facts.get("budget") or {}), **budget}.items() if value is not None}

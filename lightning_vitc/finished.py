@@ -18,7 +18,7 @@ def networks_of_run(run: str | Path, overrides: list[str] | None = None) -> tupl
     """The networks of a finished run's table, with the weights that were selected.
 
     Raises:
-        UserError: where the path is no run, or the run is not complete.
+        UserError: where the path is no run, or the run or a stage of it is not complete.
     """
     directory = RunDirectory(run)
     if not directory.config.is_file():
@@ -26,7 +26,7 @@ def networks_of_run(run: str | Path, overrides: list[str] | None = None) -> tupl
     if not directory.is_complete():
         raise UserError(f"{run}: the run is not complete; continue it with 'vitc train'")
     experiment = load_experiment(str(directory.config), overrides or [], check_files=False)
-    pipeline = Pipeline(experiment, directory)
+    pipeline = Pipeline(experiment, directory, read_only=True)
     registry.load_method(experiment.method_name).pipeline(pipeline)
     return pipeline, pipeline.networks
 

@@ -40,7 +40,7 @@ from lightning_vitc.kept import Kept
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.module import CompressionModule
 from lightning_vitc.results import Row
-from lightning_vitc.run_directory import RunDirectory
+from lightning_vitc.run_directory import RunDirectory, read_json
 from lightning_vitc.schema import Experiment
 from lightning_vitc.teacher import Teacher
 from lightning_vitc.trainers import stage_trainer, test_trainer
@@ -60,10 +60,16 @@ class Network:
 
 
 class Pipeline:
-    """What a method's stages have in common: experiment, directory, data, and the rows of the final table."""
+    """What a method's stages have in common: experiment, directory, data, and the rows of the final table.
 
-    def __init__(self, experiment: Experiment, directory: RunDirectory):
-        self.experiment, self.directory = experiment, directory
+    Args:
+        experiment: what to run.
+        directory: of the run.
+        read_only: load finished stages and refuse to train others.
+    """
+
+    def __init__(self, experiment: Experiment, directory: RunDirectory, read_only: bool = False):
+        self.experiment, self.directory, self.read_only = experiment, directory, read_only
         self.arguments, self.optimizer = experiment.method, experiment.optimizer
         self.networks: list[Network] = []
         self.seconds: dict[str, float] = {}  # that the training of each stage took
@@ -125,14 +131,22 @@ class Pipeline:
             build: makes the module; called after the stage has been seeded.
             epochs: instead of `trainer.max_epochs`.
             select: end with the weights that were `best` in validation, or with the `last` ones.
+
+        Raises:
+            UserError: where the stage is not finished and the pipeline is read-only.
         """
+        folder = self.directory.stage(stage)
+        finished = (folder / "done.json").exists()
+        if self.read_only and not finished:
+            raise UserError(
+                f"{self.directory.path}: the stage {stage!r} is not finished; continue it with 'vitc train'"
+            )
         seed_everything(zlib.crc32(f"{stage} {self.experiment.seed}".encode()), verbose=False)
         module = build()
-        folder = self.directory.stage(stage)
-        if not (folder / "done.json").exists():
+        if not finished:
             self._train(stage, module, epochs, select)
         load_selected(module, folder)
-        self.seconds[stage] = json.loads((folder / "done.json").read_text()).get("seconds", 0.0)
+        self.seconds[stage] = read_json(folder / "done.json").get("seconds", 0.0)
         return module
 
     @property
@@ -212,7 +226,7 @@ def dense_of_run(path: str) -> Backbone:
 
 
 def _selected_file(folder: Path) -> Path:
-    return folder / json.loads((folder / "done.json").read_text())["weights"]
+    return folder / str(read_json(folder / "done.json", "weights")["weights"])
 
 
 def _mark_done(folder: Path, trainer: Trainer, select: Selection) -> None:

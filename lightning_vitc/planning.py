@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from torch import nn
+
 from lightning_vitc import costs, registry
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import template
 from lightning_vitc.data.catalog import class_count
 from lightning_vitc.errors import UserError
+from lightning_vitc.optimizer import build_optimizer
 from lightning_vitc.schema import Experiment
 
 
@@ -58,9 +61,7 @@ class Plan:
 
 def plan_experiment(experiment: Experiment) -> dict[str, Any]:
     """The JSON document of `vitc plan`."""
-    spec = template(experiment.model, class_count(experiment.data)).spec
-    method = registry.load_method(experiment.method_name)
-    plan: Plan = method.plan(spec, experiment)
+    spec, plan = _plan(experiment)
     convention = experiment.budget.convention
     unit = plan.quantity
     return {
@@ -73,6 +74,23 @@ def plan_experiment(experiment: Experiment) -> dict[str, Any]:
         "satisfiable": plan.satisfiable,
         "plan": plan.details,
     }
+
+
+def check_start(experiment: Experiment) -> None:
+    """Refuse what would be refused in the course of the run, as far as it is known without images.
+
+    Raises:
+        UserError: for a model or a width that cannot be built, a budget out of reach, or an optimizer timm does
+            not know.
+    """
+    _, plan = _plan(experiment)
+    plan.check(experiment.budget.macs or experiment.budget.params)
+    build_optimizer(nn.Linear(1, 1), experiment.optimizer, total_steps=1, warmup_steps=0)
+
+
+def _plan(experiment: Experiment) -> tuple[ArchSpec, Plan]:
+    spec = template(experiment.model, class_count(experiment.data)).spec
+    return spec, registry.load_method(experiment.method_name).plan(spec, experiment)
 
 
 def plan_of_choices(choices: dict[str, ArchSpec], measure: Callable[[ArchSpec], int]) -> Plan:

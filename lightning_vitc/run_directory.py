@@ -29,6 +29,7 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._lock: Any = None
+        self._is_new = False  # no run was there before this process
 
     @classmethod
     def of(cls, experiment: Experiment) -> "RunDirectory":
@@ -70,7 +71,13 @@ class RunDirectory:
         for unfinished in self.path.rglob(".*.tmp"):  # what a killed process was writing
             unfinished.unlink()
         if not self.config.exists():
+            self._is_new = True
             write_atomically(self.config, dump(experiment).encode())
+
+    def withdraw(self) -> None:
+        """Remove a run that this process began, where it has saved no checkpoint: its start was refused."""
+        if self._is_new and not any(self.path.glob("checkpoints/*/*.ckpt")):
+            self._remove_files()
 
     def close(self) -> None:
         """Let other processes in."""
@@ -84,11 +91,14 @@ class RunDirectory:
 
     def read_result(self) -> dict[str, Any]:
         """The content of `result.json`."""
-        return json.loads(self.result.read_text())
+        return read_json(self.result, "dense", "rows")
 
     def _empty(self) -> None:
         if not self.config.exists() and self._strangers():
             raise UserError(f"{self.path}: not a run directory; --fresh deletes nothing there")
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -113,6 +123,23 @@ class RunDirectory:
                     f"{self.path}: holds a run with {key}={there.get(key)}, this one has {here.get(key)}; "
                     "set run_name to another name, or use --fresh to start over"
                 )
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON document of a run, which has these keys.
+
+    Raises:
+        UserError: where it is missing or damaged.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise UserError(f"{path}: damaged; it is no JSON document") from None
+    if not isinstance(document, dict) or not document.keys() >= set(keys):
+        raise UserError(f"{path}: damaged; it must have {' and '.join(keys)}")
+    return document
 
 
 def _is_of_batch(entry: Path) -> bool:

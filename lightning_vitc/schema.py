@@ -28,8 +28,8 @@ def rule(expected: str, check: Callable[[Any], bool]) -> dict[str, Any]:
 
 def _weights(default: bool) -> Any:
     """`pretrained`: from the hub or from a file that holds weights."""
-    expected = "true, false or the path of a .safetensors, .pth or .pt file"
-    suffixes = (".safetensors", ".pth", ".pt")
+    expected = "true, false or the path of a .safetensors, .pth, .pt or .bin file"
+    suffixes = (".safetensors", ".pth", ".pt", ".bin")
     check = rule(expected, lambda v: isinstance(v, bool) or v.lower().endswith(suffixes))
     return field(default=default, metadata=check)
 
@@ -39,6 +39,13 @@ def _batches(default: float | None) -> Any:
     expected = "a number of batches (an integer >= 0) or a fraction in [0, 1]"
     check = rule(expected, lambda v: v >= 0 and (isinstance(v, int) or v <= 1))
     return field(default=default, metadata=check)
+
+
+def _some_batches() -> Any:
+    """The same where none at all makes no sense."""
+    expected = "a number of batches (an integer > 0) or a fraction in (0, 1]"
+    check = rule(expected, lambda v: v > 0 and (isinstance(v, int) or v <= 1))
+    return field(default=None, metadata=check)
 
 
 def _file_name(default: str) -> Any:
@@ -186,7 +193,7 @@ class TrainerConfig:
     """Lightning's Trainer, key by key; the framework sets loggers, callbacks, plugins and the sampler."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"  # auto: ddp where there are several processes
     devices: int | str | list[int] = field(
         default="auto",
         metadata=rule('a number > 0, "auto", a list of device numbers or a string like "0,1"', _is_devices),
@@ -197,23 +204,19 @@ class TrainerConfig:
     ] = "32-true"  # fmt: skip
     max_epochs: int | None = bounded(None, gt=0)
     min_epochs: int | None = bounded(None, gt=0)
-    max_steps: int = bounded(-1, ge=-1)
+    max_steps: int = field(
+        default=-1, metadata=rule("a number of steps > 0, or -1 for no limit", lambda v: v > 0 or v == -1)
+    )
     min_steps: int | None = bounded(None, gt=0)
     max_time: str | None = field(
         default=None,
         metadata=rule("a time as DD:HH:MM:SS", lambda v: bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", v))),
     )
-    limit_train_batches: int | float | None = _batches(None)
+    limit_train_batches: int | float | None = _some_batches()
     limit_val_batches: int | float | None = _batches(None)
     limit_test_batches: int | float | None = _batches(None)
     overfit_batches: int | float = _batches(0.0)
-    val_check_interval: int | float | None = field(
-        default=None,
-        metadata=rule(
-            "a number of batches (an integer > 0) or a fraction in (0, 1]",
-            lambda v: v > 0 and (isinstance(v, int) or v <= 1),
-        ),
-    )
+    val_check_interval: int | float | None = _some_batches()
     check_val_every_n_epoch: int | None = bounded(1, gt=0)
     num_sanity_val_steps: int = bounded(0, ge=-1)
     log_every_n_steps: int = bounded(50, gt=0)

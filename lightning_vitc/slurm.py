@@ -1,12 +1,16 @@
 """The batch script of an experiment: one task a device, requeued and resumed where it stopped."""
 
+import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from lightning_vitc.checkpoints import write_atomically
+from lightning_vitc.data.sampler import EpochBatchSampler
 from lightning_vitc.errors import UserError
+from lightning_vitc.planning import check_start
 from lightning_vitc.run_directory import RunDirectory
 from lightning_vitc.schema import Experiment
 
@@ -18,7 +22,11 @@ def write_script(experiment: Experiment, name: str, overrides: list[str]) -> Pat
         experiment: typed, with the `slurm` section to use.
         name: of the experiment, as given by the user.
         overrides: `key=value` of the user, repeated in the script.
+
+    Raises:
+        UserError: where sbatch or the run would refuse it.
     """
+    _check(experiment)
     directory = RunDirectory.of(experiment)
     directory.open(experiment)  # the script belongs to the run: the same checks, the same config.yaml
     directory.close()
@@ -30,7 +38,7 @@ def write_script(experiment: Experiment, name: str, overrides: list[str]) -> Pat
 def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
     """The text of the batch script."""
     slurm = experiment.slurm
-    tasks = max(1, slurm.gpus_per_node)
+    tasks = _tasks(experiment)
     directory = RunDirectory.of(experiment).path
     options: dict[str, object] = {
         "job-name": f"{experiment.name}-{experiment.run_name}",
@@ -49,10 +57,10 @@ def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
     }
     placement = [f"trainer.num_nodes={slurm.nodes}", f"trainer.devices={tasks}",
                  f"trainer.accelerator={'gpu' if slurm.gpus_per_node else 'cpu'}"]  # fmt: skip
-    command = shlex.join(["python", "-m", "lightning_vitc", "train", name, *overrides, *placement])
+    command = shlex.join([sys.executable, "-m", "lightning_vitc", "train", name, *overrides, *placement])
     header = [f"#SBATCH --{_option(key, value)}" for key, value in options.items() if value is not None]
     return "\n".join(["#!/bin/bash", *header, "", "set -euo pipefail", f"cd {shlex.quote(str(Path.cwd()))}",
-                      *(slurm.setup or [_activate()]), "", f"srun --kill-on-bad-exit=1 {command}", ""])  # fmt: skip
+                      *slurm.setup, "", f"srun --kill-on-bad-exit=1 {command}", ""])  # fmt: skip
 
 
 def submit(script_path: Path) -> str:
@@ -75,5 +83,19 @@ def _option(key: str, value: object) -> str:
     return key if value is True else f"{key}={shlex.quote(str(value))}"
 
 
-def _activate() -> str:
-    return f"source {shlex.quote(str(Path('.venv/bin/activate').absolute()))}"
+def _tasks(experiment: Experiment) -> int:
+    """Processes a node."""
+    return max(1, experiment.slurm.gpus_per_node)
+
+
+def _check(experiment: Experiment) -> None:
+    slurm, size = experiment.slurm, experiment.data.batch_size
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", slurm.time):
+        raise UserError(
+            f"slurm.time: {slurm.time!r} is no time limit; give minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
+        )
+    check_start(experiment)
+    EpochBatchSampler(  # of a single batch: refuses one that does not divide over the processes
+        size, batch_size=size, seed=experiment.seed, world_size=slurm.nodes * _tasks(experiment),
+        accumulate=experiment.trainer.accumulate_grad_batches,
+    )  # fmt: skip

@@ -9,7 +9,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from lightning_vitc import registry, results
+from lightning_vitc.errors import UserError
 from lightning_vitc.pipeline import Pipeline
+from lightning_vitc.planning import check_start
 from lightning_vitc.run_directory import RunDirectory, flat
 from lightning_vitc.schema import Experiment
 
@@ -31,18 +33,25 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
     Args:
         experiment: what to run.
         fresh: delete the run there is and start over.
+
+    Raises:
+        UserError: where it cannot be run; a run that was not there before has then left no files.
     """
     hush()
     directory = RunDirectory.of(experiment)
+    pipeline = None if directory.is_complete() and not fresh else _checked(experiment, directory)
     if _is_rank_zero():
         directory.open(experiment, fresh)
     try:
-        if directory.is_complete():
+        if pipeline is None or directory.is_complete():
             _say(f"[bold]{directory.path}[/] is complete (use --fresh to start over)")
         else:
-            _run(experiment, directory)
+            _run(pipeline)
         if _is_rank_zero():
             _show(directory)
+    except UserError:
+        directory.withdraw()
+        raise
     finally:
         directory.close()
 
@@ -55,10 +64,19 @@ def hush() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _run(experiment: Experiment, directory: RunDirectory) -> None:
+def _checked(experiment: Experiment, directory: RunDirectory) -> Pipeline:
+    """The pipeline of an experiment that can start: refused before anything is written or trained."""
+    check_start(experiment)
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
     pipeline = Pipeline(experiment, directory)
+    pipeline.data.setup()
+    pipeline.data.train_dataloader()  # refuses a batch larger than the training set
+    return pipeline
+
+
+def _run(pipeline: Pipeline) -> None:
+    experiment, directory = pipeline.experiment, pipeline.directory
     if experiment.data.num_samples is not None and _is_rank_zero():
         pipeline.data.save_subset(directory.path / "subset.json")
     registry.load_method(experiment.method_name).pipeline(pipeline)

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_vitc import registry
@@ -16,10 +19,11 @@ from lightning_vitc.callbacks.accuracy_figure import AccuracyFigure
 from lightning_vitc.callbacks.progress import progress_bar
 from lightning_vitc.callbacks.step_seed import StepSeed
 from lightning_vitc.checkpoints import replace_atomically
+from lightning_vitc.errors import UserError
 from lightning_vitc.metrics_file import MetricsFile
 from lightning_vitc.module import CompressionModule
 from lightning_vitc.run_directory import RunDirectory
-from lightning_vitc.schema import Experiment
+from lightning_vitc.schema import Experiment, TrainerConfig
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -62,16 +66,29 @@ def stage_trainer(
     if settings["enable_progress_bar"]:
         callbacks.append(progress_bar(stage))
         settings["enable_progress_bar"] = isinstance(callbacks[-1], ProgressBar)
-    return Trainer(
+    return _trainer(
         **settings, callbacks=callbacks, logger=_loggers(directory, stage, resumed_at),
-        plugins=[DurableCheckpointIO()], use_distributed_sampler=False, default_root_dir=directory.stage(stage),
+        plugins=[DurableCheckpointIO(), *_cluster()], default_root_dir=directory.stage(stage),
     )  # fmt: skip
 
 
 def test_trainer(experiment: Experiment) -> Trainer:
     """A trainer that only evaluates."""
     settings = _settings(experiment) | {"enable_progress_bar": False}
-    return Trainer(**settings, logger=False, enable_checkpointing=False, use_distributed_sampler=False)
+    return _trainer(**settings, logger=False, enable_checkpointing=False, plugins=_cluster())
+
+
+def _trainer(**options: Any) -> Trainer:
+    try:
+        return Trainer(**options, use_distributed_sampler=False)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _cluster() -> list[SLURMEnvironment]:
+    """In a Slurm job: Lightning's environment without its own requeue; torchrun within a job comes first."""
+    in_job = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if in_job else []
 
 
 def _loggers(directory: RunDirectory, stage: str, resumed_at: int | None) -> list[Logger]:
@@ -91,9 +108,22 @@ def _callbacks_of(experiment: Experiment, module: CompressionModule) -> list[Cal
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
     settings = dict(vars(experiment.trainer))
-    if settings["strategy"] == "ddp":
-        # Buffers are equal on all ranks by construction, and ranks may validate unequal numbers of batches.
+    if settings["strategy"] == "ddp" or _has_processes(experiment.trainer):
+        # Buffers are equal on all ranks by construction: broadcasting them at every step would only cost time.
         settings["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     if settings["max_epochs"] is None:
         settings["max_epochs"] = -1 if settings["max_steps"] != -1 else None
     return settings
+
+
+def _has_processes(trainer: TrainerConfig) -> bool:
+    """Whether `strategy: auto` means more than one process."""
+    if trainer.accelerator == "tpu":
+        return False
+    devices: int | str | list[int] = trainer.devices
+    if devices == "auto":
+        devices = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
+    elif isinstance(devices, str):  # "2" counts devices, "0,1" names them
+        devices = len(devices.split(",")) if "," in devices else int(devices)
+    count = len(devices) if isinstance(devices, list) else int(devices)
+    return trainer.num_nodes > 1 or count > 1

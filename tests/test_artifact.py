@@ -84,6 +84,14 @@ def test_the_card_shows_what_the_model_is(saved):
         assert shown in card
 
 
+def test_the_card_names_the_width_and_the_budget(model, tmp_path):
+    facts = {"budget": {"width": 0.5}, "experiment": {"budget": {"macs": "50%", "params": None}}}
+    artifact.save(model, tmp_path / "out", facts)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| width | 0.5 |\n| budget of macs | 50% |\n| MACs of one image" in card
+    assert "params |" not in card
+
+
 def test_the_card_does_without_an_accuracy(model, tmp_path):
     artifact.save(model, tmp_path / "bare", {})
     assert "parameters" in (tmp_path / "bare" / "README.md").read_text()

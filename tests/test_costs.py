@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from fractions import Fraction
 
@@ -7,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_vitc import costs
+from lightning_vitc import artifact, cli, costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.errors import UserError
 from lightning_vitc.vit import build
@@ -290,3 +291,46 @@ def test_value_widths_that_differ_are_counted_without_their_padding():
     padding = sum(max(widths) * len(widths) - sum(widths) for widths in dims)
     assert counted(model, spec) - costs.macs(spec) == padding * 197**2
     assert costs.params(spec) == numel(model)
+
+
+# The command
+
+
+def test_a_width_may_be_a_fraction(capsys):
+    assert cli.main(["cost", TINY, "embed_dim=96", "num_heads=2", "--width", "1/3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["width"] == pytest.approx(1 / 3)
+
+
+@pytest.fixture
+def exported(tmp_path) -> str:
+    model = build(ArchSpec.of(timm.create_model(TINY, depth=1, img_size=32, num_classes=3)))
+    artifact.save(model, tmp_path / "out", {"method": "uvc"})
+    return str(tmp_path / "out")
+
+
+def test_an_export_is_counted_as_by_its_method(exported, capsys):
+    counts = []
+    for method in ([], ["--method", "uvc"], ["--method", "dcvit"]):
+        assert cli.main(["cost", exported, "--convention", "paper", "--json", *method]) == 0
+        counts.append(json.loads(capsys.readouterr().out)["macs"])
+    assert counts[0] == counts[1] != counts[2]
+
+
+def test_an_export_takes_no_timm_arguments(exported, capsys):
+    assert cli.main(["cost", exported, "depth=3"]) == 2
+    line = f"error: depth=3: {exported} is an exported network, which takes no timm arguments\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([""], "MODEL_OR_DIR: empty; give a timm ViT name or an exported directory"),
+        ([TINY, "--method", "uvc"], "--method: has no effect without --convention paper"),
+        ([TINY, "--img-size", "225"], "img_size: 225 is not a multiple of the patch size 16; try 224 or 240"),
+        ([TINY, "--width", "half"], "width: 'half' is not a number; give a ratio such as 0.5"),
+    ],
+)
+def test_the_command_refuses(arguments, line, capsys):
+    assert cli.main(["cost", *arguments]) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"

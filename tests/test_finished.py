@@ -185,6 +185,25 @@ def test_refusals(place, arguments, message):
     assert (place.place / "foreign" / "notes.txt").read_text() == "mine"
 
 
+def test_a_stage_that_is_not_finished_is_not_trained(place):
+    folder = place.place / "run" / "checkpoints" / "scala"
+    shutil.rmtree(folder)
+    for arguments in (["evaluate", "run"], ["export", "run", "--out", "x"]):
+        done = place(*arguments)
+        message = "error: run: the stage 'scala' is not finished; continue it with 'vitc train'\n"
+        assert (done.code, done.out, done.error) == (2, "", message)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["result.json", "checkpoints/dense/done.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_damaged_file_is_named(place, name, text):
+    (place.place / "run" / name).write_text(text)
+    done = place("export", "run", "--out", "x")
+    assert (done.code, done.out, done.error.count("\n")) == (2, "", 1)
+    assert done.error.startswith(f"error: run/{name}: damaged; it ")
+
+
 def test_an_exported_network_has_one_width(finished, export, vitc):
     export(finished, "half", "--width", "0.5")
     done = vitc("evaluate", "half", "--width", "0.5")

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
-from lightning_vitc.run_directory import FREE, RunDirectory, flat
+from lightning_vitc.run_directory import FREE, RunDirectory, flat, read_json
 from lightning_vitc.schema import Experiment
 
 HOLD = """
@@ -67,7 +67,6 @@ def test_the_same_run_is_taken_up(tmp_path):
         ("data.batch_size=16", "data.batch_size=32", "16"),
         ("trainer.precision=bf16-mixed", "trainer.precision=32-true", "bf16-mixed"),
         ("callbacks.ema.decay=0.9", "callbacks.ema.decay=None", "0.9"),
-        ("callbacks.width_sampling=false", "callbacks.width_sampling.full_warmup_epochs=0", "None"),
     ],
 )
 def test_another_run_is_refused_with_the_key(tmp_path, override, there, here):
@@ -172,9 +171,41 @@ def test_closing_lets_others_in(tmp_path, fork):
 
 def test_reading_a_result(tmp_path):
     directory = opened(tmp_path)
-    directory.result.write_text(json.dumps({"rows": []}))
+    directory.result.write_text(json.dumps({"dense": None, "rows": []}))
     assert directory.is_complete()
-    assert directory.read_result() == {"rows": []}
+    assert directory.read_result() == {"dense": None, "rows": []}
+
+
+def test_reading_json(tmp_path):
+    path = tmp_path / "done.json"
+    for content in (b"{", b"\xff\xfe", b"3", b'{"seconds": 1}'):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"^{path}: damaged; it "):
+            read_json(path, "weights")
+    path.write_text('{"weights": "last.ckpt"}')
+    assert read_json(path, "weights") == {"weights": "last.ckpt"}
+    with pytest.raises(UserError, match=r"nothing\.json: cannot be read"):
+        read_json(tmp_path / "nothing.json")
+
+
+def test_withdrawing_a_run_that_was_begun_here(tmp_path):
+    place = tmp_path / "scala_digits" / "default"
+    place.mkdir(parents=True)
+    (place / "slurm-17.log").write_text("")
+    directory = opened(tmp_path)
+    (directory.path / "tensorboard").mkdir()
+    directory.withdraw()
+    assert sorted(file.name for file in place.iterdir()) == [".lock", "slurm-17.log"]
+
+
+def test_a_run_of_before_or_with_a_checkpoint_is_not_withdrawn(tmp_path):
+    first = opened(tmp_path)
+    opened(tmp_path).withdraw()  # did not begin it
+    assert first.config.exists()
+    first.stage("dense").mkdir(parents=True)
+    (first.stage("dense") / "last.ckpt").write_text("")
+    first.withdraw()
+    assert first.config.exists()
 
 
 def test_flat():

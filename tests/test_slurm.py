@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_vitc.config import load_experiment
+from lightning_vitc.errors import UserError
 from lightning_vitc.slurm import script, write_script
 
 EVERYTHING = (
@@ -48,8 +49,8 @@ cd {here}
 module load cuda/12
 source "/my env/bin/activate"
 
-srun --kill-on-bad-exit=1 python -m lightning_vitc train scala_digits method.granularity=0.25 'data.scale=[0.5, 1]' \
-trainer.num_nodes=4 trainer.devices=8 trainer.accelerator=gpu
+srun --kill-on-bad-exit=1 {sys.executable} -m lightning_vitc train scala_digits method.granularity=0.25 \
+'data.scale=[0.5, 1]' trainer.num_nodes=4 trainer.devices=8 trainer.accelerator=gpu
 """
     )
 
@@ -61,7 +62,8 @@ def test_one_process_a_node_without_gpus(here):
     assert "trainer.devices=1 trainer.accelerator=cpu" in text
     for unset in ("account", "partition", "constraint", "mem"):
         assert f"--{unset}" not in text
-    assert f"source {here}/.venv/bin/activate\n" in text
+    assert "source" not in text  # the interpreter that wrote the script runs it
+    assert f" {shlex.quote(sys.executable)} -m lightning_vitc " in text
 
 
 def test_names_with_blanks_and_quotes(tmp_path, monkeypatch):
@@ -100,6 +102,16 @@ def test_command_and_flags(vitc):
         (["scala_digits", "--nodes", "0"], "slurm.nodes: 0 is out of range; it must be > 0"),
         (["scala_digits", "--nodes", "many"], None),
         (["scala_digits", "slurm.node=2"], "slurm.node: unknown key; did you mean 'slurm.nodes'?"),
+        (
+            ["scala_digits", "--time", "soon"],
+            "slurm.time: 'soon' is no time limit; give minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS",
+        ),
+        (
+            ["scala_digits", "--nodes", "3"],
+            "data.batch_size: 32 images do not divide over 3 processes x 1 accumulated batches; "
+            "33 is the nearest that do",
+        ),
+        (["scala_digits", "model.name=nosuch"], "model.name: unknown timm model 'nosuch'"),
         (["scala_digits", "output_dir=/proc/x"], "output_dir: /proc/x: no permission to write"),
     ],
 )
@@ -108,6 +120,18 @@ def test_refusals(vitc, arguments, message):
     assert (done.code, done.out) == (2, "")
     assert done.error.count("\n") == 1
     assert done.error == f"error: {message}\n" if message else done.error.startswith("error: ")
+    assert not (vitc.place / "runs").exists()
+
+
+@pytest.mark.parametrize("time", ["90", "30:00", "12:30:00", "1-12", "1-12:30", "1-12:30:00"])
+def test_times(here, time):
+    assert write_script(load_experiment("scala_digits", [f"slurm.time='{time}'"]), "scala_digits", []).is_file()
+
+
+@pytest.mark.parametrize("time", ["", "1d", "24h", "1:2:3:4", "-5", "1-", "12:", "1 -12"])
+def test_no_times(here, time):
+    with pytest.raises(UserError, match=r"^slurm\.time: "):
+        write_script(load_experiment("scala_digits", [f"slurm.time='{time}'"]), "scala_digits", [])
 
 
 def test_a_run_of_another_config_is_not_touched(vitc):
@@ -117,7 +141,7 @@ def test_a_run_of_another_config_is_not_touched(vitc):
     assert done.code == 2
     assert "holds a run with seed=0, this one has 1" in done.error
     assert (vitc.place / "runs/scala_digits/default/train.sbatch").read_text() == before
-    assert vitc("slurm", "scala_digits", "--nodes", "3").code == 0  # where it runs is free
+    assert vitc("slurm", "scala_digits", "--nodes", "4").code == 0  # where it runs is free
 
 
 def test_the_job_finds_its_run(vitc, tiny):

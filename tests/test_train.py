@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 STAGES, STEPS, EPOCHS = ("dense", "scala"), 32, 3
@@ -235,6 +236,41 @@ def test_run_of_another_process(vitc, tiny):
 def test_no_permission_to_write(vitc, tiny):
     done = vitc("train", "scala_digits", *tiny, "output_dir=/proc/runs")  # not even root may write there
     assert (done.code, done.out, done.error) == (2, "", "error: output_dir: /proc/runs: no permission to write\n")
+
+
+REFUSED_STARTS = [
+    ("model.embed_dim=42", "width: 0.25 of the embedding width 42 is 10.5, not a whole number"),
+    ("model.name=nosuch", "model.name: unknown timm model 'nosuch'"),
+    ("model.name=resnet18", "resnet18"),
+    ("model.in_chans=2", "model.in_chans: "),
+    ("data.batch_size=5000", "data.batch_size: 5000 is more than the 512 training images; at most 512"),
+    ("data.num_samples=99999", "data.num_samples: "),
+    ("optimizer.name=nosuch", "optimizer.name: 'nosuch' cannot be built by timm.optim"),
+    ("trainer.max_steps=0", "trainer.max_steps: 0 "),
+    ("trainer.limit_train_batches=0", "trainer.limit_train_batches: 0 "),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), REFUSED_STARTS, ids=[override for override, _ in REFUSED_STARTS])
+def test_a_start_that_is_refused_writes_nothing(vitc, tiny, override, message):
+    done = vitc("train", "scala_digits", *tiny, override)
+    assert (done.code, done.out) == (2, "")
+    assert REFUSAL.fullmatch(done.error)
+    assert message in done.error
+    assert not (vitc.place / "runs").exists()
+
+
+def test_a_refusal_while_the_run_starts_leaves_no_run(vitc, tiny):
+    save_file({"weight": torch.zeros(1)}, vitc.place / "other.safetensors")
+    done = vitc("train", "scala_digits", *tiny, "model.pretrained=other.safetensors")
+    assert (done.code, "other.safetensors: not a checkpoint of this model" in done.error) == (2, True)
+    assert [file.name for file in run_of(vitc.place).iterdir()] == [".lock"]
+
+
+def test_a_refused_start_over_leaves_the_run_there(finished, vitc, tiny):
+    shutil.copytree(finished.parents[2] / "runs", vitc.place / "runs")
+    assert vitc("train", "scala_digits", *tiny, "optimizer.name=nosuch", "--fresh").code == 2
+    assert (run_of(vitc.place) / "result.json").is_file()
 
 
 # Interrupted equals uninterrupted

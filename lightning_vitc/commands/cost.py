@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.architecture import ArchSpec, as_ratio
+from lightning_vitc.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", metavar="key=value", nargs="*", default=[], help="timm arguments, e.g. depth=6")
     parser.add_argument("--convention", choices=("full", "paper"), default="full", help="what is counted")
     parser.add_argument(
-        "--method", choices=tuple(costs.PAPERS), default=costs.DEFAULT_PAPER, help="whose paper (default: %(default)s)"
+        "--method",
+        choices=tuple(costs.PAPERS),
+        help=f"whose paper, with --convention paper (default: that of an export, else {costs.DEFAULT_PAPER})",
     )
     parser.add_argument("--width", help="a width ratio, e.g. 0.5")
     parser.add_argument("--img-size", type=int, help="input size in pixels")
@@ -23,44 +26,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the counts."""
-    spec = _spec(args)
-    if args.width is not None:
-        spec = spec.at_width(args.width)
-    parts = costs.parts(spec, args.convention, args.method)
+    if not args.model:
+        raise UserError("MODEL_OR_DIR: empty; give a timm ViT name or an exported directory")
+    if args.method and args.convention != "paper":
+        raise UserError("--method: has no effect without --convention paper")
+    ratio = None if args.width is None else as_ratio(args.width)
+    spec, method = _read(args)
+    if args.img_size is not None:
+        spec = spec.with_img_size((args.img_size, args.img_size))
+    if ratio is not None:
+        spec = spec.at_width(ratio)
+    method = args.method or (method if method in costs.PAPERS else costs.DEFAULT_PAPER)
+    parts = costs.parts(spec, args.convention, method)
     total, params = sum(parts.values()), costs.params(spec)
-    width = None if args.width is None else float(args.width)
+    width = None if ratio is None else float(ratio)
     if args.json:
         document = {"model": args.model, "convention": args.convention, "width": width, "macs": total,
                     "params": params, "parts": parts}  # fmt: skip
         print(json.dumps(document))
     else:
-        _print(args, parts, total, params)
+        _print(args, method, parts, total, params)
     return 0
 
 
-def _spec(args: argparse.Namespace) -> ArchSpec:
+def _read(args: argparse.Namespace) -> tuple[ArchSpec, str | None]:
+    """The network, and the method that made it where that is known."""
     if Path(args.model).is_dir():
         from lightning_vitc.artifact import read_arch
 
-        spec = ArchSpec.from_dict(read_arch(args.model)["architecture"])
-        return spec if args.img_size is None else spec.with_img_size((args.img_size, args.img_size))
+        if args.arguments:
+            raise UserError(f"{args.arguments[0]}: {args.model} is an exported network, which takes no timm arguments")
+        document = read_arch(args.model)
+        return ArchSpec.from_dict(document["architecture"]), document.get("method")
     import torch
 
     from lightning_vitc.backbone import create_timm
     from lightning_vitc.config import parse_arguments
 
     kwargs = parse_arguments(args.arguments)
-    if args.img_size is not None:
-        kwargs["img_size"] = args.img_size
     with torch.device("meta"):
-        return ArchSpec.of(create_timm(args.model, **kwargs))
+        return ArchSpec.of(create_timm(args.model, **kwargs)), None
 
 
-def _print(args: argparse.Namespace, parts: costs.Parts, total: int, params: int) -> None:
+def _print(args: argparse.Namespace, method: str, parts: costs.Parts, total: int, params: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    counted = args.convention if args.convention == "full" else f"paper of {args.method}"
+    counted = args.convention if args.convention == "full" else f"paper of {method}"
     at = "" if args.width is None else f" at width {args.width}"
     table = Table(title=f"{args.model}{at}, convention {counted}")
     table.add_column("part")

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_vitc.data.catalog import check_root
 from lightning_vitc.errors import UserError
-from lightning_vitc.schema import DataConfig, Experiment, ModelConfig, TeacherConfig, TrainerConfig
+from lightning_vitc.schema import BudgetConfig, DataConfig, Experiment, ModelConfig, TeacherConfig, TrainerConfig
 
 
 def check_rules(experiment: Experiment) -> None:
@@ -36,7 +36,10 @@ def check_files(experiment: Experiment) -> None:
 
 
 def _check_budget(experiment: Experiment) -> None:
-    given = [key for key in ("macs", "params") if getattr(experiment.budget, key) is not None]
+    budget, default = experiment.budget, BudgetConfig()
+    given = [key for key in ("macs", "params", "round_to") if getattr(budget, key) != getattr(default, key)]
+    least = vars(default.min_keep)
+    given += [f"min_keep.{key}" for key, value in vars(budget.min_keep).items() if value != least[key]]
     if given and not getattr(experiment.method, "takes_budget", False):
         raise UserError(f"budget.{given[0]}: the method '{experiment.method_name}' takes no budget; leave it out")
 
@@ -68,6 +71,10 @@ def _check_teacher(teacher: TeacherConfig) -> None:
         raise UserError(
             f"teacher.{chosen[1]}: excluded by teacher.{chosen[0]}; set at most one of train, run and model"
         )
+    if teacher.epochs is not None and not teacher.train:
+        raise UserError("teacher.epochs: has no effect without teacher.train=true")
+    if teacher.pretrained is not True and teacher.model is None:
+        raise UserError("teacher.pretrained: has no effect without teacher.model")
 
 
 def _check_trainer(trainer: TrainerConfig, warmup_epochs: float) -> None:

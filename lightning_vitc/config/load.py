@@ -80,6 +80,8 @@ def _choose_callbacks(section: Any) -> tuple[dict[str, Any], dict[str, registry.
         if not isinstance(keys, dict | bool):
             problem = f"{typed.show(keys)} is not a section of keys, true (its defaults) or false (off)"
             raise UserError(f"callbacks.{name}: {problem}")
+        if name == "checkpoint" and keys is False:
+            raise UserError("callbacks.checkpoint: a run is always saved; leave it out or set every_n_steps")
         if keys is not False:
             values[name] = {} if keys is True else keys
     return values, {name: known[name] for name in values}

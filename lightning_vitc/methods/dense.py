@@ -56,7 +56,7 @@ class Dense(CompressionModule):
         self.arguments = arguments or Arguments()
         if teacher is not None and self.arguments.distillation == "hard" and not backbone.spec.distilled:
             raise UserError(
-                f"method.distillation: hard needs a distillation token, which {backbone.spec.name} lacks; set it to soft"
+                f"method.distillation: hard needs a distillation token, which {backbone.spec.name} lacks; set soft"
             )
         self.soft = teacher is not None and self.arguments.distillation == "soft"
         backbone.distilled_training = teacher is not None and backbone.spec.distilled and not self.soft

@@ -12,7 +12,8 @@ from lightning_vitc.schema import Experiment, SlurmConfig
 
 MISSING = "missing; set it in the experiment or on the command line"
 BATCHES = "a number of batches (an integer >= 0) or a fraction in [0, 1]"
-WEIGHTS = "true, false or the path of a .safetensors, .pth or .pt file"
+SOME_BATCHES = "a number of batches (an integer > 0) or a fraction in (0, 1]"
+WEIGHTS = "true, false or the path of a .safetensors, .pth, .pt or .bin file"
 DEVICES = 'a number > 0, "auto", a list of device numbers or a string like "0,1"'
 TOP_LEVEL = ", ".join(field.name for field in fields(Experiment) if field.name != "method_name")
 SLURM = ", ".join(field.name for field in fields(SlurmConfig))
@@ -69,7 +70,7 @@ WRONG_TYPES = {
     "optimizer.betas=[0.9, 1]": "optimizer.betas: [0.9, 1] is not two numbers >= 0 and < 1",
     "slurm.setup=module load cuda": "slurm.setup: 'module load cuda' is not a list of strings",
     "model.pretrained=3": f"model.pretrained: 3 is not {WEIGHTS}",
-    "model.pretrained=a.bin": f"model.pretrained: 'a.bin' is not {WEIGHTS}",
+    "model.pretrained=a.onnx": f"model.pretrained: 'a.onnx' is not {WEIGHTS}",
     "teacher.pretrained=null": f"teacher.pretrained: null is not {WEIGHTS}",
     "trainer.devices=0": f"trainer.devices: 0 is not {DEVICES}",
     "trainer.devices=true": f"trainer.devices: true is not {DEVICES}",
@@ -98,6 +99,10 @@ OUT_OF_RANGE = {
     "data.smoothing=1": "data.smoothing: 1 is out of range; it must be >= 0 and < 1",
     "model.depth=0": "model.depth: 0 is out of range; it must be > 0",
     "callbacks.fade.decay=1": "callbacks.fade.decay: 1 is out of range; it must be > 0 and < 1",
+    "trainer.max_steps=0": "trainer.max_steps: 0 is not a number of steps > 0, or -1 for no limit",
+    "trainer.limit_train_batches=0": f"trainer.limit_train_batches: 0 is not {SOME_BATCHES}",
+    "trainer.limit_train_batches=0.0": f"trainer.limit_train_batches: 0.0 is not {SOME_BATCHES}",
+    "trainer.strategy=foo": "trainer.strategy: 'foo' is not one of auto, ddp",
     "seed=-1": "seed: -1 is out of range; it must be >= 0",
     "method.slice=perhead": "method.slice: 'perhead' is not one of per_head, per_qkv, official, heads; "
     "did you mean 'per_head'?",
@@ -122,6 +127,10 @@ TOGETHER = {
     "teacher.train=true teacher.model=x": "teacher.model: excluded by teacher.train; set at most one of train, run "
     "and model",
     "teacher.run=x teacher.model=x": "teacher.model: excluded by teacher.run; set at most one of train, run and model",
+    "teacher.epochs=3": "teacher.epochs: has no effect without teacher.train=true",
+    "teacher.pretrained=false": "teacher.pretrained: has no effect without teacher.model",
+    "budget.round_to=8": "budget.round_to: the method 'scaled' takes no budget; leave it out",
+    "budget.min_keep.heads=2": "budget.min_keep.heads: the method 'scaled' takes no budget; leave it out",
     "method.s=0.5 method.l=0.5": "method.s: 0.5 must be less than method.l = 0.5",
     "method.granularity=0.2": "method.granularity: steps of 0.2 miss l",
     "model.embed_dim=6": "method: widths that do not divide",
@@ -129,6 +138,7 @@ TOGETHER = {
     "method.slice=heads method.name=plain": "method.slice: unknown key; the keys of 'method' are name",
 }
 FILES = {
+    "model.pretrained=no/x.bin": "model.pretrained: there is no file 'no/x.bin'",
     "model.pretrained=no/x.pth": "model.pretrained: there is no file 'no/x.pth'",
     "teacher.model=x teacher.pretrained=no.pt": "teacher.pretrained: there is no file 'no.pt'",
     "teacher.run=runs/no": "teacher.run: 'runs/no' is not the directory of a run: it has no config.yaml",
