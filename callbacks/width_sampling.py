@@ -1,6 +1,7 @@
 """Draws the widths a training step runs (Scala's Stable Sampling), the same on every rank."""
 
 import random
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -47,6 +48,16 @@ class WidthSampling(Callback):
     def serves(module: Any) -> bool:
         """Whether the module has widths to sample; a run's other stages train without this callback."""
         return hasattr(module, "grid")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of a training that ends before any narrow width is trained."""
+        epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+        if 0 < trainer.estimated_stepping_batches <= self.full_warmup_epochs * epoch:
+            warnings.warn(
+                f"method.full_warmup_epochs={self.full_warmup_epochs} lasts as long as the training: "
+                "no narrow width is trained; set it to 0 for a short run",
+                stacklevel=2,
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw for the coming step; the micro-batches of an accumulated step share the draw."""

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
 from lightning_vitc.optimizer import build_optimizer
-from lightning_vitc.schema import OptimizerConfig
+from lightning_vitc.planning import Plan, plan_of_choices
+from lightning_vitc.schema import Experiment, OptimizerConfig
 from lightning_vitc.teacher import Teacher
 
 Forward = Callable[[Tensor], Tensor]
@@ -74,6 +76,15 @@ class CompressionModule(LightningModule):
 
     def after_step(self) -> None:
         """What follows an optimizer step, with the gradients still there: proximal steps, dual variables."""
+
+    @classmethod
+    def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
+        """What the method can reach for a dense network; checked before anything is trained.
+
+        Raises:
+            UserError: for settings that do not fit the network.
+        """
+        return plan_of_choices({"dense": spec}, costs.macs)
 
     # What a method may call
 

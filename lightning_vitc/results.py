@@ -43,18 +43,24 @@ class Row:
 
 
 def result_document(*, experiment: str, method: str, seed: int, seconds: float, dense: Row | None,
-                    rows: Sequence[Row], device: str) -> dict[str, Any]:  # fmt: skip
-    """The content of `result.json`."""
+                    rows: Sequence[Row], device: str, split: str = "test") -> dict[str, Any]:  # fmt: skip
+    """The content of `result.json`; `split` is `validation` where the data set has no test split."""
     return {
         "experiment": experiment,
         "method": method,
         "seed": seed,
+        "split": split,
         "wall_seconds": round(seconds, 1),
         "dense": None if dense is None else dense.as_dict(),
         "rows": [row.as_dict() for row in rows],
         "budget": {},
         "environment": environment(device),
     }
+
+
+def split_of(document: dict[str, Any]) -> str:
+    """What the accuracies were measured on, in words."""
+    return "test split" if document.get("split", "test") == "test" else "validation split (there is no test split)"
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def _picture(document: dict[str, Any]) -> AbstractContextManager[Figure]:
     series = {document["method"]: [_point(row) for row in document["rows"]]}
     if document["dense"] is not None:
         series["dense"] = [_point(document["dense"])]
-    return accuracy_over_macs(series, title=f"{document['experiment']}, test split")
+    return accuracy_over_macs(series, title=f"{document['experiment']}, {split_of(document)}")
 
 
 def log_to_tensorboard(directory: Path, document: dict[str, Any], hyperparameters: Mapping[str, Any]) -> None:
@@ -117,7 +123,7 @@ def log_to_tensorboard(directory: Path, document: dict[str, Any], hyperparameter
 
 def print_table(document: dict[str, Any], console: Console | None = None) -> None:
     """Print the final table."""
-    table = Table(title=f"{document['experiment']} (seed {document['seed']}), test split")
+    table = Table(title=f"{document['experiment']} (seed {document['seed']}), {split_of(document)}")
     table.add_column("network")
     for title in ("MACs", "% of dense", "params", "top-1 %", "top-5 %"):
         table.add_column(title, justify="right")

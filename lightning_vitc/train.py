@@ -21,6 +21,7 @@ QUIET = (
     "Checkpoint directory .* exists and is not empty",  # the run continues
     "You're resuming from a checkpoint that ended before the epoch ended",  # the loader continues there
     "The number of training batches",
+    "This DataLoader will create .* worker processes",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     "`broadcast_buffers` is deprecated",  # its successor is not in every torch we support
     "It is recommended to use .* sync_dist=True",  # torchmetrics has done that
@@ -87,7 +88,7 @@ def _run(pipeline: Pipeline) -> None:
         return
     document = results.result_document(
         experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
-        seconds=seconds, dense=dense, rows=rows, device=pipeline.device,
+        seconds=seconds, dense=dense, rows=rows, device=pipeline.device, split=pipeline.data.evaluation_split,
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))

@@ -68,7 +68,7 @@ def assert_equal(run: Path, other: Path) -> None:
 def test_result(finished):
     document = json.loads((finished / "result.json").read_text())
     assert document.keys() == {
-        "experiment", "method", "seed", "wall_seconds", "dense", "rows", "budget", "environment",
+        "experiment", "method", "seed", "split", "wall_seconds", "dense", "rows", "budget", "environment",
     }  # fmt: skip
     assert [document[key] for key in ("experiment", "method", "seed")] == ["scala_digits", "scala", 0]
     assert document["wall_seconds"] > 0

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
@@ -95,6 +96,13 @@ class VisionData(LightningDataModule):
     def sizes(self) -> dict[str, int]:
         """Images of `train`, `validation` and `test`."""
         return {name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")}
+
+    @property
+    def evaluation_split(self) -> str:
+        """`test`, or `validation` where the data set's validation images are its test images too."""
+        test, validation = self.splits.test, self.splits.validation
+        same = test.source is validation.source and bool(np.array_equal(test.indices, validation.indices))
+        return "validation" if same else "test"
 
     @property
     def steps_per_epoch(self) -> int:
