@@ -94,7 +94,8 @@ def write_section(document: Path, name: str, body: str, results: Sequence[dict[s
 
 
 def _provenance(results: Sequence[dict[str, Any]]) -> str:
-    command = shlex.join(["python", *(argument for argument in sys.argv if argument != "--table-only")])
+    script, *rest = (argument for argument in sys.argv if argument != "--table-only")
+    command = shlex.join(["python", f"benchmarks/{Path(script).name}", *rest])
     lines = [f"Written by `{command}`"]
     if results:
         environments = [result["environment"] for result in results]
