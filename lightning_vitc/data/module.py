@@ -105,11 +105,6 @@ class VisionData(LightningDataModule):
         return "validation" if same else "test"
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch, whatever the number of processes."""
-        return len(self.splits.train) // self.config.batch_size
-
-    @property
     def preprocessing(self) -> dict[str, Any]:
         """How an image becomes an input at evaluation, in timm's words: what a model card has to say."""
         return {

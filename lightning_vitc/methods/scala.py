@@ -75,6 +75,10 @@ class Arguments:
         if self.transfer == "none" and not self.noise_calibration:
             raise ValueError("method.noise_calibration: must be true with transfer=none, else widths learn nothing")
 
+    def tested_widths(self) -> list[Fraction]:
+        """The rows of the final table: the grid, and widths between it that were never trained."""
+        return sorted({*self.grid(), *(Fraction(str(width)) for width in self.untrained_widths)})
+
     def _validate_schedule(self, experiment: Any) -> None:
         sampling = experiment.callbacks.get("width_sampling")
         if sampling is None:
@@ -122,7 +126,7 @@ class Scala(CompressionModule):
         backbone.distilled_training = backbone.spec.distilled
         if teacher is not None and not backbone.spec.distilled:
             warnings.warn(f"teacher: ignored, {backbone.spec.name} has no distillation token", stacklevel=2)
-        for width in self.tested_widths():
+        for width in self.arguments.tested_widths():
             self.kept(width)  # refuses a width that does not come out whole before any training
 
     def kept(self, width: Fraction) -> Kept | None:
@@ -141,8 +145,9 @@ class Scala(CompressionModule):
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """Scale Coordination (Section 3.3): widths one after another, each taught by one before it."""
-        taught = self.teacher is not None and self.backbone.spec.distilled
-        labels = self.teacher(images).argmax(-1) if taught and self.teacher else targets  # before activations pile up
+        labels = targets
+        if self.teacher is not None and self.backbone.spec.distilled:
+            labels = self.teacher(images).argmax(-1)  # before the student's activations pile up
         terms: dict[str, Tensor] = {}
         logits: list[Tensor] = []
         total = images.new_zeros(())
@@ -192,10 +197,6 @@ class Scala(CompressionModule):
         """The widths to validate."""
         return [self.variant(width) for width in self.arguments.validated_widths()]
 
-    def tested_widths(self) -> list[Fraction]:
-        """The rows of the final table: the grid, and widths between it that were never trained."""
-        return sorted({*self.grid, *(Fraction(str(width)) for width in self.arguments.untrained_widths)})
-
     def variant(self, width: Fraction) -> Variant:
         """One width as a network to evaluate."""
         kept = self.kept(width)
@@ -204,10 +205,9 @@ class Scala(CompressionModule):
 
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
-        """Every width of the grid."""
+        """Every width of the final table."""
         keys = experiment.method
-        tested = sorted({*keys.grid(), *(Fraction(str(width)) for width in keys.untrained_widths)})
-        widths = {width_name(width): slice_width(spec, width, keys.slice).spec for width in tested}
+        widths = {width_name(width): slice_width(spec, width, keys.slice).spec for width in keys.tested_widths()}
         return plan_of_choices(widths, costs.macs)
 
     @classmethod
@@ -215,7 +215,7 @@ class Scala(CompressionModule):
         """Teacher, then every width in one training, then a row a width."""
         teacher = run.teacher()
         scala = run.fit("scala", lambda: cls(run.backbone(), run.optimizer, teacher, run.arguments))
-        for width in scala.tested_widths():
+        for width in scala.arguments.tested_widths():
             run.add_row(width_name(width), scala.backbone, scala.kept(width), width=float(width))
 
 

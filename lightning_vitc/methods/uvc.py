@@ -44,7 +44,6 @@ class Arguments:
     temperature: float = bounded(1.0, gt=0)  # T
     kd_reduction: Literal["batchmean", "numel"] = "batchmean"  # numel: also divided by classes, as released
     warmup_gate: float = bounded(0.5, gt=0, le=1)  # of every gate before the search
-    gate_lr: float = bounded(0.02, gt=0)
     cut_lr: float = bounded(0.005, gt=0)  # of s and r, in shares of a block a step
     dual_lr: float = bounded(0.01, gt=0)  # of y and p
     price_lr: float = bounded(1.0, gt=0)  # of z

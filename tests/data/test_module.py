@@ -93,12 +93,6 @@ def test_evaluation_batch_size_is_that_of_a_process_in_training(vision_data):
     assert [len(targets) for _, targets in data.val_dataloader()] == [50, 50, 50, 29]
 
 
-def test_steps_per_epoch_counts_optimizer_steps(vision_data):
-    data = vision_data("digits", img_size=8, batch_size=120, accumulate=4)
-    assert data.steps_per_epoch == 10
-    assert len(data.train_dataloader()) == 40
-
-
 def test_splits_by_name_without_augmentation(vision_data):
     data = vision_data("digits", img_size=8, in_chans=1, batch_size=100)
     loader = data.loader_of("train")

@@ -287,7 +287,7 @@ def test_widths_that_do_not_come_out_whole_are_refused_before_training(arguments
 
 def test_widths_that_were_never_trained_are_tested_as_well():
     model = module(untrained_widths=[0.375, 0.75])
-    assert model.tested_widths() == sorted([*QUARTERS, Fraction(3, 8)])
+    assert model.arguments.tested_widths() == sorted([*QUARTERS, Fraction(3, 8)])
     assert model.grid == sorted(QUARTERS)
 
 
