@@ -77,6 +77,14 @@ class CompressionModule(LightningModule):
     def after_step(self) -> None:
         """What follows an optimizer step, with the gradients still there: proximal steps, dual variables."""
 
+    def observe(self) -> dict[str, Tensor]:
+        """Further scalars to log, asked for at the steps that are logged: where controls and state stand."""
+        return {}
+
+    def own_rates(self) -> dict[str, float]:
+        """Parameters with a learning rate of their own and no weight decay, by name."""
+        return {}
+
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """What the method can reach for a dense network; checked before anything is trained.
@@ -137,7 +145,7 @@ class CompressionModule(LightningModule):
         limits = (per_epoch * (self.trainer.max_epochs or -1), self.trainer.max_steps)
         total = min(limit for limit in limits if limit >= 0)  # a negative number is no limit
         warmup = min(int(self.recipe.warmup_epochs * per_epoch), total)
-        optimizer, scheduler = build_optimizer(self, self.recipe, total, warmup)
+        optimizer, scheduler = build_optimizer(self, self.recipe, total, warmup, self.own_rates())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -167,6 +175,7 @@ class CompressionModule(LightningModule):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (step + 1) % every or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
+        terms |= self.observe()
         means: Any = trainer.strategy.reduce(torch.stack([*terms.values()]).float(), reduce_op="mean")
         values = dict(zip(terms, means.tolist(), strict=True))
         for logger in self.loggers:

@@ -1,6 +1,7 @@
 """The optimizer of the recipes: no-decay groups, linear warm-up, cosine, per step."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from timm.optim import create_optimizer_v2
@@ -13,11 +14,16 @@ from lightning_vitc.schema import OptimizerConfig
 
 
 def build_optimizer(
-    model: nn.Module, recipe: OptimizerConfig, total_steps: int, warmup_steps: int
+    model: nn.Module,
+    recipe: OptimizerConfig,
+    total_steps: int,
+    warmup_steps: int,
+    own_rates: Mapping[str, float] | None = None,
 ) -> tuple[Optimizer, LambdaLR]:
     """The optimizer over a module's trainable parameters and its schedule.
 
-    Biases, norms and whatever `model.no_weight_decay()` names are not decayed.
+    Biases, norms and whatever `model.no_weight_decay()` names are not decayed. Parameters in `own_rates` form groups
+    of their own, with that learning rate in place of `recipe.lr`, on the same schedule, and no decay.
 
     Raises:
         UserError: for an optimizer timm does not know.
@@ -29,6 +35,11 @@ def build_optimizer(
         optimizer = create_optimizer_v2(model, opt=recipe.name, **settings)
     except (AssertionError, ValueError) as error:
         raise UserError(f"optimizer.name: {recipe.name!r} cannot be built by timm.optim ({error})") from None
+    for name, lr in (own_rates or {}).items():
+        parameter = model.get_parameter(name)
+        for group in optimizer.param_groups:
+            group["params"] = [other for other in group["params"] if other is not parameter]
+        optimizer.add_param_group({"params": [parameter], "lr": lr, "weight_decay": 0.0})
     return optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, recipe, total_steps, warmup_steps))
 
 

@@ -4,14 +4,16 @@ Masks are boolean, `True` is kept. L blocks, H heads, d dimensions a head, F cha
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.errors import UserError
 from lightning_vitc.kept import AttentionKept, BlockKept, Kept
+from lightning_vitc.schema import MinKeepConfig
 
 ATTN, MLP = 0, 1  # columns of `branches`
 
@@ -49,6 +51,10 @@ class Masks:
     def clone(self) -> "Masks":
         """A copy."""
         return Masks(self.dims.clone(), self.channels.clone(), self.branches.clone())
+
+    def running(self, branches: Tensor) -> "Masks":
+        """The same pruning where other branches run."""
+        return Masks(self.dims, self.channels, branches)
 
 
 def uniform(spec: ArchSpec) -> tuple[AttentionSpec, int]:
@@ -109,6 +115,47 @@ class UnitCosts:
         """The cost of a pruned network."""
         per_branch = self.branches(masks.heads.sum(-1), masks.dims.sum((-1, -2)), masks.channels.sum(-1))
         return self.fixed + int((per_branch * masks.branches).sum())
+
+
+def removed(masks: Masks, costs: UnitCosts) -> dict[str, Any]:
+    """Of what is removed, in percent of the dense cost: by skipping branches, and by pruning those that run."""
+    unpruned = Masks(torch.ones_like(masks.dims), torch.ones_like(masks.channels), masks.branches)
+    skipped, left = costs.dense - costs.total(unpruned), costs.total(masks)
+    return {
+        "blocks": int(masks.branches.any(-1).sum()),
+        "skipped_percent": round(100 * skipped / costs.dense, 3),
+        "pruned_percent": round(100 * (costs.dense - skipped - left) / costs.dense, 3),
+    }
+
+
+@torch.no_grad()
+def energies(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Squared norms of the columns of `attn.proj` [L, H, d] and of `mlp.fc2` [L, F] of a uniform network."""
+    heads = network.blocks[0].attn.num_heads  # type: ignore[union-attr, index, operator]
+    proj, fc2 = (
+        torch.stack([torch.linalg.vector_norm(weight, dim=0) for weight in weights]).square()
+        for weights in proj_and_fc2(network)
+    )
+    return proj.unflatten(1, (heads, -1)), fc2
+
+
+def proj_and_fc2(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The weights whose columns are pruned, block by block: of `attn.proj` and of `mlp.fc2`."""
+    blocks: Any = network.blocks
+    return [block.attn.proj.weight for block in blocks], [block.mlp.fc2.weight for block in blocks]
+
+
+def check_minima(least: MinKeepConfig, spec: ArchSpec) -> None:
+    """Refuse minima that are more than the dense network has.
+
+    Raises:
+        UserError: naming the first.
+    """
+    attn, hidden = uniform(spec)
+    most = {"heads": attn.num_heads, "dims": attn.head_dim, "channels": hidden, "blocks": spec.depth}
+    for key, limit in most.items():
+        if (asked := getattr(least, key)) is not None and asked > limit:
+            raise UserError(f"budget.min_keep.{key}: {asked} is more than the {limit} that {spec.name} has")
 
 
 def pruned_spec(spec: ArchSpec, masks: Masks) -> ArchSpec:

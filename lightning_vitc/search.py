@@ -10,6 +10,7 @@ is an augmented Lagrangian with a bounded integral, so that it acts from the fir
 not wind up; every variable may come back from its bound.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.prunable import ATTN, MLP, Masks, UnitCosts, uniform
 from lightning_vitc.schema import MinKeepConfig
+
+CUT = 1e-6  # what is cut counts this much of its energy: enough to be ordered, and less than all that is kept
 
 
 @dataclass
@@ -80,50 +83,91 @@ class BudgetedSearch(nn.Module):
         return (self.costs.fixed + (per_branch * run).sum()) / self.costs.dense
 
     @torch.no_grad()
-    def shrink(self, weights: list[list[Tensor]], dims: Tensor, channels: Tensor, lr: Tensor | float) -> None:
+    def observe(self, run: Tensor, target: float) -> dict[str, Tensor]:
+        """Scalars for the logs: ratio, target, price, mean duals, mean cuts in percent, and how likely blocks run."""
+        sizes = {"heads": self.heads, "dims": self.dims, "channels": self.channels}
+        scalars = {"search/ratio": self.ratio(run), "search/target": run.new_tensor(target), "search/price": self.price}
+        for name, size in sizes.items():
+            scalars[f"search/dual_{name}"] = getattr(self, f"dual_{name}").mean()
+            scalars[f"search/cut_{name}_percent"] = 100 * getattr(self, f"cut_{name}").mean() / size
+        for number, (attn, mlp) in enumerate(run.unbind()):
+            scalars |= {f"gates/attn_{number:02d}": attn, f"gates/mlp_{number:02d}": mlp}
+        return scalars
+
+    @torch.no_grad()
+    def shrink(
+        self, weights: Sequence[Sequence[Tensor]], dims: Tensor, channels: Tensor, lr: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
         """The proximal step: columns that are cut are divided by 1 + 2 lr dual.
 
         Args:
             weights: of `attn.proj` and of `mlp.fc2`, block by block; changed in place.
-            dims, channels: their energies.
+            dims, channels: their energies, [L, H, d] and [L, F].
             lr: the learning rate of the weights.
+
+        Returns:
+            The energies after it.
         """
         head = torch.where(smallest(dims.sum(-1), self.cut_heads), 1 + 2 * lr * self.dual_heads[:, None], 1.0)
         dim = torch.where(smallest(dims, self.cut_dims), 1 + 2 * lr * self.dual_dims[..., None], 1.0)
         channel = torch.where(smallest(channels, self.cut_channels), 1 + 2 * lr * self.dual_channels[:, None], 1.0)
-        divisors = [(head[..., None] * dim).flatten(1)[:, None], channel[:, None]]
-        for kind, divisor in zip(weights, divisors, strict=True):
-            torch._foreach_div_(kind, list(divisor.unbind()))
+        dim = head[..., None] * dim
+        for kind, divisor in zip(weights, (dim.flatten(1)[:, None], channel[:, None]), strict=True):
+            torch._foreach_div_(list(kind), list(divisor.unbind()))
+        return dims / dim.square(), channels / channel.square()
 
     @torch.no_grad()
-    def update(self, dims: Tensor, channels: Tensor, run: Tensor, target: float) -> None:
-        """Move s and r against the price and the energy of the next group, then the duals and the price.
+    def measure(self, run: Tensor, target: float) -> None:
+        """Note by how much the cost with branches run with probability `run` [L, 2] exceeds the target ratio."""
+        self.excess.copy_(self.ratio(run) - target)
+
+    @property
+    def pressure(self) -> Tensor:
+        """What a unit of the dense cost is worth in loss: the price and the penalty of the excess."""
+        return self.price + self.rates.penalty * self.excess.clamp_min(0)
+
+    @torch.no_grad()
+    def move(self, dims: Tensor, channels: Tensor, run: Tensor) -> None:
+        """Move s and r against the pressure and the energy of the next group, then their duals.
 
         Args:
             dims: energies [L, H, d] of the value dimensions.
             channels: energies [L, F] of the channels.
             run: probability that each branch runs, [L, 2].
-            target: the budget of this step over the dense cost.
         """
-        rates, costs = self.rates, self.costs
-        self.excess.copy_(self.ratio(run) - target)
-        pressure = self.price + rates.penalty * self.excess.clamp_min(0)
+        rates, costs, pressure = self.rates, self.costs, self.pressure
         block = (costs.dense - costs.fixed) / len(self.cut_heads)
         head_cost = costs.head + (self.dims - self.cut_dims.mean(-1)) * costs.dim
-        heads = dims.sum(-1)
         for name, energy, unit, probability, least in (
-            ("heads", heads, head_cost, run[:, ATTN], self.least.heads),
+            ("heads", dims.sum(-1), head_cost, run[:, ATTN], self.least.heads),
             ("dims", dims, costs.dim, run[:, ATTN, None], self.least.dims),
             ("channels", channels, costs.channel, run[:, MLP], self.least.channels),
         ):
             cut, dual = getattr(self, f"cut_{name}"), getattr(self, f"dual_{name}")
-            relative = energy / energy.mean().clamp_min(1e-12)
-            gone, following = lowest(relative, cut)
+            gone, following = lowest(relative(energy), cut)
             share = rates.cut * (pressure * probability - dual * following)
             each = block * len(cut) / cut.numel()  # a block's share goes to all variables of a kind together
             cut.add_(share * each / unit).clamp_(0, energy.shape[-1] - least)
             dual.add_(rates.dual * gone / energy.shape[-1]).clamp_min_(0)
-        self.price.add_(rates.price * self.excess).clamp_(0, rates.price_limit)
+
+    @torch.no_grad()
+    def reprice(self) -> None:
+        """Dual ascent on the price of the budget."""
+        self.price.add_(self.rates.price * self.excess).clamp_(0, self.rates.price_limit)
+
+    def importance(self, dims: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the projection goes by: relative energies, those of what is cut so far below the others.
+
+        Args:
+            dims, channels: energies, [L, H, d] and [L, F].
+        """
+        masks = self.masks(dims, channels, torch.ones(len(dims), 2, dtype=torch.bool))
+        return relative(dims) * (masks.dims + CUT), relative(channels) * (masks.channels + CUT)
+
+
+def relative(energy: Tensor) -> Tensor:
+    """Energies over the mean of their kind."""
+    return energy / energy.mean().clamp_min(1e-12)
 
 
 def smallest(energy: Tensor, count: Tensor) -> Tensor:

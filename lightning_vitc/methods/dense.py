@@ -11,7 +11,7 @@ from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
 from lightning_vitc.errors import UserError
-from lightning_vitc.losses import cross_entropy, distillation
+from lightning_vitc.losses import cross_entropy, distilled_cross_entropy
 from lightning_vitc.module import CompressionModule, StepResult
 from lightning_vitc.planning import Plan, plan_of_choices
 from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
@@ -29,6 +29,7 @@ class Arguments:
     distillation: Literal["hard", "soft"] = "hard"  # hard needs a distillation token; soft learns its probabilities
     distillation_weight: float = bounded(0.5, ge=0, le=1)  # share of the teacher in the loss
     temperature: float = bounded(1.0, gt=0)  # of soft distillation
+    kd_reduction: Literal["batchmean", "numel"] = "batchmean"  # of soft distillation; numel: also over classes
 
     def validate(self, experiment: Any = None) -> None:
         """Rules between keys, and with the experiment's others; a violation is a ValueError naming the key."""
@@ -69,12 +70,9 @@ class Dense(CompressionModule):
             cls, dist = logits
             labels = self.teacher(images).argmax(-1)
             return StepResult((1 - a) * cross_entropy(cls, targets) + a * cross_entropy(dist, labels))
-        loss = cross_entropy(logits, targets)
-        if self.soft:
-            assert self.teacher is not None
-            taught = distillation(logits, self.teacher(images), self.arguments.temperature)
-            loss = (1 - a) * loss + a * taught
-        return StepResult(loss)
+        taught = self.teacher(images) if self.soft and self.teacher is not None else None
+        keys = self.arguments
+        return StepResult(distilled_cross_entropy(logits, targets, taught, a, keys.temperature, keys.kd_reduction))
 
     @classmethod
     def _at_width(cls, run: "Pipeline", width: Fraction, teacher: Teacher | None) -> "Dense":

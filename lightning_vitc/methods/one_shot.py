@@ -1,0 +1,118 @@
+"""One-shot pruning: the same share of heads and channels leaves every block at once; a baseline for UVC and USDC."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.budget import target_of
+from lightning_vitc.errors import UserError
+from lightning_vitc.methods.dense import Dense
+from lightning_vitc.planning import Plan, Reach
+from lightning_vitc.post_training import post_train
+from lightning_vitc.prunable import Masks, UnitCosts, check_minima, energies, kept_of, removed, uniform
+from lightning_vitc.schema import BudgetConfig, Experiment, bounded
+from lightning_vitc.teacher import Teacher
+
+if TYPE_CHECKING:
+    from lightning_vitc.pipeline import Pipeline
+
+
+@dataclass
+class Arguments:
+    """Keys of `method:` for one-shot pruning."""
+
+    takes_budget: ClassVar[bool] = True
+
+    criterion: Literal["magnitude", "random"] = "magnitude"  # what leaves a block: the smallest norms, or any
+    distillation: float = bounded(0.1, ge=0, le=1)  # share of the teacher in the loss
+    temperature: float = bounded(1.0, gt=0)
+    kd_reduction: Literal["batchmean", "numel"] = "batchmean"  # numel: also divided by classes
+    finetune_epochs: int = bounded(120, gt=0)
+    finetune_lr: float = bounded(1e-4, gt=0)
+
+
+class OneShot(Dense):
+    """Decides once on the dense weights, then trains what is left as the budgeted methods do."""
+
+    @classmethod
+    def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
+        """Heads and channels in equal numbers in every block."""
+        budget = experiment.budget
+        check_minima(budget.min_keep, spec)
+        target = target_of(budget, spec, "uvc")
+        costs = UnitCosts.of(spec, target.quantity, target.convention, "uvc")
+        least = _total(costs, spec, budget.min_keep.heads, _rounded_up(budget.min_keep.channels, budget.round_to))
+        details: dict[str, int] = {}
+        if least <= target.amount <= costs.dense:
+            details = dict(zip(("heads", "channels"), uniform_size(spec, costs, target.amount, budget), strict=True))
+        return Plan(target.quantity, target.amount,
+                    Reach(least, costs.dense, spec.depth * costs.channel * budget.round_to), details)  # fmt: skip
+
+    @classmethod
+    def pipeline(cls, run: "Pipeline") -> None:
+        """Dense teacher, cut, post-training, rows."""
+        budget, keys = run.experiment.budget, run.arguments
+        dense = run.dense()
+        teacher = run.teacher() or Teacher(deepcopy(dense), dense.spec.num_classes) if keys.distillation else None
+        target = target_of(budget, dense.spec, "uvc")
+        costs = UnitCosts.of(dense.spec, target.quantity, target.convention, "uvc")
+        sizes = uniform_size(dense.spec, costs, target.amount, budget)
+        masks = cut(dense, keys.criterion, *sizes, seed=run.experiment.seed)
+        final = post_train(run, dense, kept_of(dense.spec, masks), teacher)
+        run.add_row(keys.criterion, final, None, **removed(masks, costs))
+
+
+def uniform_size(spec: ArchSpec, costs: UnitCosts, limit: int, budget: BudgetConfig) -> tuple[int, int]:
+    """Heads and channels a block within a budget, shrunk alike: the largest network whose shares differ least.
+
+    Args:
+        spec: the dense network.
+        costs: of its pieces.
+        limit: the budget.
+        budget: minima, and what channels are a multiple of.
+
+    Raises:
+        UserError: where no number of heads leaves enough channels.
+    """
+    attn, hidden = uniform(spec)
+    found = []
+    for heads in range(budget.min_keep.heads, attn.num_heads + 1):
+        room = (limit - _total(costs, spec, heads, 0)) // (spec.depth * costs.channel)
+        channels = min(hidden, room) // budget.round_to * budget.round_to
+        if channels >= budget.min_keep.channels:
+            found.append((abs(heads / attn.num_heads - channels / hidden), heads, channels))
+    if not found:
+        raise UserError(f"budget.{limit}: out of reach of uniform pruning")
+    return min(found)[1:]
+
+
+def cut(network: Backbone, criterion: str, heads: int, channels: int, seed: int) -> Masks:
+    """Keep so many heads and channels of every block: those of the largest norms, or random ones."""
+    masks, (dims, energy) = Masks.full(network.spec), energies(network)
+    head_energy = dims.sum(-1)
+    if criterion == "random":
+        generator = torch.Generator().manual_seed(seed)
+        head_energy, energy = (torch.rand(e.shape, generator=generator) for e in (head_energy, energy))
+    masks.dims &= _largest(head_energy, heads)[..., None]
+    masks.channels &= _largest(energy, channels)
+    return masks
+
+
+def _largest(energy: Tensor, count: int) -> Tensor:
+    kept = torch.zeros(energy.shape, dtype=torch.bool)
+    return kept.scatter_(-1, energy.cpu().topk(count).indices, True)
+
+
+def _total(costs: UnitCosts, spec: ArchSpec, heads: int, channels: int) -> int:
+    attn, _ = uniform(spec)
+    block = costs.attn + heads * (costs.head + attn.head_dim * costs.dim) + costs.mlp + channels * costs.channel
+    return costs.fixed + spec.depth * block
+
+
+def _rounded_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
