@@ -41,3 +41,11 @@ def _widen(axes: Axes) -> None:
     if (missing := LEAST_RANGE - (high - low)) > 0:
         high = min(high + missing / 2, max(high, 100.5))
         axes.set_ylim(high - LEAST_RANGE, high)
+
+
+def number_with_unit(count: float) -> str:
+    """A large count for people: `4.62 G`, `11.9 M`, `812 k`."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:.3g} {unit}"
+    return f"{count:.3g}"
