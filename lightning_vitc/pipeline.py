@@ -73,6 +73,7 @@ class Pipeline:
         self.arguments, self.optimizer = experiment.method, experiment.optimizer
         self.networks: list[Network] = []
         self.seconds: dict[str, float] = {}  # that the training of each stage took
+        self.variants: dict[str, Callable[[], Any]] = {}  # what `vitc export` can write beside the networks
         self.dense_name: str | None = None
         self._template = template(experiment.model)
         self.data = self._data()
@@ -175,6 +176,20 @@ class Pipeline:
         """Put a network into the final table; what is evaluated is the compacted, standalone model."""
         plain = compact(network, kept)
         self.networks.append(Network(name, plain, ArchSpec.of(plain), columns))
+
+    def add_variant(self, name: str, build: Callable[[], Any]) -> None:
+        """Offer a network for export beside those of the table: one that does more than a plain ViT.
+
+        Args:
+            name: for `vitc export --variant`.
+            build: makes it; a class of `artifact.KINDS`.
+        """
+        self.variants[name] = build
+
+    @property
+    def dense_spec(self) -> ArchSpec:
+        """The experiment's model, uncompressed, with the classes of its data."""
+        return replace(self._template.spec, num_classes=self.data.num_classes)
 
     # The end of the run
 

@@ -34,7 +34,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(attn.value_dim, spec.embed_dim, bias=spec.proj_bias)
         self.proj_drop = nn.Dropout(proj_drop)
         # Fused kernels want values as wide as queries; padding with zeros costs less than doing without them.
-        self.padded_dim = max(attn.head_dim, *attn.value_dims, 0)
+        widest = max(attn.value_dims)
+        self.padded_dim = max(attn.head_dim, widest)
         pad, valid = _padding_indices(attn.value_dims, self.padded_dim)
         self.register_buffer("pad", pad, persistent=False)
         self.register_buffer("valid", valid, persistent=False)

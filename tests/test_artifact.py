@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
 import lightning_vitc
-from lightning_vitc import artifact
+from lightning_vitc import artifact, directory_swap
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.backbone import from_timm
 from lightning_vitc.compact import compact
@@ -67,6 +67,7 @@ def test_the_directory(model, saved):
     document = json.loads((saved / "arch.json").read_text())
     assert document.pop("format") == 1
     assert ArchSpec.from_dict(document.pop("architecture")) == ArchSpec.of(model)
+    assert document.pop("files").keys() == {"model.safetensors"}
     assert document == FACTS
     assert names(saved.parent) == ["model"]
 
@@ -313,6 +314,7 @@ def test_a_failing_write_leaves_the_old_model(model, saved, monkeypatch, step):
             patch.setattr(os, "fsync", no_space)
         else:
             patch.setattr(Path, step, no_space_for_the_new_one if step == "rename" else no_space)
+            patch.setattr(directory_swap, "_exchange", lambda *_: False)
         with pytest.raises(UserError) as caught:
             artifact.save(other, saved, FACTS)
     assert str(caught.value) == f"--out: {saved} cannot be written (No space left on device)"
