@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 
 from lightning_vitc.architecture import ArchSpec
@@ -21,6 +21,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.formats import FILES
 
 OPSET = 20  # the first with a Gelu of its own
+Shape = tuple[int, int, int]  # of an image: channels, height, width
 BATCH = ({0: Dim("batch", min=1)},)
 LINEAR = ["MatMul", "Gemm"]  # what is quantized: the patch embedding, a convolution, stays in fp32
 
@@ -39,38 +40,39 @@ def write_formats(model: VisionTransformer, folder: Path, formats: list[str], pr
     """
     if "timm" in formats:
         write_timm(model, folder / FILES["timm"], preprocessing)
+    spec = ArchSpec.of(model)
+    shape = (spec.in_chans, *spec.img_size)
     if "pt2" in formats:
-        write_pt2(model, folder / FILES["pt2"])
+        write_pt2(model, shape, folder / FILES["pt2"])
     if {"onnx", "int8"} & set(formats):
         with tempfile.TemporaryDirectory() as scratch:
             onnx = (folder if "onnx" in formats else Path(scratch)) / FILES["onnx"]
-            write_onnx(model, onnx)
+            write_onnx(model, shape, onnx)
             if "int8" in formats:
                 write_int8(onnx, folder / FILES["int8"])
 
 
-def write_pt2(model: VisionTransformer, path: Path) -> None:
-    """The graph of `torch.export`."""
+def write_pt2(model: nn.Module, shape: Shape, path: Path) -> None:
+    """The graph of `torch.export`, for images of `shape`."""
     with _quiet(), torch.no_grad():
-        program = torch.export.export(model, _example(model), dynamic_shapes=BATCH)
+        program = torch.export.export(model, _example(shape), dynamic_shapes=BATCH)
         program.example_inputs = None  # else they are pickled into the file
         torch.export.save(program, path)
 
 
-def write_onnx(model: VisionTransformer, path: Path) -> None:
-    """One ONNX file with the weights inside; input `images`, output `logits`."""
+def write_onnx(model: nn.Module, shape: Shape, path: Path) -> None:
+    """One ONNX file with the weights inside; input `images`, of `shape`, output `logits`."""
     with _quiet():
         program = torch.onnx.export(
-            model, _example(model), dynamo=True, dynamic_shapes=BATCH, input_names=["images"],
+            model, _example(shape), dynamo=True, dynamic_shapes=BATCH, input_names=["images"],
             output_names=["logits"], opset_version=OPSET, external_data=False, verbose=False,
         )  # fmt: skip
         assert program is not None
         program.save(path, external_data=False)
 
 
-def _example(model: VisionTransformer) -> tuple[Tensor]:
-    spec = ArchSpec.of(model)
-    return (torch.zeros(2, spec.in_chans, *spec.img_size),)  # a batch of one would be taken for a constant
+def _example(shape: Shape) -> tuple[Tensor]:
+    return (torch.zeros(2, *shape),)  # a batch of one would be taken for a constant
 
 
 def write_int8(onnx: Path, path: Path) -> None:
