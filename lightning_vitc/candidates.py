@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,6 +14,7 @@ from lightning_vitc.elastic import ElasticViT
 from lightning_vitc.errors import UserError
 from lightning_vitc.formats import FILES, RUNNABLE
 from lightning_vitc.subjects import Candidate
+from lightning_vitc.suggest import did_you_mean
 from lightning_vitc.vit import build, initialize
 
 
@@ -73,6 +75,9 @@ def _of_directory(path: Path, dense: dict[ArchSpec, Candidate]) -> list[Candidat
 
 
 def _of_timm(name: str, arguments: dict[str, Any]) -> Candidate:
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models())
+        raise UserError(f"{name}: neither an exported directory nor a model of timm{hint}")
     module = create_timm(name, **arguments).eval()
     spec = _spec_of(module)
     if spec is not None:

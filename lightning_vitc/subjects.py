@@ -99,7 +99,8 @@ def subjects_of(candidate: Candidate, settings: Settings, device: torch.device, 
             yield from _of_pytorch(candidate, settings, device)
         else:
             path = candidate.files.get(form) or _written(candidate, form, scratch)
-            runtime = {"runtime": form, "dtype": "int8" if form == "int8" else "fp32", "compile": False}
+            dtype = "int8" if form == "int8" else "fp32"
+            runtime = {"runtime": "pt2" if form == "pt2" else "onnx", "dtype": dtype, "compile": False}
             yield Subject(candidate, runtime, _opened(form, path, device), torch.float32, path.stat().st_size)
 
 
