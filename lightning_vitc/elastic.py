@@ -33,7 +33,8 @@ class ElasticViT(nn.Module):
 
     def __init__(self, full: VisionTransformer, cuts: Mapping[Fraction, Cut]):
         super().__init__()
-        assert cuts, "no width"
+        if not cuts:
+            raise ValueError("no width")
         self.full, self.cuts = full, dict(sorted(cuts.items()))
         self._networks: dict[Fraction, VisionTransformer] = {}  # not submodules: their weights are in `full`
         self.set_width(max(self.cuts))

@@ -50,8 +50,8 @@ def front_figure(points: Sequence[Point], xlabel: str, ylabel: str = "top-1 (%)"
     for number, series in enumerate(dict.fromkeys(point.series for point in points)):
         _draw_series(axes, series, points, SERIES_COLORS[number % len(SERIES_COLORS)])
     for point in front:
-        axes.annotate(point.label, (point.cost, point.top1), (7, -8), textcoords="offset points",
-                      fontsize=7, color="#4a515c", path_effects=[withStroke(linewidth=2, foreground="white")], zorder=4)  # fmt: skip
+        text = axes.annotate(point.label, (point.cost, point.top1), (7, -8), textcoords="offset points", fontsize=7)
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_xlim(0, 1.06 * max(point.cost for point in points))
     axes.margins(y=0.12)

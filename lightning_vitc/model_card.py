@@ -80,7 +80,7 @@ def _formats(facts: dict[str, Any]) -> list[str]:
 def _loading(facts: dict[str, Any]) -> list[str]:
     lines = ["import lightning_vitc", 'model = lightning_vitc.load("this directory")']
     if facts.get("kind") == "elastic":
-        lines.append(f"model.set_width({facts['widths'][0]['width']})")
+        lines.append(f'model.set_width("{facts["widths"][0]["width"]}")')
     blocks = ["\n".join(["```python", *lines, "```"])]
     for name in facts.get("formats") or {}:
         if name in _LOAD:
