@@ -27,10 +27,12 @@ from lightning_vitc.subjects import Settings
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "deploy.md"
 SHARE = 0.5
-RUNTIMES = {
-    "eager": Settings(), "compiled": Settings(compiled=True), "onnxruntime": Settings(formats=("onnx",)),
-    "onnxruntime int8": Settings(formats=("int8",)),
+GROUPS = {"pytorch": Settings(compiled=True), "onnxruntime": Settings(formats=("onnx", "int8"))}
+COLUMNS = {  # runtime, dtype, compile
+    "eager": ("pytorch", "fp32", False), "compiled": ("pytorch", "fp32", True),
+    "onnxruntime": ("onnx", "fp32", False), "onnxruntime int8": ("onnx", "int8", False),
 }  # fmt: skip
+Key = tuple[str, tuple[str, str, bool]]
 
 
 def main() -> None:
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--repeats", type=int, nargs="+", default=[30, 10], help="rounds of each batch size")
-    parser.add_argument("--runtimes", nargs="+", choices=tuple(RUNTIMES), default=list(RUNTIMES))
+    parser.add_argument("--groups", nargs="+", choices=tuple(GROUPS), default=list(GROUPS))
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     if args.threads is not None:
@@ -49,7 +51,8 @@ def main() -> None:
     networks = networks_of(dense)
     body = []
     for size, repeats in zip(args.batch_sizes, args.repeats, strict=True):
-        found = {name: measured(args, networks, dense, name, size, repeats) for name in args.runtimes}
+        found = {key: row for group in args.groups
+                 for key, row in measured(args, networks, dense, group, size, repeats).items()}  # fmt: skip
         body.append(f"Batch {size}, median of {repeats} interleaved rounds:\n\n{table(networks, dense, found)}")
     place = environment(args.device)
     versions = ", ".join(f"{name} {place['versions'][name]}" for name in ("torch", "timm"))
@@ -93,36 +96,34 @@ def without_attention(dense: ArchSpec, blocks: int) -> ArchSpec:
 
 
 def measured(
-    args: argparse.Namespace, networks: dict[str, ArchSpec], dense: ArchSpec, runtime: str, size: int, repeats: int
-) -> dict[str, dict[str, Any]]:
-    """Rows by network, from the file of an earlier run where there is one."""
-    threads = torch.get_num_threads()
-    name = f"{args.model}-{args.device}-{threads}-{runtime.replace(' ', '_')}-{size}-{repeats}.json"
+    args: argparse.Namespace, networks: dict[str, ArchSpec], dense: ArchSpec, group: str, size: int, repeats: int
+) -> dict[Key, dict[str, Any]]:
+    """Rows by network and runtime, from the file of an earlier run where there is one."""
+    name = f"{args.model}-{args.device}-{torch.get_num_threads()}-{group}-{size}-{repeats}.json"
     path = args.runs / name
     if not path.exists():
-        print(f"{runtime}, batch {size} ...", flush=True)
+        print(f"{group}, batch {size} ...", flush=True)
         torch.manual_seed(0)
         reference = candidate_of("dense", dense)
         candidates = [candidate_of(name, spec, dense=reference) for name, spec in networks.items()]
-        settings = replace(RUNTIMES[runtime], batch_sizes=(size,), device=args.device, repeats=repeats, warmup=2)
+        settings = replace(GROUPS[group], batch_sizes=(size,), device=args.device, repeats=repeats, warmup=2)
         rows = benchmark(candidates, settings)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(rows))
         torch.compiler.reset()
     rows = json.loads(path.read_text())
-    return {row["name"]: row for row in rows if row["compile"] == RUNTIMES[runtime].compiled}
+    return {(row["name"], (row["runtime"], row["dtype"], row["compile"])): row for row in rows}
 
 
-def table(networks: dict[str, ArchSpec], dense: ArchSpec, found: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Latency, speed-up and realized share of every runtime."""
-    header = ["network", "MACs ÷", *(f"{name}: ms, speed-up, realized" for name in found)]
+def table(networks: dict[str, ArchSpec], dense: ArchSpec, found: dict[Key, dict[str, Any]]) -> str:
+    """Latency, speed-up and realized share in every runtime."""
+    columns = {name: runtime for name, runtime in COLUMNS.items() if ("dense", runtime) in found}
+    header = ["ms, speed-up, **realized**", "MACs ÷", *columns]
     rows = []
     for name, spec in {"dense": dense, **networks}.items():
-        cells = [f"{costs.macs(dense) / costs.macs(spec):.2f}"]
-        for by_network in found.values():
-            row = by_network[name]
-            cells.append(f"{row['latency_ms']['p50']:.1f}, {row['speedup']:.2f}, **{row['realised']:.2f}**")
-        rows.append([name, *cells])
+        ours = [found[name, runtime] for runtime in columns.values()]
+        cells = [f"{row['latency_ms']['p50']:.1f}, {row['speedup']:.2f}, **{row['realised']:.2f}**" for row in ours]
+        rows.append([name, f"{costs.macs(dense) / costs.macs(spec):.2f}", *cells])
     return markdown(header, rows)
 
 

@@ -131,7 +131,8 @@ def test_curves_put_stages_one_after_another(tmp_path):
 
 def browse(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-               "--enable-logging=stderr", f"--user-data-dir={page.parent / 'profile'}", *options, f"file://{page}"]  # fmt: skip
+               "--enable-logging=stderr", f"--user-data-dir={page.parent / 'profile'}", *options,
+               f"file://{page}"]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
 
 
