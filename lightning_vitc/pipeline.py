@@ -51,12 +51,16 @@ Module = TypeVar("Module", bound=CompressionModule)
 
 @dataclass
 class Network:
-    """A network of the final table: a plain, standalone model, and the columns only its method has."""
+    """A network of the final table: a plain, standalone model, and the columns only its method has.
+
+    `sources` are the numbers its blocks have in the dense network, where some are gone.
+    """
 
     name: str
     module: VisionTransformer
     spec: ArchSpec
     columns: dict[str, Any]
+    sources: tuple[int, ...] | None = None
 
 
 class Pipeline:
@@ -150,6 +154,11 @@ class Pipeline:
         return module
 
     @property
+    def spec(self) -> ArchSpec:
+        """The dense network's architecture."""
+        return replace(self._template.spec, num_classes=self.data.num_classes)
+
+    @property
     def device(self) -> str:
         """Where the run computes, for the record."""
         return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
@@ -171,10 +180,21 @@ class Pipeline:
         small.pretrained_cfg = network.pretrained_cfg
         return small
 
-    def add_row(self, name: str, network: Backbone, kept: Kept | None, **columns: Any) -> None:
-        """Put a network into the final table; what is evaluated is the compacted, standalone model."""
+    def add_row(
+        self, name: str, network: Backbone, kept: Kept | None, sources: tuple[int, ...] | None = None, **columns: Any
+    ) -> None:
+        """Put a network into the final table; what is evaluated is the compacted, standalone model.
+
+        Args:
+            name: of the row.
+            network: holds the weights; `kept` what to cut out of it.
+            sources: the numbers its blocks had in the dense network, for the picture; default: those of `kept`.
+            columns: further ones of the table.
+        """
         plain = compact(network, kept)
-        self.networks.append(Network(name, plain, ArchSpec.of(plain), columns))
+        if kept is not None:
+            sources = tuple(block.source for block in kept.blocks)
+        self.networks.append(Network(name, plain, ArchSpec.of(plain), columns, sources))
 
     # The end of the run
 

@@ -213,8 +213,8 @@ class UVC(CompressionModule):
             select="last",
         )
         masks = uvc.decide()
-        final = post_train(run, uvc.backbone, kept_of(dense.spec, masks), teacher)
-        run.add_row("uvc", final, None, **removed(masks, uvc.costs))
+        final, sources = post_train(run, uvc.backbone, kept_of(dense.spec, masks), teacher)
+        run.add_row("uvc", final, None, sources, **removed(masks, uvc.costs))
 
 
 def least_blocks(budget: BudgetConfig, target: Target, spec: ArchSpec) -> int:
