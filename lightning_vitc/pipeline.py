@@ -27,6 +27,7 @@ from lightning_vitc.backbone import (
     create_teacher,
     from_spec,
     load_strictly,
+    must_fit,
     template,
     timm_kwargs,
 )
@@ -166,7 +167,11 @@ class Pipeline:
     def _train(self, stage: str, module: CompressionModule, epochs: int | None, select: Selection) -> None:
         folder = self.directory.stage(stage)
         last = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
-        resumed_at = None if last is None else read_checkpoint(last)["global_step"]
+        resumed_at = None
+        if last is not None:
+            checkpoint = read_checkpoint(last)
+            must_fit(module, checkpoint["state_dict"], str(last))
+            resumed_at = checkpoint["global_step"]
         trainer = stage_trainer(self.experiment, self.directory, stage, module, epochs=epochs, resumed_at=resumed_at)
         trainer.fit(module, self.data, ckpt_path=last, weights_only=True)
         if trainer.is_global_zero:
