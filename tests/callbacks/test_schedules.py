@@ -93,9 +93,7 @@ def test_shapes_of_the_temperature(shape: Any, expected: float) -> None:
     assert [schedule.at(time) for time in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([4, expected, 1, 1])
 
 
-@pytest.mark.parametrize(
-    "callback", [PruningSchedule(), GateStaging(), GumbelTemperature()], ids=lambda c: type(c).__name__
-)
+@pytest.mark.parametrize("callback", callbacks(), ids=lambda callback: type(callback).__name__)
 def test_stages_without_the_control_train_without_the_callback(callback: Any) -> None:
     assert callback.serves(Searched())
     assert not callback.serves(LightningModule())

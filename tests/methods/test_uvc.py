@@ -171,10 +171,9 @@ def test_at_twenty_percent_the_first_step_moves_everything() -> None:
 
 
 def test_skipping_alone_is_under_pressure_too() -> None:
-    module = method("50%", prune=False, gate_every=1, gate_lr=0.2)
+    module = method("50%", prune=False, gate_every=1, gate_lr=0.05)
     before = module.gates.probability().mean()
     fit(module, 30)
-    assert float(module.search.price) > 0
     assert module.gates.probability().mean() < before - 0.1
     assert not module.search.cut_heads.any()
     masks = module.decide()
@@ -312,7 +311,7 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
     model = network()
     budget = BudgetConfig(macs="50%")
     teacher = Teacher(create_backbone("deit_tiny_patch16_224", **(TINY | {"num_classes": 7})), 7)
-    with pytest.raises(UserError, match="^teacher: it has 7 classes, the student 10; they must agree$"):
+    with pytest.raises(UserError, match=r"^teacher: it has 7 classes, the student 10; they must agree$"):
         UVC(model, OptimizerConfig(lr=1.0), teacher, Arguments(), budget, target_of(budget, model.spec, "uvc"))
 
 
