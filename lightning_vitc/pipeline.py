@@ -88,7 +88,7 @@ class Pipeline:
         """A new network of the experiment's model; narrower than 1, a plain one of that width."""
         model = self.experiment.model
         kwargs = timm_kwargs(self.experiment.model) | {"num_classes": self.data.num_classes}
-        full = create_backbone(model.name, pretrained=model.pretrained, **kwargs)
+        full = create_backbone(model.name, pretrained=self._fetched(model.pretrained, "model"), **kwargs)
         if width == 1:
             return full
         spec = full.spec.at_width(width)
@@ -105,10 +105,7 @@ class Pipeline:
             return Teacher(dense, dense.spec.num_classes)
         if config.model is None or self.directory.is_complete():
             return None  # a finished run needs its teacher no more
-        pretrained = config.pretrained
-        if self.experiment.data.name == "fake" and pretrained is True:
-            warnings.warn("data.name=fake is a dry run: the teacher keeps random weights", stacklevel=2)
-            pretrained = False
+        pretrained = self._fetched(config.pretrained, "teacher")
         spec = self._template.spec
         network: Any = create_teacher(config.model, pretrained, self.data.num_classes, spec.img_size, spec.in_chans)
         return Teacher(network, network.num_classes)
@@ -163,6 +160,13 @@ class Pipeline:
     def device(self) -> str:
         """Where the run computes, for the record."""
         return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
+
+    def _fetched(self, pretrained: bool | str, what: str) -> bool | str:
+        """`pretrained`, except that nothing is fetched for a dry run."""
+        if self.experiment.data.name == "fake" and pretrained is True:
+            warnings.warn(f"data.name=fake is a dry run: the {what} keeps random weights", stacklevel=3)
+            return False
+        return pretrained
 
     def _train(self, stage: str, module: CompressionModule, epochs: int | None, select: Selection) -> None:
         folder = self.directory.stage(stage)

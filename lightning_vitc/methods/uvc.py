@@ -198,7 +198,7 @@ class UVC(CompressionModule):
             masks = _smallest(masks, costs, budget)
         step = budget.round_to * max(costs.dim, costs.channel) if keys.prune else int(costs.dense / spec.depth)
         return Plan(target.quantity, target.amount, Reach(costs.total(masks), costs.dense, step),
-                    {"min_blocks": least, "min_keep": vars(budget.min_keep), "round_to": budget.round_to})  # fmt: skip
+                    {"min_keep": vars(budget.min_keep) | {"blocks": least}, "round_to": budget.round_to})  # fmt: skip
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
