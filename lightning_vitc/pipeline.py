@@ -27,6 +27,7 @@ from lightning_vitc.backbone import (
     create_teacher,
     from_spec,
     load_strictly,
+    must_fit,
     template,
     timm_kwargs,
 )
@@ -51,12 +52,16 @@ Module = TypeVar("Module", bound=CompressionModule)
 
 @dataclass
 class Network:
-    """A network of the final table: a plain, standalone model, and the columns only its method has."""
+    """A network of the final table: a plain, standalone model, and the columns only its method has.
+
+    `sources` are the numbers its blocks have in the dense network, where some are gone.
+    """
 
     name: str
     module: VisionTransformer
     spec: ArchSpec
     columns: dict[str, Any]
+    sources: tuple[int, ...] | None = None
 
 
 class Pipeline:
@@ -84,7 +89,7 @@ class Pipeline:
         """A new network of the experiment's model; narrower than 1, a plain one of that width."""
         model = self.experiment.model
         kwargs = timm_kwargs(self.experiment.model) | {"num_classes": self.data.num_classes}
-        full = create_backbone(model.name, pretrained=model.pretrained, **kwargs)
+        full = create_backbone(model.name, pretrained=self._fetched(model.pretrained, "model"), **kwargs)
         if width == 1:
             return full
         spec = full.spec.at_width(width)
@@ -101,10 +106,7 @@ class Pipeline:
             return Teacher(dense, dense.spec.num_classes)
         if config.model is None or self.directory.is_complete():
             return None  # a finished run needs its teacher no more
-        pretrained = config.pretrained
-        if self.experiment.data.name == "fake" and pretrained is True:
-            warnings.warn("data.name=fake is a dry run: the teacher keeps random weights", stacklevel=2)
-            pretrained = False
+        pretrained = self._fetched(config.pretrained, "teacher")
         spec = self._template.spec
         network: Any = create_teacher(config.model, pretrained, self.data.num_classes, spec.img_size, spec.in_chans)
         return Teacher(network, network.num_classes)
@@ -151,14 +153,30 @@ class Pipeline:
         return module
 
     @property
+    def spec(self) -> ArchSpec:
+        """The dense network's architecture."""
+        return replace(self._template.spec, num_classes=self.data.num_classes)
+
+    @property
     def device(self) -> str:
         """Where the run computes, for the record."""
         return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
 
+    def _fetched(self, pretrained: bool | str, what: str) -> bool | str:
+        """`pretrained`, except that nothing is fetched for a dry run."""
+        if self.experiment.data.name == "fake" and pretrained is True:
+            warnings.warn(f"data.name=fake is a dry run: the {what} keeps random weights", stacklevel=3)
+            return False
+        return pretrained
+
     def _train(self, stage: str, module: CompressionModule, epochs: int | None, select: Selection) -> None:
         folder = self.directory.stage(stage)
         last = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
-        resumed_at = None if last is None else read_checkpoint(last)["global_step"]
+        resumed_at = None
+        if last is not None:
+            checkpoint = read_checkpoint(last)
+            must_fit(module, checkpoint["state_dict"], str(last))
+            resumed_at = checkpoint["global_step"]
         trainer = stage_trainer(self.experiment, self.directory, stage, module, epochs=epochs, resumed_at=resumed_at)
         trainer.fit(module, self.data, ckpt_path=last, weights_only=True)
         if trainer.is_global_zero:
@@ -172,10 +190,21 @@ class Pipeline:
         small.pretrained_cfg = network.pretrained_cfg
         return small
 
-    def add_row(self, name: str, network: Backbone, kept: Kept | None, **columns: Any) -> None:
-        """Put a network into the final table; what is evaluated is the compacted, standalone model."""
+    def add_row(
+        self, name: str, network: Backbone, kept: Kept | None, sources: tuple[int, ...] | None = None, **columns: Any
+    ) -> None:
+        """Put a network into the final table; what is evaluated is the compacted, standalone model.
+
+        Args:
+            name: of the row.
+            network: holds the weights; `kept` what to cut out of it.
+            sources: the numbers its blocks had in the dense network, for the picture; default: those of `kept`.
+            columns: further ones of the table.
+        """
         plain = compact(network, kept)
-        self.networks.append(Network(name, plain, ArchSpec.of(plain), columns))
+        if kept is not None:
+            sources = tuple(block.source for block in kept.blocks)
+        self.networks.append(Network(name, plain, ArchSpec.of(plain), columns, sources))
 
     def add_variant(self, name: str, build: Callable[[], Any]) -> None:
         """Offer a network for export beside those of the table: one that does more than a plain ViT.

@@ -15,6 +15,8 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.optimizer import build_optimizer
 from lightning_vitc.schema import Experiment
 
+TARGETS = ("macs", "params")  # keys of `budget:` that say how much
+
 
 @dataclass
 class Reach:
@@ -74,6 +76,16 @@ def plan_experiment(experiment: Experiment) -> dict[str, Any]:
         "satisfiable": plan.satisfiable,
         "plan": plan.details,
     }
+
+
+def budget_of(experiment: Experiment) -> dict[str, Any]:
+    """What the budget asked for, in words and in numbers; empty for a method without one."""
+    _, plan = _plan(experiment)
+    if plan.target is None:
+        return {}
+    budget = experiment.budget
+    asked = {key: value for key, value in vars(budget).items() if key in TARGETS and value is not None}
+    return {**asked, "convention": budget.convention, f"target_{plan.quantity}": plan.target}
 
 
 def check_start(experiment: Experiment) -> None:

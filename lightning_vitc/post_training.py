@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from lightning_vitc.pipeline import Pipeline
 
 
-def post_train(run: "Pipeline", network: Backbone, kept: Kept, teacher: Teacher | None) -> Backbone:
-    """Cut `kept` out of `network` and train it as the stage `finetune`.
+def post_train(
+    run: "Pipeline", network: Backbone, kept: Kept, teacher: Teacher | None
+) -> tuple[Backbone, tuple[int, ...]]:
+    """Cut `kept` out of `network` and train it as the stage `finetune`; also the dense numbers of its blocks.
 
     The method's keys say how: `distillation` (share of the teacher), `temperature`, `kd_reduction`,
     `finetune_epochs` and `finetune_lr`.
@@ -27,4 +29,4 @@ def post_train(run: "Pipeline", network: Backbone, kept: Kept, teacher: Teacher 
     module = run.fit(
         "finetune", lambda: Dense(run.compacted(network, kept), recipe, teacher, loss), epochs=keys.finetune_epochs
     )
-    return module.backbone
+    return module.backbone, tuple(block.source for block in kept.blocks)

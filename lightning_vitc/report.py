@@ -20,7 +20,7 @@ from lightning_vitc.directory_swap import swapped_in
 from lightning_vitc.errors import UserError
 from lightning_vitc.finished import networks_of_run
 from lightning_vitc.front import Point, front_figure
-from lightning_vitc.pipeline import Pipeline
+from lightning_vitc.pipeline import Network, Pipeline
 from lightning_vitc.report_page import Picture, Section, page
 from lightning_vitc.results import environment, split_of
 from lightning_vitc.subjects import Candidate, Settings
@@ -37,7 +37,7 @@ class _Run:
     pipeline: Pipeline
     result: dict[str, Any]
     rows: list[dict[str, Any]]
-    specs: list[ArchSpec]
+    networks: list[Network]
     candidates: list[Candidate]
 
 
@@ -98,7 +98,7 @@ def _run(path: str, label: str) -> _Run:
         })  # fmt: skip
         made = candidate_of(f"{label} {network.name}", network.spec, network.module, dense)
         candidates.append(dense if is_dense else made)
-    return _Run(label, pipeline, result, rows, [network.spec for network in networks], candidates)
+    return _Run(label, pipeline, result, rows, networks, candidates)
 
 
 def _budget(pipeline: Pipeline, row: dict[str, Any]) -> str:
@@ -147,11 +147,10 @@ def _points(rows: list[dict[str, Any]], cost: Callable[[dict[str, Any]], float])
 def _section(run: _Run, folder: Path, number: int) -> Section:
     """The pictures of one run: architectures of its networks that differ from the dense one, and its curves."""
     dense, pictures = run.pipeline.dense_spec, []
-    chosen = _to_draw(run.specs, dense)
-    for place, (row, spec) in enumerate(zip(run.rows, run.specs, strict=True)):
-        if place in chosen:
-            figure = architecture_figure(spec, dense)
-            pictures.append(_saved(folder, f"architecture_{number}_{place}", figure, f"architecture of {row['name']}"))
+    for place in sorted(_to_draw([network.spec for network in run.networks], dense)):
+        network = run.networks[place]
+        figure = architecture_figure(network.spec, dense, network.sources)
+        pictures.append(_saved(folder, f"architecture_{number}_{place}", figure, f"architecture of {network.name}"))
     losses, accuracies = read_curves(run.pipeline.directory.path / "metrics.jsonl")
     for name, curves, label in (("loss", losses, "training loss"), ("accuracy", accuracies, "validation top-1 (%)")):
         if curves:

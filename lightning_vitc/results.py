@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -18,9 +18,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.architecture_figure import architecture_figure
 from lightning_vitc.checkpoints import write_atomically
 from lightning_vitc.figures import accuracy_over_macs
 
+if TYPE_CHECKING:
+    from lightning_vitc.pipeline import Network
+
+COMMON = ("name", "macs", "params", "top1", "top5", "bytes", "width")  # a width is in the name of its row
 PACKAGES = ("lightning-vitc", "torch", "timm", "lightning", "torchmetrics", "omegaconf", "numpy")
 
 
@@ -43,7 +49,8 @@ class Row:
 
 
 def result_document(*, experiment: str, method: str, seed: int, seconds: float, dense: Row | None,
-                    rows: Sequence[Row], device: str, split: str = "test") -> dict[str, Any]:  # fmt: skip
+                    rows: Sequence[Row], device: str, split: str = "test",
+                    budget: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
     """The content of `result.json`; `split` is `validation` where the data set has no test split."""
     return {
         "experiment": experiment,
@@ -53,7 +60,7 @@ def result_document(*, experiment: str, method: str, seed: int, seconds: float, 
         "wall_seconds": round(seconds, 1),
         "dense": None if dense is None else dense.as_dict(),
         "rows": [row.as_dict() for row in rows],
-        "budget": {},
+        "budget": budget or {},
         "environment": environment(device),
     }
 
@@ -110,6 +117,19 @@ def _picture(document: dict[str, Any]) -> AbstractContextManager[Figure]:
     return accuracy_over_macs(series, title=f"{document['experiment']}, {split_of(document)}")
 
 
+def write_architectures(directory: Path, networks: Sequence["Network"], dense: ArchSpec) -> None:
+    """Draw every network that was cut inside its blocks, into the run's directory and into TensorBoard."""
+    logger = TensorBoardLogger(directory, name="tensorboard", version="result", default_hp_metric=False)
+    for network in networks:
+        spec = network.spec
+        if spec.embed_dim == dense.embed_dim and spec.blocks != dense.blocks:
+            figure = architecture_figure(spec, dense, network.sources)
+            figure.savefig(directory / f"architecture_{network.name}.png")
+            logger.experiment.add_figure(f"architecture/{network.name}", figure, close=False)
+            figure.clear()
+    logger.finalize("success")
+
+
 def log_to_tensorboard(directory: Path, document: dict[str, Any], hyperparameters: Mapping[str, Any]) -> None:
     """Add the final accuracies beside the hyperparameters, and the final picture."""
     shutil.rmtree(directory / "tensorboard" / "result", ignore_errors=True)  # of an interrupted end of this run
@@ -125,14 +145,32 @@ def print_table(document: dict[str, Any], console: Console | None = None) -> Non
     """Print the final table."""
     table = Table(title=f"{document['experiment']} (seed {document['seed']}), {split_of(document)}")
     table.add_column("network")
-    for title in ("MACs", "% of dense", "params", "top-1 %", "top-5 %"):
-        table.add_column(title, justify="right")
     dense = document["dense"]
+    own = list(dict.fromkeys(key for row in document["rows"] for key in row if key not in COMMON))
+    for title in ("MACs", "% of dense", "params", "top-1 %", "top-5 %", *map(_title, own)):
+        table.add_column(title, justify="right")
     reference = dense["macs"] if dense else max(row["macs"] for row in document["rows"])
     for row in ([dense] if dense else []) + document["rows"]:
         cells = [row["name"], count(row["macs"]), f"{100 * row['macs'] / reference:.1f}", f"{row['params']:,}"]
-        table.add_row(*cells, f"{row['top1']:.2f}", f"{row['top5']:.2f}", end_section=row is dense)
-    (console or Console()).print(table)
+        cells += [f"{row['top1']:.2f}", f"{row['top5']:.2f}", *(_cell(row.get(key)) for key in own)]
+        table.add_row(*cells, end_section=row is dense)
+    (console or _wide_console()).print(table)
+
+
+def _wide_console() -> Console:
+    """A file has room for every column."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 120))
+
+
+def _title(key: str) -> str:
+    return key.replace("_percent", " %").replace("_", " ")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "" if value is None else str(value)
 
 
 def count(macs: int) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from lightning_vitc import registry, results
 from lightning_vitc.errors import UserError
 from lightning_vitc.pipeline import Pipeline
-from lightning_vitc.planning import check_start
+from lightning_vitc.planning import budget_of, check_start
 from lightning_vitc.run_directory import RunDirectory, flat
 from lightning_vitc.schema import Experiment
 
@@ -89,15 +89,18 @@ def _run(pipeline: Pipeline) -> None:
     document = results.result_document(
         experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
         seconds=seconds, dense=dense, rows=rows, device=pipeline.device, split=pipeline.data.evaluation_split,
+        budget=budget_of(experiment),
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))
+    results.write_architectures(directory.path, pipeline.networks, pipeline.spec)
     results.write_result(directory.result, document)
 
 
 def _show(directory: RunDirectory) -> None:
     results.print_table(directory.read_result())
-    for name in ("result.json", "accuracy_over_macs.png", "tensorboard"):
+    pictures = sorted(path.name for path in directory.path.glob("*.png"))
+    for name in ("result.json", *pictures, "tensorboard"):
         _say(f"  {directory.path / name}")
 
 

@@ -63,8 +63,8 @@ class OneShot(Dense):
         costs = UnitCosts.of(dense.spec, target.quantity, target.convention, "uvc")
         sizes = uniform_size(dense.spec, costs, target.amount, budget)
         masks = cut(dense, keys.criterion, *sizes, seed=run.experiment.seed)
-        final = post_train(run, dense, kept_of(dense.spec, masks), teacher)
-        run.add_row(keys.criterion, final, None, **removed(masks, costs))
+        final, sources = post_train(run, dense, kept_of(dense.spec, masks), teacher)
+        run.add_row(keys.criterion, final, None, sources, **removed(masks, costs))
 
 
 def uniform_size(spec: ArchSpec, costs: UnitCosts, limit: int, budget: BudgetConfig) -> tuple[int, int]:
