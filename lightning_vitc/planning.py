@@ -15,7 +15,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.optimizer import build_optimizer
 from lightning_vitc.schema import Experiment
 
-TARGETS = ("macs", "params")  # keys of `budget:` that say how much
+TARGETS = ("macs", "params", "drop_blocks")  # keys of `budget:` that say how much
 
 
 @dataclass

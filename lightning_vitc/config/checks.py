@@ -10,6 +10,8 @@ from lightning_vitc.data.catalog import check_root
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import BudgetConfig, DataConfig, Experiment, ModelConfig, TeacherConfig, TrainerConfig
 
+TEACHER_RECIPE = ("epochs", "batch_size", "mixup", "smoothing", "lr", "weight_decay", "warmup_epochs")
+
 
 def check_rules(experiment: Experiment) -> None:
     """Refuse values that do not go together."""
@@ -37,11 +39,17 @@ def check_files(experiment: Experiment) -> None:
 
 def _check_budget(experiment: Experiment) -> None:
     budget, default = experiment.budget, BudgetConfig()
-    given = [key for key in ("macs", "params", "round_to") if getattr(budget, key) != getattr(default, key)]
+    given = [key for key in ("macs", "params", "drop_blocks", "round_to") if getattr(budget, key) != getattr(default, key)]
     least = vars(default.min_keep)
     given += [f"min_keep.{key}" for key, value in vars(budget.min_keep).items() if value != least[key]]
     if given and not getattr(experiment.method, "takes_budget", False):
         raise UserError(f"budget.{given[0]}: the method '{experiment.method_name}' takes no budget; leave it out")
+    known = getattr(experiment.method, "budget_keys", ("macs", "params", "round_to", "min_keep"))
+    for key in given:
+        if key.partition(".")[0] not in known:
+            raise UserError(
+                f"budget.{key}: the method '{experiment.method_name}' does not know it; it takes {', '.join(known)}"
+            )
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -71,8 +79,9 @@ def _check_teacher(teacher: TeacherConfig) -> None:
         raise UserError(
             f"teacher.{chosen[1]}: excluded by teacher.{chosen[0]}; set at most one of train, run and model"
         )
-    if teacher.epochs is not None and not teacher.train:
-        raise UserError("teacher.epochs: has no effect without teacher.train=true")
+    for key in TEACHER_RECIPE:
+        if getattr(teacher, key) is not None and not teacher.train:
+            raise UserError(f"teacher.{key}: has no effect without teacher.train=true")
     if teacher.pretrained is not True and teacher.model is None:
         raise UserError("teacher.pretrained: has no effect without teacher.model")
 

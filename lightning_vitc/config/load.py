@@ -14,6 +14,8 @@ from .overrides import parse_overrides
 from .sources import find_experiment, merge, read_with_bases
 from .suggest import Tree, unknown_key, unknown_name
 
+BUDGETS = {"macs", "params", "drop_blocks"}  # ways to say how much is left
+
 
 def load_experiment(name_or_path: str, overrides: Iterable[str] = (), *, check_files: bool = True) -> Experiment:
     """The experiment of this name or YAML path with its bases below and `key=value` overrides above it.
@@ -26,11 +28,20 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = (), *, check_f
 
 def experiment_of(written: dict[str, Any], overrides: Iterable[str] = (), *, check_files: bool = True) -> Experiment:
     """The experiment of these keys, as a file would hold them, with `key=value` overrides above them."""
-    experiment = _typed(merge(written, parse_overrides(overrides)), written)
+    above = parse_overrides(overrides)
+    experiment = _typed(merge(_without_other_budget(written, above), above), written)
     checks.check_rules(experiment)
     if check_files:
         checks.check_files(experiment)
     return experiment
+
+
+def _without_other_budget(written: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A budget on the command line takes the place of the experiment's, whatever that was given in."""
+    sections = written.get("budget"), above.get("budget")
+    if not all(isinstance(section, dict) for section in sections) or not BUDGETS & {*sections[1]}:  # type: ignore[misc]
+        return written
+    return {**written, "budget": {key: value for key, value in sections[0].items() if key not in BUDGETS}}  # type: ignore[union-attr]
 
 
 def _typed(values: dict[str, Any], written: Mapping[str, Any]) -> Experiment:
