@@ -22,7 +22,7 @@ class Arguments:
 
 
 class StageCheckpoint(Checkpoint):
-    """Writes `last.ckpt` after every epoch or every few of them, and `best.ckpt` after a validation that beats all before it.
+    """Writes `last.ckpt` after every epoch, or every few, and `best.ckpt` after a validation that beats all before.
 
     They are written into the trainer's `default_root_dir`, the folder of the stage; nothing in the state depends
     on where that is, so a run may be moved. Lightning calls this callback after all others: their part of a

@@ -24,12 +24,9 @@ from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import (
     Backbone,
-    create_backbone,
     create_teacher,
     from_spec,
     load_strictly,
-    template,
-    timm_kwargs,
 )
 from lightning_vitc.checkpoints import read_checkpoint, write_atomically
 from lightning_vitc.compact import compact, compact_backbone
@@ -44,6 +41,7 @@ from lightning_vitc.processes import Processes
 from lightning_vitc.results import Row
 from lightning_vitc.run_directory import RunDirectory, read_json
 from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig
+from lightning_vitc.starting_point import starting_network, template
 from lightning_vitc.teacher import Teacher
 from lightning_vitc.trainers import stage_trainer, test_trainer
 
@@ -87,9 +85,7 @@ class Pipeline:
 
     def backbone(self, width: Fraction | float = 1) -> Backbone:
         """A new network of the experiment's model; narrower than 1, a plain one of that width."""
-        model = self.experiment.model
-        kwargs = timm_kwargs(self.experiment.model) | {"num_classes": self.data.num_classes}
-        full = create_backbone(model.name, pretrained=model.pretrained, **kwargs)
+        full = starting_network(self.experiment.model, self.data.num_classes)
         if width == 1:
             return full
         spec = full.spec.at_width(width)
@@ -293,8 +289,8 @@ def dense_of_run(path: str) -> Backbone:
     if not (folder / "done.json").exists():
         raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")
     classes = len(read_checkpoint(_selected_file(folder))["state_dict"]["backbone.head.bias"])
-    kwargs = timm_kwargs(experiment.model) | {"num_classes": classes}
-    dense = Dense(create_backbone(experiment.model.name, **kwargs), experiment.optimizer)
+    model = replace(experiment.model, pretrained=False, new_head=False)
+    dense = Dense(starting_network(model, classes), experiment.optimizer)
     load_selected(dense, folder)
     return dense.backbone
 

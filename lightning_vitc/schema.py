@@ -34,6 +34,11 @@ def _weights(default: bool) -> Any:
     return field(default=default, metadata=check)
 
 
+def is_directory_name(name: str) -> bool:
+    """Whether `model.name` is the path of a compressed model; names of timm have no slash."""
+    return "/" in name
+
+
 def _batches(default: float | None) -> Any:
     """Lightning's limits: an integer counts batches, a float is a fraction of them."""
     expected = "a number of batches (an integer >= 0) or a fraction in [0, 1]"
@@ -65,9 +70,14 @@ def _is_devices(value: Any) -> bool:
 
 @dataclass
 class ModelConfig:
-    """A timm Vision Transformer; keys that are left out keep the value of the named timm model."""
+    """A timm Vision Transformer, or the directory of one that was compressed.
+
+    Keys that are left out keep the value of the named model. A compressed one, which is an exported directory or a
+    finished run, takes only `img_size`, `new_head` and the rates of dropping.
+    """
 
     name: str = MISSING
+    new_head: bool = False  # a new classifier, also where the number of classes is the same
     pretrained: bool | str = _weights(False)  # false, true (the hub) or the path of a file
     img_size: int | None = bounded(None, gt=0)
     patch_size: int | None = bounded(None, gt=0)

@@ -62,12 +62,12 @@ def stage_trainer(
     """
     settings = _settings(experiment)
     if alone:
-        settings |= _of_one_process(settings["devices"])
+        settings |= _of_one_process(settings["accelerator"], settings["devices"])
     if epochs is not None:
         settings["max_epochs"] = epochs
     if not validate:
         settings["limit_val_batches"] = 0
-    logs = not alone or rank_zero_only.rank == 0
+    logs = not alone or getattr(rank_zero_only, "rank", 0) == 0
     callbacks: list[Callback] = [StepSeed(experiment.seed, stage), *_callbacks_of(experiment, module), AccuracyFigure()]
     if logs:
         callbacks.append(LearningRateMonitor("step"))
@@ -124,11 +124,13 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     return settings
 
 
-def _of_one_process(devices: Any) -> dict[str, Any]:
+def _of_one_process(accelerator: str, devices: Any) -> dict[str, Any]:
     """Settings of a trainer that is alone: on this process's own device."""
-    local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
-    own = [devices[local_rank] if isinstance(devices, list) else local_rank]
-    return {"strategy": "auto", "num_nodes": 1, "devices": own if torch.cuda.is_available() else 1}
+    own: Any = 1
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+        own = [devices[local_rank] if isinstance(devices, list) else local_rank]
+    return {"strategy": "auto", "num_nodes": 1, "devices": own}
 
 
 def _has_processes(trainer: TrainerConfig) -> bool:

@@ -11,8 +11,9 @@ class EpochBatchSampler:
     """Training batches. The order of the images is a function of (seed, epoch) alone.
 
     It is cut into global batches of `batch_size` images, one per optimizer step; what is left over is
-    dropped, or with `partial` makes a smaller batch as far as it divides into the slots. A global batch is cut into world_size x accumulate slots: micro-batch `a` of rank `r` is slot
-    a * world_size + r. So a step sees the same images however many processes share it.
+    dropped, or with `partial` makes a smaller batch, as far as it divides into the slots. A global batch is
+    cut into world_size x accumulate slots: micro-batch `a` of rank `r` is slot a * world_size + r. So a step
+    sees the same images however many processes share it.
 
     Raises UserError where `batch_size` does not divide into the slots, or without `partial` exceeds the training
     set.

@@ -54,7 +54,9 @@ class BlockCosts:
         def measure(*blocks: BlockSpec) -> int:
             return target.measure(replace(spec, blocks=blocks))
 
-        whole, mlp, less = (measure(BlockSpec(*parts)) for parts in ((attn, hidden), (None, hidden), (None, hidden - 1)))
+        whole, mlp, less = (
+            measure(BlockSpec(*parts)) for parts in ((attn, hidden), (None, hidden), (None, hidden - 1))
+        )
         return cls(attn=whole - mlp, unit=mlp - less, hidden=hidden, block=whole - measure())
 
     def removed(self, plan: BlockPlan) -> int:
@@ -77,7 +79,9 @@ def block_target(budget: BudgetConfig, spec: ArchSpec, method: str) -> Target:
         other = "macs" if budget.macs is not None else "params"
         raise UserError(f"budget.drop_blocks: set beside budget.{other}; give one of them")
     if number >= spec.depth:
-        raise UserError(f"budget.drop_blocks: {number} of the {spec.depth} blocks leaves none; at most {spec.depth - 1}")
+        raise UserError(
+            f"budget.drop_blocks: {number} of the {spec.depth} blocks leaves none; at most {spec.depth - 1}"
+        )
     counting = Target("macs", 0, 1, budget.convention, method)
     dense = counting.measure(spec)
     block = BlockCosts.of(spec, counting).block
@@ -131,7 +135,9 @@ def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int =
     macs = costs.macs(small, target.convention, target.method)
     details = {"blocks": chosen.blocks, "hidden": chosen.hidden, "macs": macs, "params": costs.params(small)}
     least = target.dense - parts.removed(BlockPlan(candidates, 0))
-    return Plan(target.quantity, target.amount, Reach(least, target.dense - parts.attn, candidates * parts.unit), details)
+    return Plan(
+        target.quantity, target.amount, Reach(least, target.dense - parts.attn, candidates * parts.unit), details
+    )
 
 
 def _unreachable(target: Target, parts: BlockCosts, blocks: int, extra: int) -> str:
@@ -141,7 +147,8 @@ def _unreachable(target: Target, parts: BlockCosts, blocks: int, extra: int) -> 
     if extra:
         return f"{_asked(target)} is more than the {below:,} that are left when {blocks} blocks lose their attention"
     above = target.dense - parts.removed(BlockPlan(blocks - 1, 0))
-    return f"{_asked(target)} cannot be reached; the nearest that can are {_share(below, target)} and {_share(above, target)}"
+    nearest = f"{_share(below, target)} and {_share(above, target)}"
+    return f"{_asked(target)} cannot be reached; the nearest that can are {nearest}"
 
 
 def _asked(target: Target) -> str:

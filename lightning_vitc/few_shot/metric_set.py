@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lightning_vitc.pipeline import Pipeline
 
 FILE, PICTURE = "synthetic.safetensors", "synthetic.png"
+SEEN = 64  # pixels: smaller images are enlarged in the picture
 
 
 def metric_set(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> Tensor:
@@ -37,7 +39,8 @@ def _make(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> dict[
     seconds = time.monotonic() - started
     write_atomically(run.directory.path / FILE, save({"images": images}))
     mean, std = (torch.tensor(values)[:, None, None] for values in (look.mean, look.std))
-    _show(run, make_grid((images * std + mean).clamp(0, 1), nrow=10, padding=1, pad_value=0.5))
+    pixels = F.interpolate((images * std + mean).clamp(0, 1), scale_factor=max(1, SEEN // images.shape[-1]))
+    _show(run, make_grid(pixels, nrow=10, pad_value=0.5))
     return {"count": len(images), "seconds": round(seconds, 3)}
 
 

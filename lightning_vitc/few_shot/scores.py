@@ -14,7 +14,9 @@ AT_ONCE = 50  # images in a forward pass
 
 
 @torch.no_grad()
-def score(original: Backbone, candidate: Backbone, images: Tensor, kind: Score = "kl", matched: Matched = "all") -> float:
+def score(
+    original: Backbone, candidate: Backbone, images: Tensor, kind: Score = "kl", matched: Matched = "all"
+) -> float:
     """Mean over images of KL(p_original || p_candidate), or with `mse` of their tokens' squared difference.
 
     Smaller is easier to recover.

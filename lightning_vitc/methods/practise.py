@@ -41,7 +41,7 @@ class Arguments:
     candidates: list[int] | None = None  # blocks that may be dropped; default: all but the first and the last
     trials_at_once: int = bounded(4, gt=0)  # candidates that share the original's pass over a batch, and the memory
     latency_batch: int = bounded(64, gt=0)  # images of the measured forward passes
-    finetune_times: int | None = bounded(None, gt=0)  # trainer.max_epochs; default: as DC-ViT's network has been through
+    finetune_times: int | None = bounded(None, gt=0)  # max_epochs; default: what DC-ViT's network goes through
 
     def validate(self, experiment: Any = None) -> None:
         """Rules with the experiment's other keys; a violation is a ValueError naming the key."""
