@@ -68,7 +68,8 @@ def _compressed(name: str) -> tuple[VisionTransformer, dict[str, Any]]:
     """The network of an exported directory or of a finished run, and how its images are prepared."""
     if (Path(name) / artifact.ARCH).is_file():
         return artifact.load(name), artifact.read_arch(name).get("preprocessing") or {}
-    from lightning_vitc.finished import networks_of_run, pick  # a run's networks are made by pipelines, which start here
+    # a run's networks are made by its pipeline, which makes what starts here
+    from lightning_vitc.finished import networks_of_run, pick
 
     pipeline, _ = networks_of_run(name)
     return pick(pipeline, None, name).module, pipeline.data.preprocessing

@@ -79,9 +79,7 @@ def block_target(budget: BudgetConfig, spec: ArchSpec, method: str) -> Target:
         other = "macs" if budget.macs is not None else "params"
         raise UserError(f"budget.drop_blocks: set beside budget.{other}; give one of them")
     if number >= spec.depth:
-        raise UserError(
-            f"budget.drop_blocks: {number} of the {spec.depth} blocks leaves none; at most {spec.depth - 1}"
-        )
+        raise UserError(f"budget.drop_blocks: {number} of {spec.depth} blocks leaves none; at most {spec.depth - 1}")
     counting = Target("macs", 0, 1, budget.convention, method)
     dense = counting.measure(spec)
     block = BlockCosts.of(spec, counting).block
