@@ -119,6 +119,7 @@ class Pipeline:
             network = module.backbone
         else:
             network = self.backbone() if config.run is None else dense_of_run(config.run)
+            _must_see(network.spec, self.spec, config.run)
         if self.dense_name is None:
             self.dense_name = "dense"
             self.add_row("dense", network, None)
@@ -265,6 +266,14 @@ class Pipeline:
             config, img_size=spec.img_size, in_chans=spec.in_chans, seed=self.experiment.seed,
             accumulate=self.experiment.trainer.accumulate_grad_batches, **normalization,
         )  # fmt: skip
+
+
+def _must_see(found: ArchSpec, wanted: ArchSpec, run: str | None) -> None:
+    """Refuse a dense network of another run that sees other images than this one's."""
+    one, other = ((spec.in_chans, *spec.img_size) for spec in (found, wanted))
+    if one != other:
+        shown = " and this run's ".join(" x ".join(map(str, shape)) for shape in (one, other))
+        raise UserError(f"teacher.run: the images of {run} are {shown}; they must agree")
 
 
 def _given(section: Any, *keys: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lightning_vitc.budget import Target
 from lightning_vitc.compact import compact_backbone
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.adaptors import adapted
+from lightning_vitc.few_shot.adoption import adopt_trials
 from lightning_vitc.few_shot.block_plan import BlockCosts, block_target
 from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
 from lightning_vitc.few_shot.dropped_attention import without_blocks
@@ -39,6 +40,7 @@ class Arguments:
     budget_keys: ClassVar[tuple[str, ...]] = ("macs", "params", "drop_blocks")
 
     candidates: list[int] | None = None  # blocks that may be dropped; default: all but the first and the last
+    trials_of: str | None = None  # a run that differs in the budget and finetune_times alone: its trials are taken over
     trials_at_once: int = bounded(4, gt=0)  # candidates that share the original's pass over a batch, and the memory
     latency_batch: int = bounded(64, gt=0)  # images of the measured forward passes
     finetune_times: int | None = bounded(None, gt=0)  # max_epochs; default: what DC-ViT's network goes through
@@ -72,6 +74,7 @@ class Practise(FeatureMatching):
         must_have_room(run.directory.path, spec, len(candidates))
         number = dropped_blocks(spec, block_target(run.experiment.budget, spec, "dcvit"), len(candidates))
         dense = run.dense()
+        adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times"))
         original = deepcopy(dense)
         build = partial(cls, optimizer=run.optimizer, teacher=original_tokens(original), seed=run.experiment.seed)
 
