@@ -40,12 +40,17 @@ class Run:
 
 def arguments(description: str) -> argparse.Namespace:
     """The command line of a study."""
+    return study_arguments(description).parse_args()
+
+
+def study_arguments(description: str) -> argparse.ArgumentParser:
+    """The options all studies have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "studies", help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--table-only", action="store_true", help="write the table of the runs there are")
-    return parser.parse_args()
+    return parser
 
 
 def execute(runs: Iterable[Run], folder: Path, jobs: int) -> None:

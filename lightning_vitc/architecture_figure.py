@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
@@ -84,14 +85,15 @@ def _draw_channels(axes: Axes, blocks: Sequence[BlockSpec], dense: ArchSpec) -> 
 
 def _cross_out(axes: Axes, column: int, height: float) -> None:
     left, right = column - WIDTH / 2, column + WIDTH / 2
-    axes.plot([left, right, None, left, right], [0, height, None, height, 0], color=EDGE, linewidth=1, zorder=3)
+    for heights in ([0, height], [height, 0]):
+        axes.plot([left, right], heights, color=EDGE, linewidth=1, zorder=3)
 
 
 def _frame(axes: Axes, depth: int, most: int, label: str) -> None:
     axes.set(xlim=(0.4, depth + 0.6), ylim=(0, most * 1.03), ylabel=label)
     step = max(1, depth // 24)
     axes.set_xticks(range(1, depth + 1, step))
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
 

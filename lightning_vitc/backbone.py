@@ -175,6 +175,16 @@ def load_strictly(model: torch.nn.Module, weights: dict[str, Tensor], source: st
     """Load weights whose names and shapes are those of the model; `assign` as in torch.
 
     Raises:
+        UserError: as `must_fit`.
+    """
+    must_fit(model, weights, source)
+    model.load_state_dict(weights, assign=assign)
+
+
+def must_fit(model: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights whose names and shapes are not those of the model.
+
+    Raises:
         UserError: naming the first weight that is missing, left over or of another shape.
     """
     own = model.state_dict()
@@ -188,7 +198,6 @@ def load_strictly(model: torch.nn.Module, weights: dict[str, Tensor], source: st
                 f"{source}: not a checkpoint of this model: {key} is {list(weights[key].shape)}, "
                 f"the model's is {list(value.shape)}"
             )
-    model.load_state_dict(weights, assign=assign)
 
 
 def _first_line(error: Exception) -> str:

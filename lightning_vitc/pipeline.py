@@ -102,10 +102,7 @@ class Pipeline:
             return Teacher(dense, dense.spec.num_classes)
         if config.model is None or self.directory.is_complete():
             return None  # a finished run needs its teacher no more
-        pretrained = config.pretrained
-        if self.experiment.data.name == "fake" and pretrained is True:
-            warnings.warn("data.name=fake is a dry run: the teacher keeps random weights", stacklevel=2)
-            pretrained = False
+        pretrained = self._fetched(config.pretrained, "teacher")
         spec = self._template.spec
         network: Any = create_teacher(config.model, pretrained, self.data.num_classes, spec.img_size, spec.in_chans)
         return Teacher(network, network.num_classes)

@@ -154,7 +154,13 @@ def print_table(document: dict[str, Any], console: Console | None = None) -> Non
         cells = [row["name"], count(row["macs"]), f"{100 * row['macs'] / reference:.1f}", f"{row['params']:,}"]
         cells += [f"{row['top1']:.2f}", f"{row['top5']:.2f}", *(_cell(row.get(key)) for key in own)]
         table.add_row(*cells, end_section=row is dense)
-    (console or Console()).print(table)
+    (console or _wide_console()).print(table)
+
+
+def _wide_console() -> Console:
+    """A file has room for every column."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 120))
 
 
 def _title(key: str) -> str:

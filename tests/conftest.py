@@ -94,6 +94,12 @@ def fork() -> Callable[..., BaseProcess]:
     return _fork
 
 
+@pytest.fixture(scope="session")
+def vitc_in() -> type[Vitc]:
+    """The command, to be run in a directory that outlives a test."""
+    return Vitc
+
+
 @pytest.fixture
 def vitc(tmp_path: Path) -> Vitc:
     """The command, run in the test's own directory."""

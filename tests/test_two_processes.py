@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,22 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_vitc import trainers
-from lightning_vitc.backbone import create_backbone
+from lightning_vitc.backbone import Backbone, create_backbone
+from lightning_vitc.budget import target_of
+from lightning_vitc.callbacks.gate_staging import GateStaging
+from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
+from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
 from lightning_vitc.callbacks.width_sampling import WidthSampling
 from lightning_vitc.config import load_experiment
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import UserError
-from lightning_vitc.methods.scala import Arguments, Scala
-from lightning_vitc.schema import DataConfig, OptimizerConfig
+from lightning_vitc.methods.scala import Arguments as ScalaArguments
+from lightning_vitc.methods.scala import Scala
+from lightning_vitc.methods.uvc import UVC
+from lightning_vitc.methods.uvc import Arguments as UVCArguments
+from lightning_vitc.module import CompressionModule
+from lightning_vitc.schema import BudgetConfig, DataConfig, OptimizerConfig
+from lightning_vitc.teacher import Teacher
 
 # The trainer
 
@@ -121,18 +131,18 @@ os.environ.update(environment)
 sys.path.insert(0, os.path.dirname(result))
 import this_file
 watch = this_file.Watch()
-weights = this_file.fit(watch, devices=2, strategy="ddp")
+weights = this_file.fit(method, watch, devices=2, strategy="ddp")
 with open(result, "w") as file:
-    json.dump({"widths": watch.widths, "reductions": watch.reductions, "weights": weights}, file)
+    json.dump({"controls": watch.controls, "reductions": watch.reductions, "weights": weights}, file)
 """
 
 
 class Watch(Callback):
-    """Notes the widths of every step, and how often gradients are reduced in it."""
+    """Notes what is drawn in every step, and how often gradients are reduced in it."""
 
     def __init__(self) -> None:
         self.reductions: list[int] = []
-        self.widths: list[list[str]] = []
+        self.controls: list[str] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -147,29 +157,49 @@ class Watch(Callback):
         self.reductions.append(0)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        self.widths.append([str(width) for width in pl_module.widths])
+        if isinstance(pl_module, Scala):
+            self.controls.append(str(pl_module.widths))
+        else:
+            self.controls.append(str(pl_module._sampled_gates().tolist()))
 
 
-def fit(*callbacks: Callback, **options: Any) -> dict[str, list[Any]]:
-    """Eight steps of SGD, which are as exact as their gradients; the weights at the end."""
+SGD = OptimizerConfig(name="momentum", lr=1e-2)
+
+
+def scala(network: Backbone) -> tuple[CompressionModule, list[Callback]]:
+    return Scala(network, SGD, None, ScalaArguments(granularity=0.125)), [WidthSampling(seed=1)]
+
+
+def uvc(network: Backbone) -> tuple[CompressionModule, list[Callback]]:
+    """Two steps of warm-up, pruning from then on, gates that move in every step."""
+    budget = BudgetConfig(macs="40%")
+    keys = UVCArguments(gate_every=1, gate_lr=0.3)
+    teacher = Teacher(deepcopy(network), 10)
+    module = UVC(network, SGD, teacher, keys, budget, target_of(budget, network.spec, "uvc"), seed=1)
+    return module, [PruningSchedule(0.2, 0.7), GateStaging(0.3, 0.9), GumbelTemperature(2.0, 0.5)]
+
+
+def fit(method: str, *callbacks: Callback, **options: Any) -> dict[str, list[Any]]:
+    """Eight steps of SGD, which are as exact as their gradients; all that is state at the end."""
     torch.manual_seed(5)
     network = create_backbone(
         "deit_tiny_distilled_patch16_224", img_size=8, patch_size=4, in_chans=1, embed_dim=48, depth=2, num_heads=6,
         num_classes=10,
     )  # fmt: skip
-    module = Scala(network, OptimizerConfig(name="momentum", lr=1e-2), None, Arguments(granularity=0.125))
+    module, own = {"scala": scala, "uvc": uvc}[method](network)
     config = DataConfig(name="digits", batch_size=32, num_samples=128, no_aug=True, mean=[0.5], std=[0.5])
     trainer = Trainer(
         max_epochs=2, accelerator="cpu", logger=False, limit_val_batches=0, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        callbacks=[WidthSampling(seed=1), *callbacks], **options,
+        callbacks=[*own, *callbacks], **options,
     )  # fmt: skip
     trainer.fit(module, VisionData(config, img_size=8, in_chans=1))
-    return {name: weight.tolist() for name, weight in module.backbone.state_dict().items()}
+    return {name: value.tolist() for name, value in module.state_dict().items() if value.is_floating_point()}
 
 
 @pytest.mark.slow
-def test_ranks_draw_alike_and_reduce_once_a_step(fork, tmp_path):
+@pytest.mark.parametrize("method", ["scala", "uvc"])
+def test_ranks_draw_alike_and_reduce_once_a_step(fork, tmp_path, method):
     (tmp_path / "this_file.py").symlink_to(__file__)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -177,15 +207,16 @@ def test_ranks_draw_alike_and_reduce_once_a_step(fork, tmp_path):
     common = dict(NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     files = [tmp_path / "0.json", tmp_path / "1.json"]
     ranks = [
-        fork(RANK, environment=common | {"LOCAL_RANK": str(rank)}, result=str(file)) for rank, file in enumerate(files)
+        fork(RANK, environment=common | {"LOCAL_RANK": str(rank)}, result=str(file), method=method)
+        for rank, file in enumerate(files)
     ]
     for process in ranks:
         process.join(120)
         assert process.exitcode == 0
     one, two = (json.loads(file.read_text()) for file in files)
-    assert one["widths"] == two["widths"]
-    assert len({tuple(widths) for widths in one["widths"]}) > 3
+    assert one["controls"] == two["controls"]
+    assert len(set(one["controls"])) > 3
     assert one["reductions"] == two["reductions"] == [1] * 8
     assert one["weights"] == two["weights"]
-    for name, weight in fit().items():
+    for name, weight in fit(method).items():
         torch.testing.assert_close(torch.tensor(one["weights"][name]), torch.tensor(weight), rtol=0, atol=1e-6)

@@ -40,4 +40,5 @@ def _print(document: dict[str, Any]) -> None:
     for network in document["plan"].pop("networks", []):
         print(f"  {network['name']:<12} {network['macs']:,} MACs, {network['params']:,} parameters")
     for key, value in document["plan"].items():
-        print(f"  {key}: {value}")
+        listed = ", ".join(f"{name} {part}" for name, part in value.items()) if isinstance(value, dict) else value
+        print(f"  {key.replace('_', ' ')}: {listed}")

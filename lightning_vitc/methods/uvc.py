@@ -110,17 +110,18 @@ class UVC(CompressionModule):
         if self.gates is not None:
             self.gates.collect(self.global_step, self.searching and self.gate_stage == "training")
 
-    @torch.no_grad()
     def after_step(self) -> None:
-        """Proximal step on the weights, gradient step on s and r, dual ascent."""
-        if not self.searching:
-            return
+        """What follows the step of the weights."""
+        if self.searching:
+            self.search_step(self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"])  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def search_step(self, lr: float) -> None:
+        """Proximal step on the weights at their learning rate, gradient step on s and r, dual ascent."""
         run = self._run()
         self.search.measure(run, self.target_ratio)
         if self.arguments.prune:
-            weights = proj_and_fc2(self.backbone)
-            lr = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
-            left = self.search.shrink(weights, *energies(self.backbone), lr)
+            left = self.search.shrink(proj_and_fc2(self.backbone), *energies(self.backbone), lr)
             self.search.move(*left, run)
         self.search.reprice()
 
@@ -198,7 +199,7 @@ class UVC(CompressionModule):
             masks = _smallest(masks, costs, budget)
         step = budget.round_to * max(costs.dim, costs.channel) if keys.prune else int(costs.dense / spec.depth)
         return Plan(target.quantity, target.amount, Reach(costs.total(masks), costs.dense, step),
-                    {"min_blocks": least, "min_keep": vars(budget.min_keep), "round_to": budget.round_to})  # fmt: skip
+                    {"min_keep": vars(budget.min_keep) | {"blocks": least}, "round_to": budget.round_to})  # fmt: skip
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
