@@ -18,10 +18,11 @@ class Arguments:
     """Keys of `callbacks.checkpoint:`."""
 
     every_n_steps: int | None = bounded(None, gt=0)  # optimizer steps between two saves within an epoch
+    every_n_epochs: int = bounded(1, gt=0)  # for epochs that take less time than a save; the last one is always saved
 
 
 class StageCheckpoint(Checkpoint):
-    """Writes `last.ckpt` after every epoch, and `best.ckpt` after a validation that beats all before it.
+    """Writes `last.ckpt` after every epoch, or every few, and `best.ckpt` after a validation that beats all before.
 
     They are written into the trainer's `default_root_dir`, the folder of the stage; nothing in the state depends
     on where that is, so a run may be moved. Lightning calls this callback after all others: their part of a
@@ -29,11 +30,12 @@ class StageCheckpoint(Checkpoint):
 
     Args:
         every_n_steps: also write `last.ckpt` in mid-epoch, every so many optimizer steps.
+        every_n_epochs: epochs between two writes of `last.ckpt`; the last epoch is always written.
         monitor: what to compare, higher is better.
     """
 
-    def __init__(self, every_n_steps: int | None = None, monitor: str = "val/top1"):
-        self.every_n_steps, self.monitor = every_n_steps, monitor
+    def __init__(self, every_n_steps: int | None = None, every_n_epochs: int = 1, monitor: str = "val/top1"):
+        self.every_n_steps, self.every_n_epochs, self.monitor = every_n_steps, every_n_epochs, monitor
         self.best = -math.inf
         self.seconds = 0.0
         self._started: float | None = None
@@ -75,7 +77,10 @@ class StageCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the epoch."""
-        self._save(trainer, "last.ckpt")
+        done = trainer.current_epoch + 1
+        ends = done == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        if ends or done % self.every_n_epochs == 0 or trainer.should_stop:
+            self._save(trainer, "last.ckpt")
 
     def state_dict(self) -> dict[str, Any]:
         """The best score, and the time it took to get here."""
