@@ -219,6 +219,7 @@ class SlurmConfig:
     partition: str | None = None
     constraint: str | None = None
     mem: str | None = None
+    signal_seconds: int = bounded(120, gt=0)  # before the time limit, to save and be requeued
     setup: list[str] = field(default_factory=list)  # shell lines before `srun`, e.g. "module load cuda"
 
 

@@ -182,7 +182,7 @@ class UVC(CompressionModule):
         return self.gates.decide(
             lambda branches: self.costs.total(full.running(branches)),
             lambda branches: self.costs.total(smallest.running(branches)),
-            self.target.amount, least_blocks(self.budget, self.target, self.backbone.spec),
+            self.target.amount, least_blocks(self.budget, self.target, self.backbone.spec, keys.prune),
         )  # fmt: skip
 
     @classmethod
@@ -192,7 +192,7 @@ class UVC(CompressionModule):
         check_minima(budget.min_keep, spec)
         target = target_of(budget, spec, "uvc")
         costs = UnitCosts.of(spec, target.quantity, target.convention, "uvc")
-        masks, least = Masks.full(spec), least_blocks(budget, target, spec)
+        masks, least = Masks.full(spec), least_blocks(budget, target, spec, keys.prune)
         if keys.skip != "none":
             masks.branches[least:] = False
         if keys.prune:
@@ -218,9 +218,12 @@ class UVC(CompressionModule):
         run.add_row("uvc", final, None, sources, **removed(masks, uvc.costs))
 
 
-def least_blocks(budget: BudgetConfig, target: Target, spec: ArchSpec) -> int:
-    """Blocks that stay: the user's minimum, or the budget's share of them, rounded up."""
-    return min(spec.depth, budget.min_keep.blocks or math.ceil(target.ratio * spec.depth))
+def least_blocks(budget: BudgetConfig, target: Target, spec: ArchSpec, prune: bool) -> int:
+    """Blocks that stay: the user's minimum, or the budget's share of them, rounded up.
+
+    Without pruning it is the budget alone that says how many.
+    """
+    return min(spec.depth, budget.min_keep.blocks or (math.ceil(target.ratio * spec.depth) if prune else 1))
 
 
 def _smallest(masks: Masks, costs: UnitCosts, budget: BudgetConfig) -> Masks:
