@@ -81,13 +81,13 @@ class SkipGates(nn.Module):
         """Which branches run, [L, 2] on the CPU: those whose run logit is larger, as far as the budget allows it.
 
         The likeliest are added while the network is smaller than the budget asks for, the unlikeliest left out
-        while no pruning could bring it down to it; at least `min_blocks` run.
+        while no pruning could bring it down to it; of attentions and of MLPs at least `min_blocks` run.
 
         Args:
             most: the cost of branches that are not pruned.
             least: the cost of branches that are pruned to their minima.
             limit: the budget.
-            min_blocks: blocks of which a branch runs at least.
+            min_blocks: attentions, and MLPs, that run at least.
         """
         chance = self.probability().float().cpu()
         columns = [[0, 1]] if self.unit == "block" else [[0], [1]]
@@ -95,13 +95,13 @@ class SkipGates(nn.Module):
         units.sort(key=lambda unit: float(chance[unit[0], unit[1][0]]), reverse=True)
         running = chance > 0.5
         for block, column in units:
-            few = int(running.any(-1).sum()) < min_blocks and not bool(running[block].any())
+            few = _fewest(running) < min_blocks and not bool(running[block, column].any())
             if few or most(running) < limit:
                 running[block, column] = True
         for block, column in reversed(units):
             fewer = running.clone()
             fewer[block, column] = False
-            if least(running) > limit and int(fewer.any(-1).sum()) >= min_blocks:
+            if least(running) > limit and _fewest(fewer) >= min_blocks:
                 running = fewer
         for block, column in units:  # without pruning, what was left out too generously
             more = running.clone()
@@ -112,6 +112,11 @@ class SkipGates(nn.Module):
 
     def _shaped(self, gates: Tensor) -> Tensor:
         return gates.squeeze(1) if self.unit == "block" else gates
+
+
+def _fewest(running: Tensor) -> int:
+    """Attentions or MLPs that run, whichever are fewer: without attention the class token would see no patch."""
+    return int(running.sum(0).min())
 
 
 def _without_waiting(values: Tensor, device: torch.device) -> Tensor:

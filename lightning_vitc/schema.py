@@ -295,3 +295,16 @@ class Experiment:
         values = asdict(self)
         values["method"] = {"name": values.pop("method_name"), **values["method"]}
         return values
+
+
+def must_be_trained(experiment: Experiment) -> None:
+    """For methods that compress a trained network: refuse to start from a random one. A dry run may."""
+    model, teacher = experiment.model, experiment.teacher
+    given = teacher.train or teacher.run or model.pretrained or is_directory_name(model.name)
+    if not given and experiment.data.name != "fake":
+        raise ValueError(
+            f"model.pretrained: {experiment.method_name} compresses a trained network; set it, or teacher.train=true "
+            "to train one first, or teacher.run"
+        )
+    if experiment.budget.params is not None and experiment.budget.convention == "paper":
+        raise ValueError("budget.convention: paper is a way to count MACs; it has no effect with budget.params")

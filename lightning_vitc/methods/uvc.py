@@ -5,7 +5,6 @@ budget (all in `search`); a gate runs or skips a block, or each of its branches;
 temperature.
 """
 
-import math
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -20,21 +19,24 @@ from lightning_vitc.budget import Target, target_of
 from lightning_vitc.gates import SkipGates
 from lightning_vitc.losses import distilled_cross_entropy
 from lightning_vitc.module import CompressionModule, StepResult, Variant
-from lightning_vitc.planning import Plan, Reach
+from lightning_vitc.planning import Plan
 from lightning_vitc.post_training import post_train
 from lightning_vitc.projection import project
 from lightning_vitc.prunable import (
     Masks,
     UnitCosts,
+    as_indices,
     check_minima,
     energies,
+    from_indices,
     kept_of,
     masked_weights,
     proj_and_fc2,
     pruned_spec,
     removed,
 )
-from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded
+from lightning_vitc.reach import least_blocks, reach_of, smallest
+from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded, must_be_trained
 from lightning_vitc.search import BudgetedSearch, SearchRates
 from lightning_vitc.teacher import Teacher
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from lightning_vitc.pipeline import Pipeline
 
 UNDECIDED = -1.0
+PIECES = ("heads", "dims", "channels")
 
 
 @dataclass
@@ -65,10 +68,24 @@ class Arguments:
     finetune_epochs: int = bounded(120, gt=0)  # post-training of the compacted model
     finetune_lr: float = bounded(1e-4, gt=0)
 
-    def validate(self) -> None:
-        """Rules between keys; a violation is a ValueError naming the key."""
+    @property
+    def share_of_skipping(self) -> float | None:
+        """Without pruning it is the budget alone that says how many blocks stay."""
+        return self.skip_share if self.prune else None
+
+    def validate(self, experiment: Any = None) -> None:
+        """Rules between keys, and with the experiment's others; a violation is a ValueError naming the key."""
         if not self.prune and self.skip == "none":
             raise ValueError("method.prune: false with skip=none leaves nothing to compress; set one of them")
+        if experiment is not None:
+            must_be_trained(experiment)
+            least, budget = experiment.budget.min_keep, experiment.budget
+            pruned = {"round_to": budget.round_to, **{f"min_keep.{key}": getattr(least, key) for key in PIECES}}
+            for key, value in pruned.items():
+                if not self.prune and value != 1:
+                    raise ValueError(f"budget.{key}: has no effect with method.prune=false; leave it out")
+            if self.skip == "none" and least.blocks is not None:
+                raise ValueError("budget.min_keep.blocks: has no effect with method.skip=none; leave it out")
 
 
 class UVC(CompressionModule):
@@ -95,7 +112,7 @@ class UVC(CompressionModule):
         self.temperature = 0.5  # control, set by GumbelTemperature
         super().__init__(backbone, optimizer, teacher)
         keys, spec = arguments, backbone.spec
-        self.least_blocks = least_blocks(keys, budget, target, spec.depth)
+        self.least_blocks = least_blocks(budget.min_keep.blocks, keys.share_of_skipping, target.ratio, spec.depth)
         self.costs = UnitCosts.of(spec, target.quantity, target.convention, target.method)
         rates = SearchRates(keys.cut_lr, keys.dual_lr, keys.price_lr)
         self.search = BudgetedSearch(spec, self.costs, budget.min_keep, rates)
@@ -204,10 +221,10 @@ class UVC(CompressionModule):
         if float(self.decided[0, 0]) != UNDECIDED:
             return self.decided.bool().cpu()
         full, keys = Masks.full(self.backbone.spec), self.arguments
-        smallest = _smallest(full, self.costs, self.budget) if keys.prune else full
+        pruned = smallest(full, self.costs, self.budget) if keys.prune else full
         return self.gates.decide(
             lambda branches: self.costs.total(full.running(branches)),
-            lambda branches: self.costs.total(smallest.running(branches)),
+            lambda branches: self.costs.total(pruned.running(branches)),
             self.target.amount, self.least_blocks,
         )  # fmt: skip
 
@@ -218,20 +235,17 @@ class UVC(CompressionModule):
         check_minima(budget.min_keep, spec)
         target = target_of(budget, spec, "uvc")
         costs = UnitCosts.of(spec, target.quantity, target.convention, "uvc")
-        masks, least = Masks.full(spec), least_blocks(keys, budget, target, spec.depth)
-        if keys.skip != "none":
-            masks.branches[least:] = False
-        if keys.prune:
-            masks = _smallest(masks, costs, budget)
-        step = budget.round_to * max(costs.dim, costs.channel) if keys.prune else int(costs.dense / spec.depth)
-        return Plan(target.quantity, target.amount, Reach(costs.total(masks), costs.dense, step),
-                    {"min_keep": vars(budget.min_keep) | {"blocks": least}, "round_to": budget.round_to})  # fmt: skip
+        skip, share = keys.skip != "none", keys.share_of_skipping
+        reach = reach_of(spec, costs, budget, target, prune=keys.prune, skip=skip, share=share)
+        blocks = least_blocks(budget.min_keep.blocks, share, target.ratio, spec.depth) if skip else spec.depth
+        details = {"round_to": budget.round_to, "min_keep": vars(budget.min_keep) | {"blocks": blocks}}
+        return Plan(target.quantity, target.amount, reach, details)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
         """Dense teacher, search, projection and compaction, post-training, rows."""
         keys, budget = run.arguments, run.experiment.budget
-        dense = run.dense()
+        dense = run.start()
         teacher = run.teacher() or Teacher(deepcopy(dense), dense.spec.num_classes) if keys.distillation else None
         target = target_of(budget, dense.spec, "uvc")
         uvc = run.fit(
@@ -239,23 +253,6 @@ class UVC(CompressionModule):
             lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, target, run.experiment.seed),
             select="last",
         )
-        masks = uvc.decide()
+        masks = from_indices(dense.spec, run.record("architecture", lambda: as_indices(uvc.decide())))
         final, sources = post_train(run, uvc.backbone, kept_of(dense.spec, masks), teacher)
         run.add_row("uvc", final, None, sources, **removed(masks, uvc.costs))
-
-
-def least_blocks(keys: Arguments, budget: BudgetConfig, target: Target, depth: int) -> int:
-    """Blocks that stay: the user's minimum, or so many that skipping has removed its share; rounded up.
-
-    Gates are quicker at the budget than cuts: left alone they take all of it, and the network collapses to few
-    blocks. Without pruning it is the budget alone that says how many stay.
-    """
-    if not keys.prune:
-        return budget.min_keep.blocks or 1
-    return budget.min_keep.blocks or math.ceil((1 - keys.skip_share * (1 - target.ratio)) * depth)
-
-
-def _smallest(masks: Masks, costs: UnitCosts, budget: BudgetConfig) -> Masks:
-    """All that pruning could remove of the branches that run."""
-    ones = masks.dims.float(), masks.channels.float()
-    return project(masks, *ones, costs, 0, budget.min_keep, budget.round_to)
