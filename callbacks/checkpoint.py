@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_vitc.interruption import Interruption
 from lightning_vitc.schema import bounded
 
 
@@ -18,10 +19,14 @@ class Arguments:
     """Keys of `callbacks.checkpoint:`."""
 
     every_n_steps: int | None = bounded(None, gt=0)  # optimizer steps between two saves within an epoch
+    every_n_epochs: int = bounded(1, gt=0)  # for epochs that take less time than a save; the last one is always saved
 
 
 class StageCheckpoint(Checkpoint):
-    """Writes `last.ckpt` after every epoch, and `best.ckpt` after a validation that beats all before it.
+    """Writes `last.ckpt` after every epoch, or every few, and `best.ckpt` after a validation that beats all before.
+
+    A signal to stop (Ctrl-C, SIGTERM, Slurm's preemption) is answered at the end of the batch: saved, then raised as
+    `Interrupted`.
 
     They are written into the trainer's `default_root_dir`, the folder of the stage; nothing in the state depends
     on where that is, so a run may be moved. Lightning calls this callback after all others: their part of a
@@ -29,15 +34,18 @@ class StageCheckpoint(Checkpoint):
 
     Args:
         every_n_steps: also write `last.ckpt` in mid-epoch, every so many optimizer steps.
+        every_n_epochs: epochs between two writes of `last.ckpt`; the last epoch is always written.
         monitor: what to compare, higher is better.
     """
 
-    def __init__(self, every_n_steps: int | None = None, monitor: str = "val/top1"):
-        self.every_n_steps, self.monitor = every_n_steps, monitor
+    def __init__(self, every_n_steps: int | None = None, every_n_epochs: int = 1, monitor: str = "val/top1"):
+        self.every_n_steps, self.every_n_epochs, self.monitor = every_n_steps, every_n_epochs, monitor
         self.best = -math.inf
         self.seconds = 0.0
+        self.interruption = Interruption()
         self._started: float | None = None
         self._after_validation = False
+        self._stopping = False
 
     @property
     def elapsed(self) -> float:
@@ -45,23 +53,32 @@ class StageCheckpoint(Checkpoint):
         return self.seconds if self._started is None else self.seconds + time.monotonic() - self._started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and answer signals from now on."""
         self._started = time.monotonic()
+        self.interruption.listen()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop it."""
+        """Stop both."""
         self.seconds, self._started = self.elapsed, None
+        self.interruption.ignore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave signals to others."""
+        self.interruption.ignore()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save in mid-epoch; where validation follows, after it, or a resumed run would leave it out."""
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not (self.every_n_steps and stepped) or trainer.is_last_batch or trainer.global_step % self.every_n_steps:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self._stopping = self._stopping or self.interruption.agreed(trainer)
+        due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        if trainer.is_last_batch or not (due or self._stopping):
             return
         self._after_validation = _validates(trainer, batch_idx)
         if not self._after_validation:
-            self._save(trainer, "last.ckpt")
+            self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save weights that are better than all before."""
@@ -71,11 +88,14 @@ class StageCheckpoint(Checkpoint):
             self._save(trainer, "best.ckpt")
         if self._after_validation:
             self._after_validation = False
-            self._save(trainer, "last.ckpt")
+            self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the epoch."""
-        self._save(trainer, "last.ckpt")
+        done = trainer.current_epoch + 1
+        ends = done == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        if ends or done % self.every_n_epochs == 0 or trainer.should_stop or self._stopping:
+            self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score, and the time it took to get here."""
@@ -84,6 +104,11 @@ class StageCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from there."""
         self.best, self.seconds = state_dict["best"], state_dict.get("seconds", 0.0)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        self._save(trainer, "last.ckpt")
+        if self._stopping:
+            raise self.interruption.stop(trainer)
 
     def _save(self, trainer: Trainer, name: str) -> None:
         for logger in trainer.loggers:

@@ -28,8 +28,11 @@ class StageProgressBar(RichProgressBar):
         return {key: value for key, value in super().get_metrics(*args, **kwargs).items() if key != "v_num"}
 
 
+LINES = 100  # at most about so many a stage
+
+
 class EpochLines(Callback):
-    """Prints a line at the end of each epoch.
+    """Prints a line at the end of each epoch, or of every few where there are many.
 
     Args:
         stage: name of the stage.
@@ -44,11 +47,12 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print from rank 0."""
-        if not trainer.is_global_zero:
+        total, done = trainer.max_epochs or 0, trainer.current_epoch + 1
+        if not trainer.is_global_zero or (done != total and done % max(1, total // LINES)):
             return
         shown = {name: trainer.callback_metrics.get(name) for name in ("train/loss", "val/top1")}
         values = ", ".join(f"{name} {float(value):.4g}" for name, value in shown.items() if value is not None)
-        epochs = f"{trainer.current_epoch + 1}/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else "1"
+        epochs = f"{done}/{total}" if total > 0 else "1"
         print(f"{self.stage}: epoch {epochs}, {values}, {time.monotonic() - self.started:.1f} s", flush=True)
 
 

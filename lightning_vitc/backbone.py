@@ -110,7 +110,9 @@ def template(config: ModelConfig, num_classes: int | None = None) -> Backbone:
 def timm_kwargs(config: ModelConfig) -> dict[str, Any]:
     """The keys of a `model` section that timm is told."""
     return {
-        key: value for key, value in vars(config).items() if key not in ("name", "pretrained") and value is not None
+        key: value
+        for key, value in vars(config).items()
+        if key not in ("name", "pretrained", "new_head") and value is not None
     }
 
 

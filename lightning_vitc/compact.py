@@ -4,6 +4,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import Backbone, from_spec
 from lightning_vitc.kept import Kept, gather
 from lightning_vitc.vit import build, place_buffers
 
@@ -28,3 +29,11 @@ def compact(model: VisionTransformer, kept: Kept | None) -> VisionTransformer:
     small.load_state_dict(weights, assign=True)
     place_buffers(small, next(iter(weights.values())).device)
     return small.eval()
+
+
+def compact_backbone(network: Backbone, kept: Kept) -> Backbone:
+    """The sub-network as a backbone of its own, to be trained further."""
+    small = from_spec(kept.spec, fresh=False, rates=network.rates)
+    small.load_state_dict(compact(network, kept).state_dict())
+    small.pretrained_cfg = network.pretrained_cfg
+    return small.to(next(network.parameters()).device)

@@ -8,9 +8,10 @@ import json
 import platform
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,16 +24,13 @@ from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import (
     Backbone,
-    create_backbone,
     create_teacher,
     from_spec,
     load_strictly,
     must_fit,
-    template,
-    timm_kwargs,
 )
 from lightning_vitc.checkpoints import read_checkpoint, write_atomically
-from lightning_vitc.compact import compact
+from lightning_vitc.compact import compact, compact_backbone
 from lightning_vitc.config import load_experiment
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import UserError
@@ -40,9 +38,11 @@ from lightning_vitc.evaluation import evaluate
 from lightning_vitc.kept import Kept
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.module import CompressionModule
+from lightning_vitc.processes import Processes
 from lightning_vitc.results import Row
 from lightning_vitc.run_directory import RunDirectory, read_json
-from lightning_vitc.schema import Experiment
+from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig
+from lightning_vitc.starting_point import starting_network, template
 from lightning_vitc.teacher import Teacher
 from lightning_vitc.trainers import stage_trainer, test_trainer
 
@@ -81,15 +81,16 @@ class Pipeline:
         self.variants: dict[str, Callable[[], Any]] = {}  # what `vitc export` can write beside the networks
         self.dense_name: str | None = None
         self._template = template(experiment.model)
-        self.data = self._data()
+        self.data = self._data(experiment.data)
 
     # The parts a method asks for
 
     def backbone(self, width: Fraction | float = 1) -> Backbone:
         """A new network of the experiment's model; narrower than 1, a plain one of that width."""
         model = self.experiment.model
-        kwargs = timm_kwargs(self.experiment.model) | {"num_classes": self.data.num_classes}
-        full = create_backbone(model.name, pretrained=self._fetched(model.pretrained, "model"), **kwargs)
+        full = starting_network(
+            replace(model, pretrained=self._fetched(model.pretrained, "model")), self.data.num_classes
+        )
         if width == 1:
             return full
         spec = full.spec.at_width(width)
@@ -115,18 +116,21 @@ class Pipeline:
         """The dense network, a row of the final table: of the stage `dense`, of another run, or pretrained."""
         config = self.experiment.teacher
         if config.train:
-            module = self.fit("dense", lambda: Dense(self.backbone(), self.optimizer), epochs=config.epochs)
+            data, recipe = self._teacher_recipe()
+            module = self.fit("dense", lambda: Dense(self.backbone(), recipe), epochs=config.epochs, data=data)
             network = module.backbone
         else:
             network = self.backbone() if config.run is None else dense_of_run(config.run)
+            _must_see(network.spec, self.dense_spec, config.run)
         if self.dense_name is None:
             self.dense_name = "dense"
             self.add_row("dense", network, None)
         return network
 
     def fit(
-        self, stage: str, build: Callable[[], Module], epochs: int | None = None, select: Selection = "best"
-    ) -> Module:
+        self, stage: str, build: Callable[[], Module], epochs: int | None = None, select: Selection = "best",
+        data: VisionData | None = None, validate: bool = True, alone: bool = False,
+    ) -> Module:  # fmt: skip
         """Train the module that `build` makes, or load it where the stage is finished.
 
         Args:
@@ -134,6 +138,9 @@ class Pipeline:
             build: makes the module; called after the stage has been seeded.
             epochs: instead of `trainer.max_epochs`.
             select: end with the weights that were `best` in validation, or with the `last` ones.
+            data: instead of the experiment's.
+            validate: whether to look at the validation split, and its labels.
+            alone: in this process only, see `spread`.
 
         Raises:
             UserError: where the stage is not finished and the pipeline is read-only.
@@ -147,15 +154,45 @@ class Pipeline:
         seed_everything(zlib.crc32(f"{stage} {self.experiment.seed}".encode()), verbose=False)
         module = build()
         if not finished:
-            self._train(stage, module, epochs, select)
+            trains = dict(epochs=epochs, validate=validate, alone=alone)
+            self._train(stage, module, select, data or self.data, **trains)
         load_selected(module, folder)
         self.seconds[stage] = read_json(folder / "done.json").get("seconds", 0.0)
         return module
 
-    @property
-    def spec(self) -> ArchSpec:
-        """The dense network's architecture."""
-        return replace(self._template.spec, num_classes=self.data.num_classes)
+    def spread(self, stages: Mapping[str, Callable[[], Module]]) -> list[Module]:
+        """Independent stages, spread over the processes of the run; each ends with its last weights, not validated.
+
+        What a stage computes does not depend on how many processes there are: it runs in one of them, on whole
+        batches.
+        """
+        train = partial(self.fit, select="last", validate=False, alone=True)
+        if self.read_only:
+            return [train(stage, build) for stage, build in stages.items()]
+        share = list(stages)[self.processes.rank :: self.processes.count]
+        mine = {stage: train(stage, stages[stage]) for stage in share}
+        self.processes.wait()
+        return [mine[stage] if stage in mine else train(stage, build) for stage, build in stages.items()]
+
+    def record(self, name: str, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A decision, made once by the first process and kept as `<name>.json` in the run.
+
+        Raises:
+            UserError: where it is not made and the pipeline is read-only.
+        """
+        file = self.directory.path / f"{name}.json"
+        if self.read_only and not file.exists():
+            raise UserError(f"{self.directory.path}: {file.name} is not there; continue the run with 'vitc train'")
+        if not file.exists() and self.processes.rank == 0:
+            write_atomically(file, (json.dumps(decide(), indent=1) + "\n").encode())
+        if not self.read_only:
+            self.processes.wait()
+        return read_json(file)
+
+    @cached_property
+    def processes(self) -> Processes:
+        """The processes of the run, started if they are not."""
+        return Processes(self.experiment)
 
     @property
     def device(self) -> str:
@@ -169,7 +206,9 @@ class Pipeline:
             return False
         return pretrained
 
-    def _train(self, stage: str, module: CompressionModule, epochs: int | None, select: Selection) -> None:
+    def _train(
+        self, stage: str, module: CompressionModule, select: Selection, data: VisionData, **options: Any
+    ) -> None:
         folder = self.directory.stage(stage)
         last = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
         resumed_at = None
@@ -177,18 +216,15 @@ class Pipeline:
             checkpoint = read_checkpoint(last)
             must_fit(module, checkpoint["state_dict"], str(last))
             resumed_at = checkpoint["global_step"]
-        trainer = stage_trainer(self.experiment, self.directory, stage, module, epochs=epochs, resumed_at=resumed_at)
-        trainer.fit(module, self.data, ckpt_path=last, weights_only=True)
+        trainer = stage_trainer(self.experiment, self.directory, stage, module, resumed_at=resumed_at, **options)
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
         if trainer.is_global_zero:
             _mark_done(folder, trainer, select)
         trainer.strategy.barrier()
 
     def compacted(self, network: Backbone, kept: Kept) -> Backbone:
         """The sub-network as a backbone of its own, to be trained further."""
-        small = from_spec(kept.spec, fresh=False, rates=network.rates)
-        small.load_state_dict(compact(network, kept).state_dict())
-        small.pretrained_cfg = network.pretrained_cfg
-        return small
+        return compact_backbone(network, kept)
 
     def add_row(
         self, name: str, network: Backbone, kept: Kept | None, sources: tuple[int, ...] | None = None, **columns: Any
@@ -235,14 +271,35 @@ class Pipeline:
         others = [row for row in rows if row.name != self.dense_name or "width" in row.columns]
         return (dense[0] if dense else None), others
 
-    def _data(self) -> VisionData:
+    def _teacher_recipe(self) -> tuple[VisionData, OptimizerConfig]:
+        """Of the dense stage: the experiment's data and optimizer but for the keys of `teacher`, on all images."""
+        config, data = self.experiment.teacher, self.experiment.data
+        changed = replace(data, **_given(config, "batch_size", "mixup", "smoothing"))
+        if data.few_shot:
+            changed = replace(changed, few_shot=False, num_samples=None)
+        recipe = replace(self.optimizer, **_given(config, "lr", "weight_decay", "warmup_epochs"))
+        return (self.data if changed == data else self._data(changed)), recipe
+
+    def _data(self, config: DataConfig) -> VisionData:
         spec = self._template.spec
         preset = resolve_data_config(self._template.pretrained_cfg or {})
         normalization = {key: preset[key] for key in ("mean", "std", "interpolation", "crop_pct")}
         return VisionData(
-            self.experiment.data, img_size=spec.img_size, in_chans=spec.in_chans, seed=self.experiment.seed,
+            config, img_size=spec.img_size, in_chans=spec.in_chans, seed=self.experiment.seed,
             accumulate=self.experiment.trainer.accumulate_grad_batches, **normalization,
         )  # fmt: skip
+
+
+def _must_see(found: ArchSpec, wanted: ArchSpec, run: str | None) -> None:
+    """Refuse a dense network of another run that sees other images than this one's."""
+    one, other = ((spec.in_chans, *spec.img_size) for spec in (found, wanted))
+    if one != other:
+        shown = " and this run's ".join(" x ".join(map(str, shape)) for shape in (one, other))
+        raise UserError(f"teacher.run: the images of {run} are {shown}; they must agree")
+
+
+def _given(section: Any, *keys: str) -> dict[str, Any]:
+    return {key: value for key in keys if (value := getattr(section, key)) is not None}
 
 
 def load_selected(module: CompressionModule, folder: Path) -> None:
@@ -263,8 +320,8 @@ def dense_of_run(path: str) -> Backbone:
     if not (folder / "done.json").exists():
         raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")
     classes = len(read_checkpoint(_selected_file(folder))["state_dict"]["backbone.head.bias"])
-    kwargs = timm_kwargs(experiment.model) | {"num_classes": classes}
-    dense = Dense(create_backbone(experiment.model.name, **kwargs), experiment.optimizer)
+    model = replace(experiment.model, pretrained=False, new_head=False)
+    dense = Dense(starting_network(model, classes), experiment.optimizer)
     load_selected(dense, folder)
     return dense.backbone
 

@@ -9,13 +9,13 @@ from torch import nn
 
 from lightning_vitc import costs, registry
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import template
 from lightning_vitc.data.catalog import class_count
 from lightning_vitc.errors import UserError
 from lightning_vitc.optimizer import build_optimizer
 from lightning_vitc.schema import Experiment
+from lightning_vitc.starting_point import template
 
-TARGETS = ("macs", "params")  # keys of `budget:` that say how much
+TARGETS = ("macs", "params", "drop_blocks")  # keys of `budget:` that say how much
 
 
 @dataclass

@@ -34,6 +34,11 @@ def _weights(default: bool) -> Any:
     return field(default=default, metadata=check)
 
 
+def is_directory_name(name: str) -> bool:
+    """Whether `model.name` is the path of a compressed model; names of timm have no slash."""
+    return "/" in name
+
+
 def _batches(default: float | None) -> Any:
     """Lightning's limits: an integer counts batches, a float is a fraction of them."""
     expected = "a number of batches (an integer >= 0) or a fraction in [0, 1]"
@@ -65,9 +70,14 @@ def _is_devices(value: Any) -> bool:
 
 @dataclass
 class ModelConfig:
-    """A timm Vision Transformer; keys that are left out keep the value of the named timm model."""
+    """A timm Vision Transformer, or the directory of one that was compressed.
+
+    Keys that are left out keep the value of the named model. A compressed one, which is an exported directory or a
+    finished run, takes only `img_size`, `new_head` and the rates of dropping.
+    """
 
     name: str = MISSING
+    new_head: bool = False  # a new classifier, also where the number of classes is the same
     pretrained: bool | str = _weights(False)  # false, true (the hub) or the path of a file
     img_size: int | None = bounded(None, gt=0)
     patch_size: int | None = bounded(None, gt=0)
@@ -104,6 +114,7 @@ class DataConfig:
     num_classes: int | None = bounded(None, gt=0)  # `fake` and `glyphs`; others know theirs
     num_samples: int | None = bounded(None, gt=0)  # training images: size of `fake`/`glyphs`, subset of others
     few_shot: bool = False  # draw `num_samples` training images by seed, stored as an index list in the run
+    balanced: bool = True  # few-shot images of every class alike; false: any, no label is read
     val_fraction: float | None = bounded(None, gt=0, lt=1)  # of training, held out where no split is given (0.1)
     on_error: Literal["raise", "skip"] = "raise"  # an unreadable image
     # Augmentation, timm's names
@@ -145,8 +156,14 @@ class OptimizerConfig:
 class TeacherConfig:
     """Where the teacher comes from: one of `train`, `run` and `model`, or none of them."""
 
-    train: bool = False  # train the dense model first, as a stage of this run
+    train: bool = False  # train the dense model first, as a stage of this run, on all training images
     epochs: int | None = bounded(None, gt=0)  # of that stage; default: trainer.max_epochs
+    batch_size: int | None = bounded(None, gt=0)  # of that stage; default: that of the section `data`
+    mixup: float | None = bounded(None, ge=0)  # likewise
+    smoothing: float | None = bounded(None, ge=0, lt=1)  # likewise
+    lr: float | None = bounded(None, gt=0)  # of that stage; default: that of the section `optimizer`
+    weight_decay: float | None = bounded(None, ge=0)  # likewise
+    warmup_epochs: float | None = bounded(None, ge=0)  # likewise
     run: str | None = None  # a run directory whose dense model teaches
     model: str | None = None  # a timm model
     pretrained: bool | str = _weights(True)  # with `model`: true (the hub), or the path of a file
@@ -168,9 +185,26 @@ class BudgetConfig:
 
     macs: int | str | None = None
     params: int | str | None = None
+    drop_blocks: int | None = bounded(None, gt=0)  # DC-ViT, PRACTISE: the MACs without so many whole blocks
     convention: Literal["full", "paper"] = "full"  # paper: as the method's authors count
     min_keep: MinKeepConfig = field(default_factory=MinKeepConfig)
     round_to: int = bounded(1, gt=0)  # channels and value dimensions are kept in multiples of it
+
+
+@dataclass
+class SyntheticConfig:
+    """Images made from noise to compare networks on (DC-ViT); the defaults are the paper's."""
+
+    count: int = bounded(50, gt=0)
+    batch: int = bounded(50, gt=0)  # images at a time; changes none of them
+    iterations: int = bounded(2000, gt=0)
+    warmup: int = bounded(100, ge=0)  # iterations
+    lr: float = bounded(0.25, gt=0)
+    tv: float = bounded(1e-4, ge=0)  # weight of the total variation
+    l2: float = bounded(1e-5, ge=0)  # weight of the norm
+    beta: float | None = bounded(None, gt=0)  # exponent of the total variation; default: 1 for DeiT, else .6
+    roll: int | None = bounded(None, ge=0)  # at random, by at most so many pixels; default: 30 of 224
+    flip: bool = True  # at random, from left to right
 
 
 @dataclass
@@ -185,6 +219,7 @@ class SlurmConfig:
     partition: str | None = None
     constraint: str | None = None
     mem: str | None = None
+    signal_seconds: int = bounded(120, gt=0)  # before the time limit, to save and be requeued
     setup: list[str] = field(default_factory=list)  # shell lines before `srun`, e.g. "module load cuda"
 
 

@@ -1,6 +1,7 @@
 """`vitc train`: run a whole experiment, or continue it."""
 
 import logging
+import os
 import time
 import warnings
 
@@ -21,6 +22,7 @@ QUIET = (
     "Checkpoint directory .* exists and is not empty",  # the run continues
     "You're resuming from a checkpoint that ended before the epoch ended",  # the loader continues there
     "The number of training batches",
+    "The .srun. command is available",  # a login node is where runs are tried
     "This DataLoader will create .* worker processes",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     "`broadcast_buffers` is deprecated",  # its successor is not in every torch we support
@@ -41,6 +43,7 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
     """
     hush()
     directory = RunDirectory.of(experiment)
+    _must_continue(directory)
     pipeline = None if directory.is_complete() and not fresh else _checked(experiment, directory)
     if _is_rank_zero():
         directory.open(experiment, fresh)
@@ -56,6 +59,16 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
         raise
     finally:
         directory.close()
+
+
+def _must_continue(directory: RunDirectory) -> None:
+    """A Slurm job that was started again has a checkpoint, or it would silently start over."""
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    if restarts != "0" and not any(directory.path.glob("checkpoints/*/last.ckpt")) and not directory.is_complete():
+        raise UserError(
+            f"{directory.path}: this Slurm job was restarted ({restarts}), and there is no checkpoint to continue "
+            "from; submit it anew to start over"
+        )
 
 
 def hush() -> None:
@@ -94,7 +107,7 @@ def _run(pipeline: Pipeline) -> None:
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))
-    results.write_architectures(directory.path, pipeline.networks, pipeline.spec)
+    results.write_architectures(directory.path, pipeline.networks, pipeline.dense_spec)
     results.write_result(directory.result, document)
 
 

@@ -1,5 +1,6 @@
 """Lightning trainers of a run: one a stage, one for the final evaluation."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_vitc import registry
 from lightning_vitc.callbacks import checkpoint
@@ -43,6 +45,8 @@ def stage_trainer(
     *,
     epochs: int | None = None,
     resumed_at: int | None = None,
+    validate: bool = True,
+    alone: bool = False,
 ) -> Trainer:
     """The trainer of a stage, with its loggers, checkpoints and those callbacks of the experiment that serve it.
 
@@ -53,22 +57,26 @@ def stage_trainer(
         module: what will be trained.
         epochs: instead of `trainer.max_epochs`.
         resumed_at: optimizer steps done in the checkpoint to continue from; logs of later ones are dropped.
+        validate: whether to look at the validation split.
+        alone: in this process only, whatever the others do; only the first one logs.
     """
     settings = _settings(experiment)
+    if alone:
+        settings |= _of_one_process(settings["accelerator"], settings["devices"])
     if epochs is not None:
         settings["max_epochs"] = epochs
-    callbacks: list[Callback] = [
-        StepSeed(experiment.seed, stage),
-        *_callbacks_of(experiment, module),
-        LearningRateMonitor("step"),
-        AccuracyFigure(),
-    ]
+    if not validate:
+        settings["limit_val_batches"] = 0
+    logs = not alone or getattr(rank_zero_only, "rank", 0) == 0
+    callbacks: list[Callback] = [StepSeed(experiment.seed, stage), *_callbacks_of(experiment, module), AccuracyFigure()]
+    if logs:
+        callbacks.append(LearningRateMonitor("step"))
     if settings["enable_progress_bar"]:
         callbacks.append(progress_bar(stage))
         settings["enable_progress_bar"] = isinstance(callbacks[-1], ProgressBar)
     return _trainer(
-        **settings, callbacks=callbacks, logger=_loggers(directory, stage, resumed_at),
-        plugins=[DurableCheckpointIO(), *_cluster()], default_root_dir=directory.stage(stage),
+        **settings, callbacks=callbacks, logger=_loggers(directory, stage, resumed_at) if logs else False,
+        plugins=[DurableCheckpointIO(), *([] if alone else _cluster())], default_root_dir=directory.stage(stage),
     )  # fmt: skip
 
 
@@ -114,6 +122,15 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     if settings["max_epochs"] is None:
         settings["max_epochs"] = -1 if settings["max_steps"] != -1 else None
     return settings
+
+
+def _of_one_process(accelerator: str, devices: Any) -> dict[str, Any]:
+    """Settings of a trainer that is alone: on this process's own device."""
+    own: Any = 1
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+        own = [devices[local_rank] if isinstance(devices, list) else local_rank]
+    return {"strategy": "auto", "num_nodes": 1, "devices": own}
 
 
 def _has_processes(trainer: TrainerConfig) -> bool:

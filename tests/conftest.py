@@ -123,6 +123,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def finished_run() -> Callable[..., Path]:
+    """`finished_run(place, "dcvit_digits", *overrides)`: train it there, and give the directory of the run."""
+
+    def finish(place: Path, experiment: str, *overrides: str) -> Path:
+        done = Vitc(place)("train", experiment, *overrides)
+        assert done.code == 0, done.error
+        return place / "runs" / experiment / "default"
+
+    return finish
+
+
+@pytest.fixture(scope="session")
 def read_metrics() -> Callable[[Path], list[dict[str, Any]]]:
     """The lines of a run's `metrics.jsonl`."""
 

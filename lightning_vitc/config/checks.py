@@ -8,7 +8,17 @@ from typing import Any
 
 from lightning_vitc.data.catalog import check_root
 from lightning_vitc.errors import UserError
-from lightning_vitc.schema import BudgetConfig, DataConfig, Experiment, ModelConfig, TeacherConfig, TrainerConfig
+from lightning_vitc.schema import (
+    BudgetConfig,
+    DataConfig,
+    Experiment,
+    ModelConfig,
+    TeacherConfig,
+    TrainerConfig,
+    is_directory_name,
+)
+
+TEACHER_RECIPE = ("epochs", "batch_size", "mixup", "smoothing", "lr", "weight_decay", "warmup_epochs")
 
 
 def check_rules(experiment: Experiment) -> None:
@@ -25,6 +35,7 @@ def check_rules(experiment: Experiment) -> None:
 
 def check_files(experiment: Experiment) -> None:
     """Refuse paths that are not there or cannot be written."""
+    _check_compressed(experiment.model)
     for section, path in (("model", experiment.model.pretrained), ("teacher", experiment.teacher.pretrained)):
         if isinstance(path, str) and not Path(path).is_file():
             raise UserError(f"{section}.pretrained: there is no file '{path}'")
@@ -37,18 +48,42 @@ def check_files(experiment: Experiment) -> None:
 
 def _check_budget(experiment: Experiment) -> None:
     budget, default = experiment.budget, BudgetConfig()
-    given = [key for key in ("macs", "params", "round_to") if getattr(budget, key) != getattr(default, key)]
+    given = [
+        key for key in ("macs", "params", "drop_blocks", "round_to") if getattr(budget, key) != getattr(default, key)
+    ]
     least = vars(default.min_keep)
     given += [f"min_keep.{key}" for key, value in vars(budget.min_keep).items() if value != least[key]]
     if given and not getattr(experiment.method, "takes_budget", False):
         raise UserError(f"budget.{given[0]}: the method '{experiment.method_name}' takes no budget; leave it out")
+    known = getattr(experiment.method, "budget_keys", ("macs", "params", "round_to", "min_keep"))
+    for key in given:
+        if key.partition(".")[0] not in known:
+            raise UserError(
+                f"budget.{key}: the method '{experiment.method_name}' does not know it; it takes {', '.join(known)}"
+            )
+
+
+OF_COMPRESSED = ("name", "img_size", "new_head", "drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 
 
 def _check_model(model: ModelConfig) -> None:
+    default = ModelConfig(name=model.name)
+    for key, value in vars(model).items():
+        if is_directory_name(model.name) and key not in OF_COMPRESSED and value != getattr(default, key):
+            raise UserError(f"model.{key}: {model.name} is a compressed model and fixed; leave the key out")
     for whole, part in (("embed_dim", "num_heads"), ("img_size", "patch_size")):
         above, below = getattr(model, whole), getattr(model, part)
         if above and below and above % below:
             raise UserError(f"model.{whole}: {above} is not divisible by model.{part}={below}")
+
+
+def _check_compressed(model: ModelConfig) -> None:
+    """A model that was compressed before is what it is."""
+    if not is_directory_name(model.name):
+        return
+    folder = Path(model.name)
+    if not (folder / "arch.json").is_file() and not (folder / "result.json").is_file():
+        raise UserError(f"model.name: '{folder}' is neither an exported model nor a finished run; make it first")
 
 
 def _check_data(data: DataConfig, channels: int) -> None:
@@ -71,8 +106,9 @@ def _check_teacher(teacher: TeacherConfig) -> None:
         raise UserError(
             f"teacher.{chosen[1]}: excluded by teacher.{chosen[0]}; set at most one of train, run and model"
         )
-    if teacher.epochs is not None and not teacher.train:
-        raise UserError("teacher.epochs: has no effect without teacher.train=true")
+    for key in TEACHER_RECIPE:
+        if getattr(teacher, key) is not None and not teacher.train:
+            raise UserError(f"teacher.{key}: has no effect without teacher.train=true")
     if teacher.pretrained is not True and teacher.model is None:
         raise UserError("teacher.pretrained: has no effect without teacher.model")
 

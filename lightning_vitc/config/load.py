@@ -1,18 +1,21 @@
 """From a name and overrides to one typed, checked experiment."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field, make_dataclass
+from dataclasses import field, fields, make_dataclass
 from typing import Any
 
 from lightning_vitc import registry
 from lightning_vitc.errors import UserError
-from lightning_vitc.schema import MISSING, Experiment
+from lightning_vitc.schema import MISSING, Experiment, TeacherConfig
 
 from . import checks, typed
 from .interpolate import resolve
 from .overrides import parse_overrides
 from .sources import find_experiment, merge, read_with_bases
 from .suggest import Tree, unknown_key, unknown_name
+
+BUDGETS = {"macs", "params", "drop_blocks"}  # ways to say how much is left
+TEACHERS = {key.name for key in fields(TeacherConfig)}
 
 
 def load_experiment(name_or_path: str, overrides: Iterable[str] = (), *, check_files: bool = True) -> Experiment:
@@ -26,11 +29,25 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = (), *, check_f
 
 def experiment_of(written: dict[str, Any], overrides: Iterable[str] = (), *, check_files: bool = True) -> Experiment:
     """The experiment of these keys, as a file would hold them, with `key=value` overrides above them."""
-    experiment = _typed(merge(written, parse_overrides(overrides)), written)
+    above = parse_overrides(overrides)
+    experiment = _typed(merge(_without_replaced(written, above), above), written)
     checks.check_rules(experiment)
     if check_files:
         checks.check_files(experiment)
     return experiment
+
+
+def _without_replaced(written: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A budget or a teacher on the command line takes the place of the experiment's, whatever that was given in."""
+    budget, teacher = ({} if not isinstance(above.get(key), dict) else above[key] for key in ("budget", "teacher"))
+    other_teacher = teacher.get("run") or teacher.get("model") or teacher.get("train") is False
+    replaced = {"budget": BUDGETS if BUDGETS & {*budget} else set(), "teacher": TEACHERS if other_teacher else set()}
+    return {
+        section: {key: value for key, value in values.items() if key not in replaced.get(section, ())}
+        if section in replaced and isinstance(values, dict)
+        else values
+        for section, values in written.items()
+    }
 
 
 def _typed(values: dict[str, Any], written: Mapping[str, Any]) -> Experiment:

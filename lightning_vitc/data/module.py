@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
@@ -147,6 +148,7 @@ class VisionData(LightningDataModule):
             rank=rank,
             accumulate=self.accumulate,
             reshuffle=not getattr(self.trainer, "overfit_batches", 0),  # to overfit is to repeat some batches
+            partial=self.config.few_shot,  # of a few images every one counts
         )
         trainer = self.trainer
         epoch = None if trainer is None else lambda: trainer.current_epoch
@@ -165,9 +167,16 @@ class VisionData(LightningDataModule):
         """Every image of `train`, `validation` or `test` once, in order and without augmentation."""
         return self._evaluation_loader(getattr(self.splits, split))
 
+    def images_of(self, split: str) -> Tensor:
+        """Every image of a split [N, C, H, W] as `loader_of` shows them, in every process all of them."""
+        part: Split = getattr(self.splits, split)
+        whole = ShardBatchSampler(len(part), batch_size=self.config.batch_size)
+        loader = ImageLoader(self._evaluation_batches(part), whole, **self._options)
+        return torch.cat([images for images, _ in loader])
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Mixes training batches, on their device; leaves the others alone."""
-        if self.trainer is None or not self.trainer.training or self._train_loader is None:
+        if self.trainer is None or not self.trainer.training or not self.mixer.softens or self._train_loader is None:
             return batch
         return self.mix(*batch)
 

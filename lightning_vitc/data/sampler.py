@@ -11,10 +11,12 @@ class EpochBatchSampler:
     """Training batches. The order of the images is a function of (seed, epoch) alone.
 
     It is cut into global batches of `batch_size` images, one per optimizer step; what is left over is
-    dropped. A global batch is cut into world_size x accumulate slots: micro-batch `a` of rank `r` is slot
-    a * world_size + r. So a step sees the same images however many processes share it.
+    dropped, or with `partial` makes a smaller batch, as far as it divides into the slots. A global batch is
+    cut into world_size x accumulate slots: micro-batch `a` of rank `r` is slot a * world_size + r. So a step
+    sees the same images however many processes share it.
 
-    Raises UserError where `batch_size` does not divide into the slots, or exceeds the training set.
+    Raises UserError where `batch_size` does not divide into the slots, or without `partial` exceeds the training
+    set.
     """
 
     def __init__(
@@ -27,8 +29,9 @@ class EpochBatchSampler:
         rank: int = 0,
         accumulate: int = 1,
         reshuffle: bool = True,
+        partial: bool = False,
     ) -> None:
-        _check_batch_size(batch_size, num_images, world_size, accumulate)
+        _check_batch_size(batch_size, num_images, world_size, accumulate, partial)
         self.epoch = 0
         self.start = 0  # batches that the next iterator leaves out
         self.accumulate = accumulate
@@ -38,6 +41,10 @@ class EpochBatchSampler:
         self._world_size = world_size
         self._rank = rank
         self._reshuffle = reshuffle
+        slots = world_size * accumulate
+        usable = num_images // slots * slots if partial else num_images // batch_size * batch_size
+        self._steps = -(-usable // batch_size)
+        self._usable = usable
 
     @property
     def sampler(self) -> "EpochBatchSampler":
@@ -65,7 +72,7 @@ class EpochBatchSampler:
 
     def __len__(self) -> int:
         """Batches of this rank in an epoch."""
-        return self._num_images // self._batch_size * self.accumulate
+        return self._steps * self.accumulate
 
     def __iter__(self) -> Iterator[list[Key]]:
         # Not a generator itself: the epoch and the start are read now, not at the first batch.
@@ -73,14 +80,15 @@ class EpochBatchSampler:
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[Key]]:
         order = stream("order", self._seed, epoch if self._reshuffle else 0).permutation(self._num_images)
-        size = self._batch_size // (self._world_size * self.accumulate)
         for batch in range(start, len(self)):
             step, slot = self.slot(batch)
+            images = min(self._batch_size, self._usable - step * self._batch_size)  # of this step
+            size = images // (self._world_size * self.accumulate)
             first = step * self._batch_size + slot * size
             yield [(index, epoch) for index in order[first : first + size].tolist()]
 
 
-def _check_batch_size(batch_size: int, num_images: int, world_size: int, accumulate: int) -> None:
+def _check_batch_size(batch_size: int, num_images: int, world_size: int, accumulate: int, partial: bool) -> None:
     slots = world_size * accumulate
     if batch_size % slots:
         nearest = max(round(batch_size / slots), 1) * slots
@@ -88,7 +96,7 @@ def _check_batch_size(batch_size: int, num_images: int, world_size: int, accumul
             f"data.batch_size: {batch_size} images do not divide over {world_size} processes x {accumulate}"
             f" accumulated batches; {nearest} is the nearest that do"
         )
-    if batch_size > num_images:
+    if num_images < slots if partial else batch_size > num_images:
         largest = num_images // slots * slots
         raise UserError(
             f"data.batch_size: {batch_size} is more than the {num_images} training images; at most {largest}"

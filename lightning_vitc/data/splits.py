@@ -14,7 +14,7 @@ from lightning_vitc.data.glyph_atlas import CHARACTERS
 from lightning_vitc.data.glyphs import glyphs
 from lightning_vitc.data.oxford import read_flowers, read_pets
 from lightning_vitc.data.sources import ArraySource, FakeSource, Split, Splits
-from lightning_vitc.data.subsets import balanced_subset, hold_out
+from lightning_vitc.data.subsets import any_subset, balanced_subset, hold_out
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import DataConfig
 
@@ -129,6 +129,8 @@ def _subset(config: DataConfig, train: Split, seed: int) -> Split:
         return train
     if config.num_samples > len(train):
         raise UserError(f"data.num_samples: {config.name} has {len(train)} training images; not {config.num_samples}")
+    if config.few_shot and not config.balanced:
+        return train.take(any_subset(len(train), config.num_samples, seed))
     return train.take(balanced_subset(train.targets, config.num_samples, seed if config.few_shot else 0))
 
 

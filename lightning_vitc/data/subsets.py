@@ -38,3 +38,9 @@ def balanced_subset(targets: np.ndarray, count: int, seed: int) -> np.ndarray:
         turn[random.permutation(members)] = np.arange(len(members))
     order = np.lexsort((random.permutation(len(targets)), turn))
     return np.sort(order[:count])
+
+
+def any_subset(total: int, count: int, seed: int) -> np.ndarray:
+    """`count` of `total` images, drawn by `seed` without reading a label: sorted indices [count]."""
+    assert count <= total
+    return np.sort(stream("any subset", seed).permutation(total)[:count])

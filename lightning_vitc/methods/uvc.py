@@ -53,6 +53,7 @@ class Arguments:
     distillation: float = bounded(0.1, ge=0, le=1)  # a
     temperature: float = bounded(1.0, gt=0)  # T
     kd_reduction: Literal["batchmean", "numel"] = "batchmean"  # numel: also divided by classes, as released
+    skip_share: float = bounded(0.5, ge=0, le=1)  # of what is removed, removed by skipping at most; ours
     warmup_gate: float = bounded(0.5, gt=0, le=1)  # of every gate before the search
     gate_lr: float = bounded(0.05, gt=0)
     gate_every: int = bounded(50, gt=0)  # optimizer steps between updates of the gates
@@ -91,6 +92,7 @@ class UVC(CompressionModule):
         self._decided: Tensor | None = None  # the gates from when they are frozen, [L, 2]
         super().__init__(backbone, optimizer, teacher)
         keys, spec = arguments, backbone.spec
+        self.least_blocks = least_blocks(keys, budget, target, spec.depth)
         self.costs = UnitCosts.of(spec, target.quantity, target.convention, target.method)
         rates = SearchRates(keys.cut_lr, keys.dual_lr, keys.price_lr)
         self.search = BudgetedSearch(spec, self.costs, budget.min_keep, rates)
@@ -102,8 +104,14 @@ class UVC(CompressionModule):
         taught = None if self.teacher is None else self.teacher(images)
         loss = task_loss = distilled_cross_entropy(logits, targets, taught, *self.kd)
         if self.searching and self.gates is not None and self.gate_stage == "training":
-            loss = loss + self.search.pressure * self.search.ratio(self._run())
+            loss = loss + self._price_of_running()
         return StepResult(loss, {"search/task_loss": task_loss.detach()})
+
+    def _price_of_running(self) -> Tensor:
+        """What the gates pay for the blocks they run, down to as many as have to stay."""
+        run = self._run()
+        spare = (run > 0.5).any(-1).sum() > self.least_blocks
+        return spare * self.search.pressure * self.search.ratio(run)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Gates have their own pace, and no part in the clipping of the weights' gradients."""
@@ -182,7 +190,7 @@ class UVC(CompressionModule):
         return self.gates.decide(
             lambda branches: self.costs.total(full.running(branches)),
             lambda branches: self.costs.total(smallest.running(branches)),
-            self.target.amount, least_blocks(self.budget, self.target, self.backbone.spec),
+            self.target.amount, self.least_blocks,
         )  # fmt: skip
 
     @classmethod
@@ -192,7 +200,7 @@ class UVC(CompressionModule):
         check_minima(budget.min_keep, spec)
         target = target_of(budget, spec, "uvc")
         costs = UnitCosts.of(spec, target.quantity, target.convention, "uvc")
-        masks, least = Masks.full(spec), least_blocks(budget, target, spec)
+        masks, least = Masks.full(spec), least_blocks(keys, budget, target, spec.depth)
         if keys.skip != "none":
             masks.branches[least:] = False
         if keys.prune:
@@ -218,9 +226,15 @@ class UVC(CompressionModule):
         run.add_row("uvc", final, None, sources, **removed(masks, uvc.costs))
 
 
-def least_blocks(budget: BudgetConfig, target: Target, spec: ArchSpec) -> int:
-    """Blocks that stay: the user's minimum, or the budget's share of them, rounded up."""
-    return min(spec.depth, budget.min_keep.blocks or math.ceil(target.ratio * spec.depth))
+def least_blocks(keys: Arguments, budget: BudgetConfig, target: Target, depth: int) -> int:
+    """Blocks that stay: the user's minimum, or so many that skipping has removed its share; rounded up.
+
+    Gates are quicker at the budget than cuts: left alone they take all of it, and the network collapses to few
+    blocks. Without pruning it is the budget alone that says how many stay.
+    """
+    if not keys.prune:
+        return budget.min_keep.blocks or 1
+    return budget.min_keep.blocks or math.ceil((1 - keys.skip_share * (1 - target.ratio)) * depth)
 
 
 def _smallest(masks: Masks, costs: UnitCosts, budget: BudgetConfig) -> Masks:

@@ -1,0 +1,202 @@
+"""DC-ViT against PRACTISE at equal images and steps, its ablations, and what its scores are worth, on small images."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+from study import REPOSITORY, Run, arguments, execute, markdown, mean_and_spread, write_section
+
+from lightning_vitc import costs
+from lightning_vitc.config import load_experiment
+from lightning_vitc.evaluation import evaluate
+from lightning_vitc.few_shot.latency import latencies
+from lightning_vitc.finished import networks_of_run
+from lightning_vitc.methods.dcvit import Stages
+from lightning_vitc.pipeline import Pipeline
+from lightning_vitc.run_directory import RunDirectory
+from lightning_vitc.trainers import test_trainer
+
+DOCUMENT = REPOSITORY / "docs" / "results" / "dcvit.md"
+IMAGES, BLOCKS, STEPS = (50, 200), (1, 2, 3), 120
+ABLATED = (50, 2)  # images and blocks of the ablations
+MODEL = ("model.name=vit_tiny_patch16_224", "model.depth=8", "model.embed_dim=64", "model.num_heads=4")
+ABLATIONS = {
+    "one-shot instead of progressive": ("method.finetune=one_shot", True),
+    "the whole network trained": ("method.trained=whole", False),
+    "one more block, each compressed less": ("method.extra_blocks=1", False),
+    "MLP weights drawn anew": ("method.init=reinit", False),
+    "hidden units by mean activation": ("method.units=activation", False),
+    "class token alone": ("method.matched=class", False),
+    "score by MSE": ("method.score=mse", True),
+    "score on the training images": ("method.score_on=training", True),
+    "least-squares start (ours)": ("method.init=least_squares", False),
+}
+"""Title: the override, and whether the trials are those of DC-ViT itself."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of one task."""
+
+    task: str
+    folder: Path
+    seeds: list[int]
+    images: tuple[int, ...] = IMAGES
+    blocks: tuple[int, ...] = BLOCKS
+
+    def dense(self, seed: int) -> Run:
+        epochs = () if self.task == "glyphs" else ("trainer.max_epochs=30",)
+        return Run("dcvit-dense", f"dense_{self.task}", seed, (*MODEL, *epochs))
+
+    def run(self, method: str, seed: int, images: int, blocks: int, name: str = "", *keys: str) -> Run:
+        """As many steps whatever the number of images, at up to 50 images a step."""
+        setting = (
+            f"teacher.run={self.dense(seed).directory(self.folder)}", f"data.num_samples={images}",
+            f"budget.drop_blocks={blocks}", f"trainer.max_epochs={STEPS * 50 // images}",
+            f"optimizer.warmup_epochs={10 * 50 / images}",
+        )  # fmt: skip
+        return Run(f"{name or method}-{images}-{blocks}", f"{method}_{self.task}", seed, (*setting, *keys))
+
+    def dcvit(self, images: int, blocks: int) -> list[Run]:
+        return [self.run("dcvit", seed, images, blocks) for seed in self.seeds]
+
+    def practise(self, images: int, blocks: int) -> list[Run]:
+        """The trials do not depend on how many blocks go."""
+        first = [self.run("practise", seed, images, self.blocks[0]) for seed in self.seeds]
+        if blocks == self.blocks[0]:
+            return first
+        return [
+            self.run("practise", seed, images, blocks, "", f"method.trials_of={one.directory(self.folder)}")
+            for seed, one in zip(self.seeds, first, strict=True)
+        ]
+
+    def ablation(self, title: str) -> list[Run]:
+        key, shares_trials = ABLATIONS[title]
+        name, runs = title.partition(" (")[0].replace(" ", "-").replace(",", ""), []
+        for seed, plain in zip(self.seeds, self.dcvit(*ABLATED), strict=True):
+            shared = (f"method.trials_of={plain.directory(self.folder)}",) if shares_trials else ()
+            runs.append(self.run("dcvit", seed, *ABLATED, name, key, *shared))
+        return runs
+
+    def phases(self, ablations: bool) -> Iterable[list[Run]]:
+        """Later ones read what earlier ones made."""
+        settings = list(product(self.images, self.blocks))
+        yield [self.dense(seed) for seed in self.seeds]
+        yield [run for setting in settings for run in self.dcvit(*setting)]
+        yield [run for images in self.images for run in self.practise(images, self.blocks[0])]
+        yield [run for setting in settings for run in self.practise(*setting)]
+        if ablations:
+            yield [run for title in ABLATIONS for run in self.ablation(title)]
+
+
+def top1(runs: list[Run], folder: Path) -> str:
+    return mean_and_spread([run.result(folder)["rows"][0]["top1"] for run in runs])
+
+
+def accuracy_table(study: Study) -> str:
+    dense = [run.result(study.folder)["rows"][0]["top1"] for run in map(study.dense, study.seeds)]
+    header = ["top-1 % (test)", *(f"{n} block{'s' * (n > 1)} less" for n in study.blocks)]
+    rows = [["dense", *[mean_and_spread(dense)] * len(study.blocks)]]
+    for images, (title, runs_of) in product(study.images, (("DC-ViT", study.dcvit), ("PRACTISE", study.practise))):
+        cells = [top1(runs_of(images, blocks), study.folder) for blocks in study.blocks]
+        rows.append([f"{title}, {images} images", *cells])
+    return markdown(header, rows)
+
+
+def ablation_table(study: Study) -> str:
+    rows = [["DC-ViT", top1(study.dcvit(*ABLATED), study.folder)]]
+    rows += [[title, top1(study.ablation(title), study.folder)] for title in ABLATIONS]
+    return markdown(["top-1 % (test), 50 images, 2 blocks less", ""], rows)
+
+
+def candidate_errors(run: Run, folder: Path) -> dict[str, float]:
+    """Test error in percent of every fine-tuned candidate of a run; kept beside the studies' logs."""
+    file = folder / "candidates" / run.experiment / f"{run.name}-{run.seed}.json"
+    if not file.exists():
+        directory = run.directory(folder)
+        experiment = load_experiment(str(directory / "config.yaml"), check_files=False)
+        pipeline = Pipeline(experiment, RunDirectory(directory), read_only=True)
+        networks = {str(block): network for block, network in Stages.of(pipeline).trials().items()}
+        accuracy = evaluate(test_trainer(experiment), networks, pipeline.data.num_classes, pipeline.data)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({block: 100 - values["top1"] for block, values in accuracy.items()}))
+    return json.loads(file.read_text())
+
+
+def correlation_table(study: Study) -> str:
+    """Spearman's rank correlation with the candidates' test error, a value a run."""
+    rows = []
+    for images, blocks in product(study.images, study.blocks):
+        found: dict[str, list[float]] = {"scores": [], "training_losses": []}
+        for run in study.dcvit(images, blocks):
+            errors = candidate_errors(run, study.folder)
+            ranked = json.loads((run.directory(study.folder) / "blocks.json").read_text())
+            for kind, values in found.items():
+                values.append(spearmanr([ranked[kind][block] for block in errors], list(errors.values())).statistic)
+        rows.append([f"{images} images, {blocks} less", *map(mean_and_spread, found.values())])
+    return markdown(["Spearman with the test error", "score", "training loss"], rows)
+
+
+def time_table(study: Study) -> str:
+    rows = []
+    for images in study.images:
+        made, tuned = [], []
+        for run in study.dcvit(images, 2):
+            place = run.directory(study.folder)
+            made.append(json.loads((place / "synthetic.json").read_text())["seconds"])
+            tuned.append(json.loads((place / "checkpoints" / "progressive_2" / "done.json").read_text())["seconds"])
+        shares = [100 * one / other for one, other in zip(made, tuned, strict=True)]
+        rows.append([f"{images} images", *map(mean_and_spread, (made, tuned, shares))])
+    return markdown(["seconds", "synthetic set", "one fine-tuning", "share %"], rows)
+
+
+def latency_table(study: Study, batch: int = 64) -> str:
+    """Of the first seed's networks in one process, in turns."""
+    torch.set_num_threads(1)
+    networks, specs = {}, {}
+    for blocks in study.blocks:
+        for title, runs in (("DC-ViT", study.dcvit(50, blocks)), ("whole blocks", study.practise(50, blocks))):
+            pipeline, made = networks_of_run(runs[0].directory(study.folder))
+            networks[title, blocks], specs[title, blocks] = made[-1].module, made[-1].spec
+    networks["dense", 0], specs["dense", 0] = made[0].module, made[0].spec
+    spec = specs["dense", 0]
+    times: dict[Any, float] = latencies(networks, torch.randn(batch, spec.in_chans, *spec.img_size), repeats=40)
+    rows = []
+    for (title, blocks), milliseconds in sorted(times.items(), key=lambda item: (item[0][1], item[0][0])):
+        one = specs[title, blocks]
+        counts = [f"{costs.macs(one, convention, 'dcvit') / 1e6:.3f} M" for convention in ("paper", "full")]
+        name = title if not blocks else f"{title}, {blocks} less"
+        rows.append([name, *counts, f"{milliseconds:.2f}", f"{times['dense', 0] / milliseconds:.3f}"])
+    header = [f"batch of {batch}", "MACs (paper)", "MACs (full)", "latency ms", "speed-up"]
+    return markdown(header, rows)
+
+
+def write(study: Study, ablations: bool) -> None:
+    results = [run.result(study.folder) for phase in study.phases(ablations) for run in phase]
+    parts = [f"Seeds {study.seeds}, mean ± standard deviation, {STEPS} steps a fine-tuning.", accuracy_table(study)]
+    if ablations:
+        parts.append(ablation_table(study))
+    parts += [correlation_table(study), time_table(study), latency_table(study)]
+    write_section(DOCUMENT, study.task, "\n\n".join(parts), results)
+
+
+def main() -> None:
+    args = arguments(__doc__)
+    studies = {
+        "digits": Study("digits", args.runs, args.seeds),
+        "glyphs": Study("glyphs", args.runs, args.seeds, images=(50,), blocks=(2,)),
+    }
+    for task, study in studies.items():
+        if not args.table_only:
+            for phase in study.phases(ablations=task == "digits"):
+                execute(phase, args.runs, args.jobs)
+        write(study, ablations=task == "digits")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Drives block trials and progressive compression: which part of a network a fine-tuning may move, and which rests."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.few_shot.dropped_attention import compressed_blocks, train_around
+from lightning_vitc.schema import bounded
+
+
+@dataclass
+class Arguments:
+    """Keys of `callbacks.progressive_block_dropping:`."""
+
+    trained: Literal["near", "whole"] = "near"  # up to `beyond` blocks after the last compressed one, or everything
+    beyond: int = bounded(1, ge=0)
+
+
+class HasCompressedBlocks(Protocol):
+    """What a module offers: the networks it trains, by name, each with blocks that have lost their attention."""
+
+    compresses: bool
+    networks: dict[str, Backbone]
+
+
+class ProgressiveBlockDropping(Callback):
+    """Before a fine-tuning freezes what lies behind its last compressed block; the next one reaches further back.
+
+    Which blocks are compressed is written in the networks themselves, so this is a function of what is trained: a
+    trial reaches one block after its candidate, a progressive fine-tuning one after the last of the blocks so far.
+    What is frozen gets no gradient, is not in the optimizer, and drops nothing at random.
+
+    Args:
+        trained: `near`, or `whole` for all of the network.
+        beyond: blocks after the last compressed one that are trained too.
+    """
+
+    def __init__(self, trained: Literal["near", "whole"] = "near", beyond: int = 1):
+        self.trained, self.beyond = trained, beyond
+
+    @staticmethod
+    def serves(module: Any) -> bool:
+        """Whether the module's networks have compressed blocks; a run's other stages train without this callback."""
+        return getattr(module, "compresses", False)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Freeze, before the optimizer collects parameters and DDP counts them."""
+        module: HasCompressedBlocks = pl_module  # type: ignore[assignment]
+        if stage == "fit":
+            for network in module.networks.values():
+                train_around(network, None if self.trained == "whole" else self.beyond)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write down which blocks are compressed and how much is trained."""
+        module: HasCompressedBlocks = pl_module  # type: ignore[assignment]
+        lines = [f"{name}: {_shown(network)}" for name, network in module.networks.items()]
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.add_text("compressed blocks", "  \n".join(lines), trainer.global_step)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning puts everything into training mode; what is frozen goes back."""
+        module: HasCompressedBlocks = pl_module  # type: ignore[assignment]
+        for network in module.networks.values():
+            for part in network.blocks:
+                part.train(_is_trained(part))
+
+
+def _is_trained(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
+
+
+def _shown(network: Backbone) -> str:
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    blocks = ", ".join(map(str, compressed_blocks(network.spec)))
+    return f"blocks {blocks} without attention, {trained:,} parameters trained"

@@ -1,0 +1,37 @@
+"""Linear adaptors around a missing block, which tell how well the rest can make up for it (PRACTISE)."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.compact import compact_backbone
+from lightning_vitc.few_shot.dropped_attention import without_blocks
+
+
+def adapted(network: Backbone, block: int) -> Backbone:
+    """A copy without the block, with identity-initialized linear layers to make up for it; only they are trained.
+
+    One stands after `mlp.fc2` of every earlier block and one before `attn.qkv` of every later one.
+
+    Args:
+        network: dense; not changed.
+        block: the number of the one that is dropped.
+    """
+    small = compact_backbone(network, without_blocks(network, (block,))).requires_grad_(False)
+    for number in range(small.spec.depth):
+        left: Any = small.blocks.get_submodule(str(number))
+        if number < block:
+            left.mlp.fc2 = nn.Sequential(left.mlp.fc2, _identity(small))
+        else:
+            left.attn.qkv = nn.Sequential(_identity(small), left.attn.qkv)
+    return small
+
+
+def _identity(network: Backbone) -> nn.Linear:
+    width = network.spec.embed_dim
+    layer = nn.Linear(width, width, bias=False, device=next(network.parameters()).device)
+    with torch.no_grad():
+        nn.init.eye_(layer.weight)
+    return layer

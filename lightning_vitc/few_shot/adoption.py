@@ -1,0 +1,67 @@
+"""Taking over the block trials of another run, where this one would only repeat them."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_vitc.config import load_experiment
+from lightning_vitc.errors import UserError
+from lightning_vitc.few_shot.metric_set import FILE, PICTURE
+from lightning_vitc.run_directory import FREE, RunDirectory, flat
+
+if TYPE_CHECKING:
+    from lightning_vitc.pipeline import Pipeline
+
+UNRELATED = ("name", "description", "method.trials_of")  # to what a trial computes
+
+
+def adopt_trials(run: "Pipeline", source: str | None, unrelated: Sequence[str]) -> None:
+    """Copy the finished trials of the run `source`, and its metric set, unless they are here.
+
+    Args:
+        run: that takes over.
+        source: `None` for trials of its own.
+        unrelated: keys, or beginnings of keys, that may differ: they change nothing before the ranking.
+
+    Raises:
+        UserError: where the runs differ in a key that trials depend on, or the other has not finished them.
+    """
+    if source is None or run.read_only:
+        return
+    _must_agree(run, source, (*FREE, *UNRELATED, *unrelated))
+    other = RunDirectory(source)
+    stages = sorted(path.parent.name for path in other.path.glob("checkpoints/trials_*/done.json"))
+    if not stages or not (other.path / "blocks.json").is_file():
+        raise UserError(f"method.trials_of: {source} has not finished its trials; continue it with 'vitc train'")
+    if run.processes.rank == 0:
+        for stage in stages:
+            _copy(other.stage(stage), run.directory.stage(stage))
+        for name in (FILE, PICTURE, "synthetic.json"):  # the record last: it says that the set is there
+            if (other.path / name).is_file():
+                shutil.copy2(other.path / name, run.directory.path / name)
+    run.processes.wait()
+
+
+def _must_agree(run: "Pipeline", source: str, free: tuple[str, ...]) -> None:
+    theirs = load_experiment(str(Path(source) / "config.yaml"), check_files=False)
+    there, here = flat(theirs.to_container()), flat(run.experiment.to_container())
+    if run.experiment.teacher.run == source:  # its dense network is the original of both
+        free = (*free, "teacher.")
+    for key in sorted(there.keys() | here.keys()):
+        if not key.startswith(free) and there.get(key) != here.get(key):
+            raise UserError(
+                f"method.trials_of: {source} was run with {key}={there.get(key)}, this run has {here.get(key)}; "
+                "trials depend on it"
+            )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Whole, or not at all."""
+    if (target / "done.json").exists():
+        return
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)

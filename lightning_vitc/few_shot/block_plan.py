@@ -1,0 +1,157 @@
+"""How many blocks lose their attention, and how many hidden units they keep, for a budget (DC-ViT, eq. 1 and 2).
+
+Legend: M_o, M_p the cost of the original and of the compressed network, A that of an attention with its norm,
+P that of an MLP without its norm, k the blocks, h the hidden units that every one of them keeps. All integers.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec, BlockSpec
+from lightning_vitc.budget import Target, target_of
+from lightning_vitc.errors import UserError
+from lightning_vitc.planning import Plan, Reach
+from lightning_vitc.prunable import uniform
+from lightning_vitc.schema import BudgetConfig
+
+COLLAPSE = 40  # percent: beyond this reduction the method is known to fail
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """`blocks` (k) lose their attention and keep `hidden` (h) units of their MLPs."""
+
+    blocks: int
+    hidden: int
+
+    def apply(self, spec: ArchSpec, chosen: tuple[int, ...] | None = None) -> ArchSpec:
+        """The architecture with the `chosen` blocks compressed; which ones does not change what it costs."""
+        chosen = tuple(range(self.blocks)) if chosen is None else chosen
+        small = BlockSpec(None, self.hidden)
+        blocks = tuple(small if number in chosen else block for number, block in enumerate(spec.blocks))
+        return replace(spec, blocks=blocks)
+
+
+@dataclass(frozen=True)
+class BlockCosts:
+    """A, P as `unit` (one hidden unit) times `hidden` (all of them), and the whole `block`, norms included."""
+
+    attn: int
+    unit: int
+    hidden: int
+    block: int
+
+    @classmethod
+    def of(cls, spec: ArchSpec, target: Target) -> "BlockCosts":
+        """Read off the cost model, by the difference that removing a part makes.
+
+        Raises:
+            UserError: for a network whose blocks differ.
+        """
+        attn, hidden = uniform(spec)
+
+        def measure(*blocks: BlockSpec) -> int:
+            return target.measure(replace(spec, blocks=blocks))
+
+        whole, mlp, less = (
+            measure(BlockSpec(*parts)) for parts in ((attn, hidden), (None, hidden), (None, hidden - 1))
+        )
+        return cls(attn=whole - mlp, unit=mlp - less, hidden=hidden, block=whole - measure())
+
+    def removed(self, plan: BlockPlan) -> int:
+        """What a plan takes off the original network."""
+        return plan.blocks * (self.attn + (self.hidden - plan.hidden) * self.unit)
+
+
+def block_target(budget: BudgetConfig, spec: ArchSpec, method: str) -> Target:
+    """What the `budget` section asks of a network: an amount, or that of dropping `drop_blocks` whole blocks.
+
+    Raises:
+        UserError: where not exactly one of them is given, or it cannot be meant.
+    """
+    number = budget.drop_blocks
+    if number is None:
+        if budget.macs is None and budget.params is None:
+            raise UserError("budget.macs: not set; give it, such as budget.macs=80%, or budget.drop_blocks=2")
+        return target_of(budget, spec, method)
+    if budget.macs is not None or budget.params is not None:
+        other = "macs" if budget.macs is not None else "params"
+        raise UserError(f"budget.drop_blocks: set beside budget.{other}; give one of them")
+    if number >= spec.depth:
+        raise UserError(f"budget.drop_blocks: {number} of {spec.depth} blocks leaves none; at most {spec.depth - 1}")
+    counting = Target("macs", 0, 1, budget.convention, method)
+    dense = counting.measure(spec)
+    block = BlockCosts.of(spec, counting).block
+    return Target("macs", dense - number * block, dense, budget.convention, method)
+
+
+def plan_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0) -> BlockPlan:
+    """The fewest blocks that reach the target, and their hidden units (Zhang et al., CVPR 2024, eq. 1 and 2).
+
+    k = ceil((M_o - M_p) / (A + P)), feasible where kA <= M_o - M_p; d = ((M_o - M_p) - kA) / (kP) and
+    h = floor(H (1 - d)), so that the target is never exceeded and missed by less than k units of all k blocks.
+
+    Args:
+        spec: the dense network.
+        target: what it may cost.
+        candidates: how many blocks may be compressed.
+        extra: compress so many blocks more, each by less (the paper's ablation).
+
+    Raises:
+        UserError: for a target that cannot be reached, naming the nearest two that can.
+    """
+    parts = BlockCosts.of(spec, target)
+    remove = target.dense - target.amount
+    blocks = -(-remove // (parts.attn + parts.hidden * parts.unit)) + extra
+    if remove == 0 or blocks * parts.attn > remove:
+        raise UserError(_unreachable(target, parts, blocks, extra))
+    if blocks > candidates:
+        least = target.dense - parts.removed(BlockPlan(candidates, 0))
+        raise UserError(
+            f"{_asked(target)} needs {blocks} blocks, and {candidates} are candidates (method.candidates); "
+            f"the least that they reach is {least:,}"
+        )
+    spare = blocks * (parts.attn + parts.hidden * parts.unit) - remove  # what the hidden units that stay may cost
+    return BlockPlan(blocks, spare // (blocks * parts.unit))
+
+
+def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0) -> Plan:
+    """The answer of `vitc plan`; refuses what `plan_blocks` does, and warns of a reduction that ruins a network.
+
+    Raises:
+        UserError: as `plan_blocks`.
+    """
+    chosen, parts = plan_blocks(spec, target, candidates, extra), BlockCosts.of(spec, target)
+    if 100 * (target.dense - target.amount) > COLLAPSE * target.dense:
+        warnings.warn(
+            f"{_asked(target)} removes {100 * (1 - target.ratio):.0f} % of the network; "
+            f"compressed with few images it collapses beyond {COLLAPSE} %",
+            stacklevel=2,
+        )
+    small = chosen.apply(spec)
+    macs = costs.macs(small, target.convention, target.method)
+    details = {"blocks": chosen.blocks, "hidden": chosen.hidden, "macs": macs, "params": costs.params(small)}
+    least = target.dense - parts.removed(BlockPlan(candidates, 0))
+    return Plan(
+        target.quantity, target.amount, Reach(least, target.dense - parts.attn, candidates * parts.unit), details
+    )
+
+
+def _unreachable(target: Target, parts: BlockCosts, blocks: int, extra: int) -> str:
+    """`blocks` without their attention alone are too much, and one block less is too little."""
+    blocks = max(blocks, 1)
+    below = target.dense - parts.removed(BlockPlan(blocks, parts.hidden))
+    if extra:
+        return f"{_asked(target)} is more than the {below:,} that are left when {blocks} blocks lose their attention"
+    above = target.dense - parts.removed(BlockPlan(blocks - 1, 0))
+    nearest = f"{_share(below, target)} and {_share(above, target)}"
+    return f"{_asked(target)} cannot be reached; the nearest that can are {nearest}"
+
+
+def _asked(target: Target) -> str:
+    return f"budget.{target.quantity}: {_share(target.amount, target)}"
+
+
+def _share(amount: int, target: Target) -> str:
+    return f"{amount:,} ({100 * amount / target.dense:.2f} %)"

@@ -1,0 +1,104 @@
+"""Training networks to give the tokens of the original (DC-ViT, Section 3.2.1): no label is read."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.module import CompressionModule, StepResult
+from lightning_vitc.schema import OptimizerConfig
+from lightning_vitc.teacher import Teacher
+
+Matched = Literal["all", "class"]
+
+
+class Tokens(nn.Module):
+    """A network up to its final norm: images [B, C, H, W] -> tokens [B, N, D]."""
+
+    def __init__(self, network: Backbone):
+        super().__init__()
+        self.network, self.spec = network, network.spec
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Tokens after the final norm."""
+        return self.network.forward_features(images)
+
+
+def original_tokens(network: Backbone) -> Teacher:
+    """The original network as a teacher of tokens; it is frozen."""
+    return Teacher(Tokens(network), network.spec.num_classes)
+
+
+def token_loss(tokens: Tensor, wanted: Tensor, matched: Matched = "all") -> Tensor:
+    """Mean squared difference of tokens [B, N, D], of all of them or of the class token alone, in fp32."""
+    if matched == "class":
+        tokens, wanted = tokens[:, 0], wanted[:, 0]
+    return F.mse_loss(tokens.float(), wanted.float())
+
+
+class FeatureMatching(CompressionModule):
+    """Trains networks side by side, each as if it were alone, on one pass of the original over each batch.
+
+    They share the batches and the original's tokens and nothing else: gradients are clipped network by network, and
+    random streams depend on the network's name and the step. So a network ends the same whoever is trained beside it.
+    Only what requires a gradient is trained; a frozen tail is crossed by the backward pass, without gradients of
+    its weights.
+
+    Args:
+        networks: by name; what is to be trained in them requires gradients.
+        optimizer: the recipe.
+        teacher: the original, see `original_tokens`.
+        matched: which tokens are compared.
+        seed: of dropout and stochastic depth.
+    """
+
+    def __init__(self, networks: Mapping[str, Backbone], optimizer: OptimizerConfig, teacher: Teacher | None,
+                 matched: Matched = "all", seed: int = 0):  # fmt: skip
+        first, *others = networks
+        super().__init__(networks[first], optimizer, teacher)
+        self.first, self.matched, self.seed = first, matched, seed
+        self.others = nn.ModuleDict({name: networks[name] for name in others})
+
+    @property
+    def networks(self) -> dict[str, Backbone]:
+        """The networks by name, in the order they were given."""
+        return {self.first: self.backbone, **self.others}  # type: ignore[dict-item]
+
+    def step(self, images: Tensor, targets: Tensor) -> StepResult:
+        """Mean squared difference of tokens, one network after another (DC-ViT, eq. 3)."""
+        assert self.teacher is not None
+        wanted, terms, total = self.teacher(images), {}, images.new_zeros(())
+        for position, (name, network) in enumerate(self.networks.items()):
+            torch.manual_seed(zlib.crc32(f"{name} {self.seed} {self.global_step}".encode()))
+            loss = token_loss(network.forward_features(images), wanted, self.matched)
+            terms[f"{name}/train_loss"] = loss.detach()
+            total = total + loss.detach()
+            if position < len(self.others):
+                self.accumulate(loss)
+        return StepResult(loss, {**terms, "loss": total})
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Batches are images, or images with whatever else, which is not looked at."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return super().training_step((images, images.new_empty(0)), batch_idx)
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:  # fmt: skip
+        """Clip each network by its own gradients."""
+        for network in self.networks.values():
+            trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+            if gradient_clip_val and gradient_clip_algorithm == "value":
+                nn.utils.clip_grad_value_(trained, gradient_clip_val)
+            elif gradient_clip_val:
+                nn.utils.clip_grad_norm_(trained, gradient_clip_val)
+
+    def no_weight_decay(self) -> set[str]:
+        """timm's names, in every network."""
+        prefixes = ["backbone", *(f"others.{name}" for name in self.others)]
+        return {f"{prefix}.{name}" for prefix in prefixes for name in self.backbone.no_weight_decay()}

@@ -1,0 +1,135 @@
+"""PRACTISE: whole blocks dropped by how well a few images recover them (Wang & Wu, CVPR 2023); baseline of DC-ViT.
+
+Legend: R the squared difference of tokens on the few images after linear adaptors were trained around a missing block;
+score = R / latency reduction in percent, smaller is better.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.budget import Target
+from lightning_vitc.compact import compact_backbone
+from lightning_vitc.errors import UserError
+from lightning_vitc.few_shot.adaptors import adapted
+from lightning_vitc.few_shot.adoption import adopt_trials
+from lightning_vitc.few_shot.block_plan import BlockCosts, block_target
+from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
+from lightning_vitc.few_shot.dropped_attention import without_blocks
+from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
+from lightning_vitc.few_shot.latency import latencies
+from lightning_vitc.few_shot.scores import score
+from lightning_vitc.planning import Plan, Reach
+from lightning_vitc.schema import Experiment, bounded
+
+if TYPE_CHECKING:
+    from lightning_vitc.pipeline import Pipeline
+
+LEAST = 1e-3  # percent: a reduction that noise hides
+
+
+@dataclass
+class Arguments:
+    """Keys of `method:` for PRACTISE."""
+
+    takes_budget: ClassVar[bool] = True
+    budget_keys: ClassVar[tuple[str, ...]] = ("macs", "params", "drop_blocks")
+
+    candidates: list[int] | None = None  # blocks that may be dropped; default: all but the first and the last
+    trials_of: str | None = None  # a run that differs in the budget and finetune_times alone: its trials are taken over
+    trials_at_once: int = bounded(4, gt=0)  # candidates that share the original's pass over a batch, and the memory
+    latency_batch: int = bounded(64, gt=0)  # images of the measured forward passes
+    finetune_times: int | None = bounded(None, gt=0)  # max_epochs; default: what DC-ViT's network goes through
+
+    def validate(self, experiment: Any = None) -> None:
+        """Rules with the experiment's other keys; a violation is a ValueError naming the key."""
+        if experiment is not None and experiment.trainer.max_epochs is None:
+            raise ValueError("trainer.max_epochs: missing; every fine-tuning of practise takes so many")
+
+
+class Practise(FeatureMatching):
+    """Trains what requires gradients to give the original's tokens: adaptors in the trials, then the whole network."""
+
+    @classmethod
+    def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
+        """Whole blocks: the fewest that fit."""
+        target = block_target(experiment.budget, spec, "dcvit")
+        candidates = chosen_candidates(experiment.method.candidates, spec.depth)
+        number = dropped_blocks(spec, target, len(candidates))
+        block, small = BlockCosts.of(spec, target).block, _without(spec, number)
+        details = {"blocks": number, "macs": costs.macs(small, target.convention, target.method),
+                   "params": costs.params(small)}  # fmt: skip
+        reach = Reach(target.dense - len(candidates) * block, target.dense - block, block)
+        return Plan(target.quantity, target.amount, reach, details)
+
+    @classmethod
+    def pipeline(cls, run: "Pipeline") -> None:
+        """Adaptor trials, scores, the best blocks dropped at once from the original, fine-tuning, a row."""
+        keys, spec = run.arguments, run.dense_spec
+        candidates = chosen_candidates(keys.candidates, spec.depth)
+        must_have_room(run.directory.path, spec, len(candidates))
+        number = dropped_blocks(spec, block_target(run.experiment.budget, spec, "dcvit"), len(candidates))
+        dense = run.dense()
+        adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times"))
+        original = deepcopy(dense)
+        build = partial(cls, optimizer=run.optimizer, teacher=original_tokens(original), seed=run.experiment.seed)
+
+        trials = tried(run, candidates, keys.trials_at_once, partial(adapted, dense), build)
+        ranked = run.record("blocks", lambda: cls._ranking(run, original, trials))
+        chosen = tuple(sorted(ranked["order"][:number]))
+        epochs = (keys.finetune_times or number + 1) * run.experiment.trainer.max_epochs  # type: ignore[operator]
+        module = run.fit(
+            "finetune", lambda: build({"dropped": _trainable(compact_backbone(dense, without_blocks(dense, chosen)))}),
+            epochs, select="last", validate=False,
+        )  # fmt: skip
+        left = tuple(block for block in range(spec.depth) if block not in chosen)
+        run.add_row("practise", module.backbone, None, left, blocks=list(chosen))
+
+    @classmethod
+    def _ranking(cls, run: "Pipeline", original: Backbone, trials: dict[int, Backbone]) -> dict[str, Any]:
+        """R of every candidate over what dropping its block saves, measured."""
+        device, training = run.processes.device, run.data.images_of("train")
+        original = original.to(device)
+        batch = training.repeat(-(-run.arguments.latency_batch // len(training)), 1, 1, 1)
+        smaller: dict[Any, Backbone] = {
+            block: compact_backbone(original, without_blocks(original, (block,))) for block in trials
+        }
+        times = latencies({"dense": original, **smaller}, batch[: run.arguments.latency_batch].to(device))
+        saved = {block: 100 * (1 - times[block] / times["dense"]) for block in trials}
+        errors = {block: score(original, network, training, "mse") for block, network in trials.items()}
+        scores = {block: errors[block] / max(saved[block], LEAST) for block in trials}
+        return ranking(scores, training_losses={str(block): error for block, error in errors.items()},
+                       latency_reductions={str(block): percent for block, percent in saved.items()})  # fmt: skip
+
+
+def dropped_blocks(spec: ArchSpec, target: Target, candidates: int) -> int:
+    """How many whole blocks have to go.
+
+    Raises:
+        UserError: where the target is the dense network, or so many are no candidates.
+    """
+    number = -(-(target.dense - target.amount) // BlockCosts.of(spec, target).block)
+    if number == 0:
+        raise UserError(f"budget.{target.quantity}: {target.amount:,} is the dense network; nothing is to be dropped")
+    if number > candidates:
+        raise UserError(
+            f"budget.{target.quantity}: {target.amount:,} needs {number} blocks dropped, and {candidates} are "
+            "candidates (method.candidates)"
+        )
+    return number
+
+
+def _without(spec: ArchSpec, number: int) -> ArchSpec:
+    return replace(spec, blocks=spec.blocks[number:])
+
+
+def _trainable(network: Backbone) -> Backbone:
+    """All but the classifier."""
+    network.requires_grad_(True)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(("head", "fc_norm")))
+    return network

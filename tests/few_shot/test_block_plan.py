@@ -1,0 +1,141 @@
+"""The planner: the published numbers to the last digit, and what holds for any network and any budget."""
+
+from fractions import Fraction
+from math import ceil, floor
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
+from lightning_vitc.backbone import template
+from lightning_vitc.budget import Target
+from lightning_vitc.errors import UserError
+from lightning_vitc.few_shot.block_plan import BlockCosts, BlockPlan, block_target, plan_blocks, plan_of_blocks
+from lightning_vitc.schema import BudgetConfig, ModelConfig
+
+PUBLISHED = {
+    ("vit_small_patch16_224", 1): (2, 1152), ("vit_small_patch16_224", 2): (3, 767),
+    ("vit_small_patch16_224", 3): (4, 575), ("vit_base_patch16_224", 1): (2, 2304),
+    ("vit_base_patch16_224", 2): (3, 1535), ("vit_base_patch16_224", 3): (4, 1151),
+    ("deit_base_patch16_224", 3): (4, 1151),
+}  # fmt: skip
+PARAMS = {1: 79_479_016, 2: 72_388_837, 3: 65_301_732}
+RATIOS = {1: 0.917244729, 2: 0.834489457, 3: 0.751734186}
+
+
+def spec_of(name: str) -> ArchSpec:
+    return template(ModelConfig(name=name)).spec
+
+
+def target_of_blocks(spec: ArchSpec, number: int, convention: str = "paper") -> Target:
+    return block_target(BudgetConfig(drop_blocks=number, convention=convention), spec, "dcvit")
+
+
+@pytest.mark.parametrize(("model", "block", "total"), [
+    ("vit_small_patch16_224", 349_191_168, 4_248_783_360), ("vit_base_patch16_224", 1_395_554_304, 16_863_630_336),
+    ("deit_base_patch16_224", 1_395_554_304, 16_863_630_336),
+])  # fmt: skip
+def test_published_counts(model, block, total):
+    spec = spec_of(model)
+    assert costs.macs(spec, "paper", "dcvit") == total
+    assert BlockCosts.of(spec, target_of_blocks(spec, 1)).block == block
+
+
+@pytest.mark.parametrize(("model", "number"), PUBLISHED)
+def test_published_plans(model, number):
+    spec = spec_of(model)
+    target = target_of_blocks(spec, number)
+    plan = plan_blocks(spec, target, 10)
+    assert (plan.blocks, plan.hidden) == PUBLISHED[model, number]
+    width = spec.embed_dim
+    assert plan.hidden == floor(Fraction(6 * width - 2 * (number - 1), number + 1))
+    if "base" in model:
+        assert round(target.ratio, 9) == RATIOS[number]
+        assert costs.params(plan.apply(spec)) == PARAMS[number]
+        assert costs.params(spec) == 86_567_656
+
+
+def test_the_other_convention_drops_whole_blocks():
+    spec = spec_of("vit_base_patch16_224")
+    assert plan_blocks(spec, target_of_blocks(spec, 3, "full"), 10) == BlockPlan(3, 0)
+
+
+def test_a_ratio_between_two_that_can_be_reached():
+    spec = spec_of("vit_base_patch16_224")
+    for share in ("99.99%", "98%", "97.25%"):
+        target = block_target(BudgetConfig(macs=share, convention="paper"), spec, "dcvit")
+        with pytest.raises(UserError) as caught:
+            plan_blocks(spec, target, 10)
+        assert str(caught.value).endswith(
+            "cannot be reached; the nearest that can are 16,398,243,840 (97.24 %) and 16,863,630,336 (100.00 %)"
+        )
+    reachable = block_target(BudgetConfig(macs=16_398_243_840, convention="paper"), spec, "dcvit")
+    assert plan_blocks(spec, reachable, 10) == BlockPlan(1, 3072)
+
+
+def test_more_blocks_than_candidates():
+    spec = spec_of("vit_base_patch16_224")
+    with pytest.raises(UserError, match=r"needs 4 blocks, and 3 are candidates \(method.candidates\); the least"):
+        plan_blocks(spec, target_of_blocks(spec, 3), 3)
+
+
+@pytest.mark.parametrize(("keys", "message"), [
+    ({}, "budget.macs: not set"),
+    ({"macs": "80%", "drop_blocks": 2}, "budget.drop_blocks: set beside budget.macs"),
+    ({"drop_blocks": 12}, "budget.drop_blocks: 12 of 12 blocks leaves none; at most 11"),
+    ({"macs": "101%"}, "budget.macs: 101% is more than the dense model's"),
+])  # fmt: skip
+def test_budgets_that_mean_nothing(keys, message):
+    with pytest.raises(UserError, match=message):
+        block_target(BudgetConfig(**keys), spec_of("vit_base_patch16_224"), "dcvit")
+
+
+def test_beyond_forty_percent_it_warns():
+    spec = spec_of("vit_small_patch16_224")
+    with pytest.warns(UserWarning, match=r"removes 41 % of the network; compressed with few images it collapses"):
+        plan_of_blocks(spec, target_of_blocks(spec, 5), 10)
+
+
+def test_one_more_block_costs_the_same():
+    spec = spec_of("vit_base_patch16_224")
+    target = target_of_blocks(spec, 2)
+    plan = plan_blocks(spec, target, 10, extra=1)
+    assert plan.blocks == 4
+    left = target.amount - target.measure(plan.apply(spec))
+    assert 0 <= left < 4 * BlockCosts.of(spec, target).unit
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> ArchSpec:
+    heads, head_dim = draw(st.integers(1, 6)), draw(st.integers(1, 40))
+    block = BlockSpec(AttentionSpec(head_dim, (head_dim,) * heads), draw(st.integers(1, 900)))
+    side = draw(st.integers(1, 6))
+    return ArchSpec(
+        name="any", img_size=(4 * side, 4 * side), patch_size=(4, 4), in_chans=3, num_classes=7,
+        embed_dim=heads * head_dim, blocks=(block,) * draw(st.integers(3, 14)), scale=1.0,
+    )  # fmt: skip
+
+
+@given(networks(), st.integers(1, 9999), st.sampled_from(["full", "paper"]))
+def test_any_network_and_any_budget(spec, share, convention):
+    """Never over the target, missed by less than a unit of every block, and the paper's formulas in fractions."""
+    target = block_target(BudgetConfig(macs=f"{share / 100}%", convention=convention), spec, "dcvit")
+    parts, candidates = BlockCosts.of(spec, target), spec.depth - 2
+    removed = target.dense - target.amount
+    A, P = parts.attn, parts.hidden * parts.unit
+    k = ceil(Fraction(removed, A + P))
+    assume(removed > 0)
+    if k > candidates or k * A > removed:
+        with pytest.raises(UserError):
+            plan_blocks(spec, target, candidates)
+        return
+    plan = plan_blocks(spec, target, candidates)
+    d = Fraction(removed - k * A, k * P)
+    assert (plan.blocks, plan.hidden) == (k, floor(parts.hidden * (1 - d)))
+    cost = target.measure(plan.apply(spec))
+    assert 0 <= target.amount - cost < k * parts.unit
+    if convention == "paper":
+        assert parts.unit == 2 * spec.num_tokens * spec.embed_dim
+    assert cost == target.measure(plan.apply(spec, tuple(range(1, 1 + k))))  # whichever blocks they are

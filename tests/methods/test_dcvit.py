@@ -1,0 +1,287 @@
+"""DC-ViT from end to end: what a run leaves behind, what it reads, what it refuses, and that no kill shows."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lightning_vitc import costs, load
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.config import load_experiment
+from lightning_vitc.errors import UserError
+from lightning_vitc.few_shot.dropped_attention import random_units
+from lightning_vitc.methods.dcvit import DCViT
+from lightning_vitc.pipeline import Pipeline
+from lightning_vitc.run_directory import RunDirectory
+
+TINY = (
+    "model.depth=5", "model.embed_dim=24", "model.num_heads=2", "model.patch_size=4", "teacher.epochs=2",
+    "teacher.batch_size=64", "data.num_samples=24", "data.batch_size=10", "trainer.max_epochs=6",
+    "optimizer.warmup_epochs=1", "method.synthetic.iterations=6", "method.synthetic.count=7",
+    "method.synthetic.warmup=2", "trainer.log_every_n_steps=1", "callbacks.checkpoint.every_n_epochs=2",
+    "method.trials_at_once=2",
+)  # fmt: skip
+UNTAUGHT = tuple(key for key in TINY if not key.startswith("teacher"))
+STAGES = ("dense", "trials_0", "trials_2", "progressive_2", "progressive_3")
+
+
+def train(vitc, *overrides: str, experiment: str = "dcvit_digits"):
+    return vitc("train", experiment, *TINY, *overrides)
+
+
+def run_of(place: Path, name: str = "default") -> Path:
+    return place / "runs" / "dcvit_digits" / name
+
+
+def read(run: Path, name: str) -> dict[str, Any]:
+    return json.loads((run / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, finished_run) -> Path:
+    """A finished run, to read and not to change."""
+    return finished_run(tmp_path_factory.mktemp("dcvit"), "dcvit_digits", *TINY)
+
+
+# What a run leaves behind
+
+
+def test_table(done):
+    row = read(done, "result")["rows"][0]
+    assert (row["name"], row["hidden"], len(row["blocks"])) == ("dcvit", 47, 3)
+    order = read(done, "blocks")["order"]
+    assert row["blocks"] == sorted(order[:3])
+    assert sorted(order) == [1, 2, 3]
+    assert read(done, "result")["budget"]["drop_blocks"] == 2
+
+
+def test_budget_is_kept(done):
+    budget, row = read(done, "result")["budget"], read(done, "result")["rows"][0]
+    pipeline = pipeline_of(done)
+    spec = pipeline.networks[-1].spec
+    assert row["params"] == costs.params(spec)
+    assert row["macs"] == costs.macs(spec)
+    left = budget["target_macs"] - costs.macs(spec, "paper", "dcvit")
+    assert 0 <= left < 3 * 2 * spec.num_tokens * 24
+
+
+def test_scores_order_the_blocks(done):
+    blocks = read(done, "blocks")
+    scores = {int(block): score for block, score in blocks["scores"].items()}
+    assert blocks["order"] == sorted(scores, key=scores.__getitem__)
+    assert all(score > 0 for score in scores.values())
+    assert blocks["training_losses"].keys() == blocks["scores"].keys()
+
+
+def test_synthetic_set(done):
+    images = load_file(done / "synthetic.safetensors")["images"]
+    assert (images.shape, images.dtype) == ((7, 1, 8, 8), torch.float32)
+    assert -1 <= float(images.min()) < float(images.max()) <= 1  # mean .5, std .5
+    assert (done / "synthetic.png").read_bytes().startswith(b"\x89PNG")
+    assert list((done / "tensorboard" / "synthetic").glob("events*"))
+
+
+def test_progress_starts_from_the_best_candidate(done):
+    """And its hidden units are those of (seed, block)."""
+    best, _, last = read(done, "blocks")["order"]
+    weights = {stage: torch.load(done / "checkpoints" / stage / "last.ckpt", weights_only=True)["state_dict"]
+               for stage in STAGES}  # fmt: skip
+    dense = torch.load(done / "checkpoints/dense/best.ckpt", weights_only=True)["state_dict"]
+    assert weights["progressive_2"][f"backbone.blocks.{best}.mlp.fc1.weight"].shape == (47, 24)
+    assert weights["progressive_2"][f"backbone.blocks.{last}.mlp.fc1.weight"].shape == (96, 24)
+    assert weights["progressive_3"][f"backbone.blocks.{last}.mlp.fc1.weight"].shape == (47, 24)
+    frozen = [name for name in dense if name.startswith("backbone.head")]
+    assert all(torch.equal(dense[name], weights["progressive_3"][name]) for name in frozen)
+    kept = random_units(96, 47, 0, best)
+    moved = weights["trials_0" if best < 3 else "trials_2"]
+    prefix = "backbone" if best in (1, 3) else "others.block_02"
+    before = dense[f"backbone.blocks.{best}.mlp.fc1.weight"][kept]
+    assert torch.nn.functional.mse_loss(moved[f"{prefix}.blocks.{best}.mlp.fc1.weight"], before) < 1e-3
+
+
+def pipeline_of(run: Path) -> Pipeline:
+    pipeline = Pipeline(load_experiment(str(run / "config.yaml")), RunDirectory(run), read_only=True)
+    DCViT.pipeline(pipeline)
+    return pipeline
+
+
+def test_export_and_load(done, vitc):
+    exported = vitc("export", str(done), "--out", "small")
+    assert exported.code == 0, exported.error
+    model, network = load(vitc.place / "small"), pipeline_of(done).networks[-1]
+    chosen = read(done, "result")["rows"][0]["blocks"]
+    names = list(model.state_dict())
+    assert not any(name.startswith(f"blocks.{block}.{part}") for name in names for block in chosen
+                   for part in ("norm1", "attn"))  # fmt: skip
+    images = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), network.module(images), rtol=0, atol=1e-6)
+    assert ArchSpec.of(model).blocks == network.spec.blocks
+
+
+# What it reads
+
+
+class ImagesOnly:
+    """A loader that has no labels to give."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self):
+        for images, _ in self.loader:
+            yield images
+
+
+def test_no_label_is_read(done, tmp_path, monkeypatch):
+    """The whole search on a loader of images, with the labels of the data set out of reach."""
+    overrides = ("teacher.train=false", f"teacher.run={done}", f"output_dir={tmp_path}",
+                 "trainer.enable_progress_bar=false")  # fmt: skip
+    pipeline = Pipeline(load_experiment("dcvit_digits", [*UNTAUGHT, *overrides]), RunDirectory(tmp_path / "run"))
+    loader = pipeline.data.train_dataloader
+    monkeypatch.setattr(pipeline.data, "train_dataloader", lambda: ImagesOnly(loader()))
+    source = pipeline.data.splits.train.source
+    source.targets = source.targets * 0 - 10**6  # any use of them as classes fails
+    DCViT.pipeline(pipeline)
+    assert read(tmp_path / "run", "blocks")["scores"] == pytest.approx(read(done, "blocks")["scores"], rel=1e-4)
+
+
+def test_images_are_drawn_without_labels():
+    experiment = load_experiment("dcvit_digits")
+    assert (experiment.data.few_shot, experiment.data.balanced) == (True, False)
+
+
+# Interrupted equals uninterrupted
+
+
+def assert_equal(run: Path, other: Path) -> None:
+    for stage in STAGES:
+        one, two = (
+            torch.load(path / "checkpoints" / stage / "last.ckpt", weights_only=True)["state_dict"]
+            for path in (run, other)
+        )
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one), stage
+    assert read(run, "blocks") == read(other, "blocks")
+    assert read(run, "result")["rows"] == read(other, "result")["rows"]
+    assert (run / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage(done, vitc):
+    run = run_of(vitc.place)
+    folder = run / "checkpoints"
+    moments = [
+        (folder / "dense" / "done.json").exists,
+        (folder / "trials_0" / "last.ckpt").exists,
+        (folder / "trials_0" / "done.json").exists,
+        (folder / "trials_2" / "last.ckpt").exists,
+        (run / "synthetic.safetensors").exists,
+        (run / "synthetic.json").exists,
+        (run / "blocks.json").exists,
+        (folder / "progressive_2" / "last.ckpt").exists,
+        (folder / "progressive_3" / "last.ckpt").exists,
+    ]
+    made: dict[Path, int] = {}
+    for moment in moments:
+        assert vitc.kill_when(moment, "train", "dcvit_digits", *TINY)
+        for file in [*folder.glob("*/done.json"), *run.glob("synthetic.json"), *run.glob("blocks.json")]:
+            assert made.setdefault(file, file.stat().st_mtime_ns) == file.stat().st_mtime_ns  # not done again
+    finished = train(vitc)
+    assert finished.code == 0, finished.error
+    assert_equal(run, done)
+    assert not list(run.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_scores_do_not_depend_on_how_trials_are_arranged(done, vitc):
+    for name, keys in (("one", "method.trials_at_once=1"), ("all", "method.trials_at_once=3")):
+        finished = train(vitc, keys, f"run_name={name}")
+        assert finished.code == 0, finished.error
+        assert read(run_of(vitc.place, name), "blocks") == read(done, "blocks")
+
+
+# Ablations, each by one override
+
+ABLATIONS = [
+    "method.finetune=one_shot", "method.trained=whole", "method.extra_blocks=0", "method.init=reinit",
+    "method.init=least_squares", "method.units=activation", "method.matched=class", "method.score=mse",
+    "method.score_on=training", "callbacks.progressive_block_dropping.beyond=2",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("override", ABLATIONS)
+def test_ablations(done, vitc, override):
+    keys = ("teacher.train=false", f"teacher.run={done}", "budget.drop_blocks=1", override)
+    finished = vitc("train", "dcvit_digits", *UNTAUGHT, *keys)
+    assert finished.code == 0, finished.error
+    stages = {path.name for path in (run_of(vitc.place) / "checkpoints").iterdir()}
+    assert ("one_shot" in stages) == ("one_shot" in override)
+    assert (run_of(vitc.place) / "synthetic.png").exists() == ("training" not in override)
+
+
+def test_one_more_block(vitc):
+    planned = vitc("plan", "dcvit_digits", *TINY, "model.depth=7", "method.extra_blocks=1", "--json")
+    assert json.loads(planned.out)["plan"]["blocks"] == 4
+
+
+# What is refused
+
+REFUSED = [
+    ("data.num_samples=5000", "data.num_samples: digits has 1259 training images; not 5000"),
+    ("budget.drop_blocks=4", r"budget.macs: .* needs 5 blocks, and 3 are candidates \(method.candidates\)"),
+    ("method.candidates=[1,7]", "method.candidates: there is no block 7; the network has 0 to 4"),
+    ("method.candidates=[]", "method.candidates: empty"),
+    ("budget.macs=99%", r"budget.macs: .* cannot be reached; the nearest that can are .* and .*100.00 %\)"),
+    ("budget.round_to=4", "budget.round_to: the method 'dcvit' does not know it; it takes macs, params, drop_blocks"),
+    ("callbacks.progressive_block_dropping=false", "callbacks.progressive_block_dropping: missing, dcvit needs it"),
+    ("trainer.max_epochs=null", "trainer.max_epochs: missing"),
+    ("model.img_size=10", "model.img_size: 10 is not divisible by model.patch_size=4"),
+    ("method.score=accuracy", "method.score: 'accuracy' is not one of kl, mse"),
+    ("method.synthetic.beta=0", "method.synthetic.beta: 0 is out of range"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "message"), REFUSED, ids=[override for override, _ in REFUSED])
+def test_refused_in_one_line_with_nothing_written(vitc, override, message):
+    refused = train(vitc, override)
+    assert (refused.code, refused.out) == (2, "")
+    assert re.fullmatch(rf"error: .*{message}.*\n", refused.error), refused.error
+    assert not (vitc.place / "runs").exists()
+
+
+def test_two_blocks_have_no_candidate(vitc):
+    refused = train(vitc, "model.depth=2", "budget.macs=80%")
+    message = "method.candidates: 2 blocks have none between the first and the last; name some"
+    assert (refused.code, refused.error) == (2, f"error: {message}\n")
+
+
+def test_a_teacher_of_other_images(done, vitc):
+    other = ("teacher.train=false", f"teacher.run={done}", "model.img_size=16")
+    refused = vitc("train", "dcvit_digits", *UNTAUGHT, *other)
+    assert refused.code == 2
+    assert re.fullmatch(r"error: teacher.run: .* 8 x 8 .*16 x 16.*\n", refused.error), refused.error
+    assert not run_of(vitc.place).exists() or [file.name for file in run_of(vitc.place).iterdir()] == [".lock"]
+
+
+def test_no_room_for_the_candidates(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**4})())
+    experiment = load_experiment("dcvit_digits", [*TINY, f"output_dir={tmp_path}"])
+    with pytest.raises(UserError, match=r"^output_dir: 3 candidates take up to .* free; name another place") as caught:
+        DCViT.pipeline(Pipeline(experiment, RunDirectory(tmp_path / "run")))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_compressed_model_is_not_compressed_again(done, vitc):
+    refused = vitc("plan", "dcvit_digits", f"model.name={done}", *(f"model.{key}=null" for key in (
+        "img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads")))  # fmt: skip
+    assert (refused.code, "is already pruned; start from a dense model" in refused.error) == (2, True)
