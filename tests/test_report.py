@@ -88,6 +88,7 @@ def test_an_earlier_report_is_replaced_and_nothing_else(folder, finished, vitc):
     assert not (vitc.place / "x").exists()
 
 
+@pytest.mark.slow
 def test_an_exported_directory_has_a_row_a_format(finished, vitc):
     done = vitc("export", str(finished), "--out", "half", "--width", ".5", "--formats", "onnx,int8")
     assert done.code == 0, done.error
