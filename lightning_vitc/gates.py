@@ -46,7 +46,7 @@ class SkipGates(nn.Module):
         """Hard gates of a step with the gradient of the soft ones, as the backbone takes them: [L] or [L, 2]."""
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {step}".encode()))
         uniform = torch.rand(self.logits.shape, generator=generator).clamp(1e-9, 1 - 1e-7)
-        noise = -torch.log(-torch.log(uniform)).to(self.logits.device)
+        noise = _without_waiting(-torch.log(-torch.log(uniform)), self.logits.device)
         soft = F.softmax((self.logits + noise) / temperature, dim=-1)[..., 1]
         return self._shaped((soft > 0.5).float() - soft.detach() + soft)
 
@@ -55,7 +55,8 @@ class SkipGates(nn.Module):
 
         So that under DDP every parameter takes part in every step.
         """
-        gates = torch.as_tensor(value, device=self.logits.device).float().expand(len(self.logits), 2)
+        given = value if isinstance(value, Tensor) else self.logits.new_full((), value)
+        gates = given.to(self.logits).expand(len(self.logits), 2)
         return self._shaped(gates[:, : self.logits.shape[1]] + 0 * self.logits.sum())
 
     @torch.no_grad()
@@ -70,7 +71,7 @@ class SkipGates(nn.Module):
         if not training or gradient is None:
             self.gradient.zero_()
             return
-        self.gradient.add_(gradient)
+        self.gradient.add_(torch.where(gradient.isfinite().all(), gradient, 0))  # fp16 skips steps that overflow
         if (step + 1) % self.every == 0:
             self.logits.grad = self.gradient / self.every
             self.gradient.zero_()
@@ -111,3 +112,8 @@ class SkipGates(nn.Module):
 
     def _shaped(self, gates: Tensor) -> Tensor:
         return gates.squeeze(1) if self.unit == "block" else gates
+
+
+def _without_waiting(values: Tensor, device: torch.device) -> Tensor:
+    """Move from the CPU without making the host wait for what the device still computes."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

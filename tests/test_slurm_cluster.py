@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes (see `.ci/slurm_cluster`): preempted in mid-epoch, requeued, finished, and nothing shows."""
+"""A real Slurm of two nodes (see `.ci/slurm_cluster`): preempted in mid-epoch, requeued, and nothing shows."""
 
 import json
 import re

@@ -8,7 +8,7 @@ temperature.
 import math
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ from lightning_vitc.teacher import Teacher
 
 if TYPE_CHECKING:
     from lightning_vitc.pipeline import Pipeline
+
+UNDECIDED = -1.0
 
 
 @dataclass
@@ -81,6 +83,8 @@ class UVC(CompressionModule):
         seed: of the gates' samples.
     """
 
+    decided: Tensor
+
     def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None,
                  arguments: Arguments, budget: BudgetConfig, target: Target, seed: int = 0):  # fmt: skip
         self.arguments, self.budget, self.target = arguments, budget, target
@@ -89,13 +93,14 @@ class UVC(CompressionModule):
         self.searching, self.target_ratio = True, target.ratio  # controls, set by PruningSchedule
         self.gate_stage = "training"  # control, set by GateStaging
         self.temperature = 0.5  # control, set by GumbelTemperature
-        self._decided: Tensor | None = None  # the gates from when they are frozen, [L, 2]
         super().__init__(backbone, optimizer, teacher)
         keys, spec = arguments, backbone.spec
         self.least_blocks = least_blocks(keys, budget, target, spec.depth)
         self.costs = UnitCosts.of(spec, target.quantity, target.convention, target.method)
         rates = SearchRates(keys.cut_lr, keys.dual_lr, keys.price_lr)
         self.search = BudgetedSearch(spec, self.costs, budget.min_keep, rates)
+        self.register_buffer("decided", torch.full((spec.depth, 2), UNDECIDED))  # gates from when they are frozen
+        self._known: Tensor | None = None  # the same once it has been read back from the device
         self.gates = None if keys.skip == "none" else SkipGates(spec.depth, keys.skip, keys.gate_every, seed)
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
@@ -114,9 +119,18 @@ class UVC(CompressionModule):
         return spare * self.search.pressure * self.search.ratio(run)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gates have their own pace, and no part in the clipping of the weights' gradients."""
+        """Gates have their own pace."""
         if self.gates is not None:
             self.gates.collect(self.global_step, self.searching and self.gate_stage == "training")
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Clip the weights' gradients: those of the gates, which pay the price, have no part in the norm."""
+        held = None if self.gates is None else self.gates.logits.grad
+        if self.gates is not None:
+            self.gates.logits.grad = None
+        super().configure_gradient_clipping(*args, **kwargs)
+        if self.gates is not None:
+            self.gates.logits.grad = held
 
     def after_step(self) -> None:
         """What follows the step of the weights."""
@@ -178,13 +192,17 @@ class UVC(CompressionModule):
         return self.gates.constant(self._run())
 
     def _frozen_gates(self) -> Tensor:
-        if self._decided is None:  # once: it reads the gates back from their device
-            self._decided = self._decide_gates().to(self.search.price)
-        return self._decided
+        if self._known is None:  # once: it reads the gates back from their device
+            self.decided.copy_(self._decide_gates())
+            self._known = self.decided
+        return self._known
 
     def _decide_gates(self) -> Tensor:
+        """[L, 2] on the CPU; once they were frozen, what they were frozen to."""
         if self.gates is None:
             return torch.ones(self.backbone.spec.depth, 2, dtype=torch.bool)
+        if float(self.decided[0, 0]) != UNDECIDED:
+            return self.decided.bool().cpu()
         full, keys = Masks.full(self.backbone.spec), self.arguments
         smallest = _smallest(full, self.costs, self.budget) if keys.prune else full
         return self.gates.decide(

@@ -100,6 +100,25 @@ def test_the_price_is_paid_by_the_gates_alone() -> None:
     assert float(without.loss - without.terms["search/task_loss"]) == 0.0
 
 
+def test_gates_pay_no_more_once_as_many_blocks_run_as_have_to() -> None:
+    module = method("50%")  # half of what is removed by skipping: three of four blocks stay
+    assert module.least_blocks == 3
+    module.search.price.fill_(2.0)
+    assert float(module._price_of_running().detach()) > 0
+    with torch.no_grad():
+        module.gates.logits[2] = torch.tensor([0.1, -0.1])
+    assert float(module._price_of_running().detach()) == 0
+
+
+@pytest.mark.parametrize(
+    ("macs", "share", "least"), [("50%", 0.5, 3), ("50%", 1.0, 2), ("20%", 0.0, 4), ("70%", 0.5, 4)]
+)
+def test_blocks_that_stay(macs: str, share: float, least: int) -> None:
+    assert method(macs, skip_share=share).least_blocks == least
+    assert method(macs, MinKeepConfig(blocks=1), skip_share=share).least_blocks == 1
+    assert method(macs, skip_share=share, prune=False).least_blocks == 1
+
+
 @pytest.mark.parametrize("stage", ["closed", "training", "frozen"])
 @pytest.mark.parametrize("skip", ["block", "sublayer"])
 def test_every_parameter_has_a_gradient_in_every_stage(stage: str, skip: Any) -> None:
