@@ -26,6 +26,7 @@ QUIET = (
     "This DataLoader will create .* worker processes",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     "`broadcast_buffers` is deprecated",  # its successor is not in every torch we support
+    "The `srun` command is available on your system but is not used",  # `vitc slurm` uses it
     "It is recommended to use .* sync_dist=True",  # torchmetrics has done that
 )
 
