@@ -27,6 +27,7 @@ from lightning_vitc.backbone import (
     create_teacher,
     from_spec,
     load_strictly,
+    must_fit,
 )
 from lightning_vitc.checkpoints import read_checkpoint, write_atomically
 from lightning_vitc.compact import compact, compact_backbone
@@ -85,7 +86,9 @@ class Pipeline:
 
     def backbone(self, width: Fraction | float = 1) -> Backbone:
         """A new network of the experiment's model; narrower than 1, a plain one of that width."""
-        full = starting_network(self.experiment.model, self.data.num_classes)
+        model = self.experiment.model
+        model = replace(model, pretrained=self._fetched(model.pretrained, "model"))
+        full = starting_network(model, self.data.num_classes)
         if width == 1:
             return full
         spec = full.spec.at_width(width)
@@ -199,12 +202,23 @@ class Pipeline:
         """Where the run computes, for the record."""
         return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
 
+    def _fetched(self, pretrained: bool | str, what: str) -> bool | str:
+        """`pretrained`, except that nothing is fetched for a dry run."""
+        if self.experiment.data.name == "fake" and pretrained is True:
+            warnings.warn(f"data.name=fake is a dry run: the {what} keeps random weights", stacklevel=3)
+            return False
+        return pretrained
+
     def _train(
         self, stage: str, module: CompressionModule, select: Selection, data: VisionData, **options: Any
     ) -> None:
         folder = self.directory.stage(stage)
         last = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
-        resumed_at = None if last is None else read_checkpoint(last)["global_step"]
+        resumed_at = None
+        if last is not None:
+            checkpoint = read_checkpoint(last)
+            must_fit(module, checkpoint["state_dict"], str(last))
+            resumed_at = checkpoint["global_step"]
         trainer = stage_trainer(self.experiment, self.directory, stage, module, resumed_at=resumed_at, **options)
         trainer.fit(module, data, ckpt_path=last, weights_only=True)
         if trainer.is_global_zero:
