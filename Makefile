@@ -5,6 +5,8 @@ EXP ?= scala_digits
 ARGS ?=
 RUN ?= runs/$(EXP)/default
 OUT ?= exports/$(EXP)
+RUNS ?= $(RUN)
+REPORT ?= reports/$(EXP)
 VITC := .venv/bin/vitc
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -13,7 +15,7 @@ VITC := .venv/bin/vitc
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,export]'
 	@touch $@
 
-.PHONY: help setup train test test-fast lint list tensorboard export evaluate slurm clean
+.PHONY: help setup train test test-fast lint list tensorboard export evaluate benchmark report slurm clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -43,8 +45,14 @@ tensorboard: .venv/.ready  ## curves of every run at http://localhost:6006
 evaluate: .venv/.ready  ## accuracy of a run: make evaluate RUN=runs/scala_digits/default ARGS="--width 0.5"
 	@$(VITC) evaluate $(RUN) $(ARGS)
 
-export: .venv/.ready  ## write a compressed model: make export RUN=... OUT=... ARGS="--width 0.5"
+export: .venv/.ready  ## write a compressed model: make export RUN=... OUT=... ARGS="--formats safetensors,onnx"
 	@$(VITC) export $(RUN) --out $(OUT) $(ARGS)
+
+benchmark: .venv/.ready  ## latency beside the dense model: make benchmark OUT=exports/... ARGS="--batch-sizes 1,16 --compile"
+	@$(VITC) benchmark $(OUT) $(ARGS)
+
+report: .venv/.ready  ## one page over runs: make report RUNS="runs/scala_digits/default runs/uvc_digits/default"
+	@$(VITC) report $(RUNS) --out $(REPORT) $(ARGS)
 
 slurm: .venv/.ready  ## write a batch script: make slurm EXP=... ARGS="--nodes 4 --gpus-per-node 8 --submit"
 	@$(VITC) slurm $(EXP) $(ARGS)

@@ -36,7 +36,7 @@ def architecture_figure(spec: ArchSpec, dense: ArchSpec, sources: Sequence[int] 
     blocks: list[BlockSpec] = [BlockSpec(None, None)] * dense.depth
     for place, block in zip(places, spec.blocks, strict=True):
         blocks[place] = block
-    figure = Figure(figsize=(min(max(0.62 * dense.depth, 5.2), 14), 4.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(min(max(0.5 * dense.depth, 5.4), 14), 4.6), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     attention, mlp = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _draw_heads(attention, blocks, dense)
@@ -100,7 +100,7 @@ def _frame(axes: Axes, depth: int, most: int, label: str) -> None:
 
 def _title(spec: ArchSpec, dense: ArchSpec) -> str:
     ours, whole = costs.macs(spec), costs.macs(dense)
-    parts = [f"{spec.name}: {number_with_unit(ours)} of {number_with_unit(whole)} MACs ({100 * ours / whole:.1f} %)"]
+    counts = [f"{number_with_unit(ours)} of {number_with_unit(whole)} MACs ({100 * ours / whole:.1f} %)"]
     if spec.embed_dim != dense.embed_dim:
-        parts.append(f"embedding {spec.embed_dim} of {dense.embed_dim}")
-    return ", ".join(parts)
+        counts.append(f"embedding {spec.embed_dim} of {dense.embed_dim}")
+    return f"{spec.name}\n{', '.join(counts)}"

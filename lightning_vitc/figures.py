@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 LEAST_RANGE = 5.0  # percent: differences below it are not blown up to the height of the figure
+SERIES_COLORS = ("#2a6fbb", "#d9822b", "#2f9e6e", "#b8485e", "#7a5cb8", "#8a6d3b", "#3aa6b9", "#c05fa0")
 
 Point = tuple[str, int, float]  # label, MACs, top-1 in percent
 
@@ -29,14 +30,15 @@ def accuracy_over_macs(series: Mapping[str, Sequence[Point]], title: str = "") -
             axes.plot(x, y, "o-", label=name)
     axes.set(xlabel=f"{unit} per image", ylabel="top-1 (%)", title=title)
     axes.set_xlim(left=0)
-    _widen(axes)
+    widen(axes)
     axes.grid(alpha=0.3)
     axes.legend()
     yield figure
     figure.clear()
 
 
-def _widen(axes: Axes) -> None:
+def widen(axes: Axes) -> None:
+    """Give the vertical axis a range of at least `LEAST_RANGE` percent, at most a little above 100."""
     low, high = axes.get_ylim()
     if (missing := LEAST_RANGE - (high - low)) > 0:
         high = min(high + missing / 2, max(high, 100.5))

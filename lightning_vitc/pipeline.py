@@ -78,6 +78,7 @@ class Pipeline:
         self.arguments, self.optimizer = experiment.method, experiment.optimizer
         self.networks: list[Network] = []
         self.seconds: dict[str, float] = {}  # that the training of each stage took
+        self.variants: dict[str, Callable[[], Any]] = {}  # what `vitc export` can write beside the networks
         self.dense_name: str | None = None
         self._template = template(experiment.model)
         self.data = self._data(experiment.data)
@@ -87,8 +88,9 @@ class Pipeline:
     def backbone(self, width: Fraction | float = 1) -> Backbone:
         """A new network of the experiment's model; narrower than 1, a plain one of that width."""
         model = self.experiment.model
-        model = replace(model, pretrained=self._fetched(model.pretrained, "model"))
-        full = starting_network(model, self.data.num_classes)
+        full = starting_network(
+            replace(model, pretrained=self._fetched(model.pretrained, "model")), self.data.num_classes
+        )
         if width == 1:
             return full
         spec = full.spec.at_width(width)
@@ -119,7 +121,7 @@ class Pipeline:
             network = module.backbone
         else:
             network = self.backbone() if config.run is None else dense_of_run(config.run)
-            _must_see(network.spec, self.spec, config.run)
+            _must_see(network.spec, self.dense_spec, config.run)
         if self.dense_name is None:
             self.dense_name = "dense"
             self.add_row("dense", network, None)
@@ -193,11 +195,6 @@ class Pipeline:
         return Processes(self.experiment)
 
     @property
-    def spec(self) -> ArchSpec:
-        """The dense network's architecture."""
-        return replace(self._template.spec, num_classes=self.data.num_classes)
-
-    @property
     def device(self) -> str:
         """Where the run computes, for the record."""
         return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
@@ -244,6 +241,20 @@ class Pipeline:
         if kept is not None:
             sources = tuple(block.source for block in kept.blocks)
         self.networks.append(Network(name, plain, ArchSpec.of(plain), columns, sources))
+
+    def add_variant(self, name: str, build: Callable[[], Any]) -> None:
+        """Offer a network for export beside those of the table: one that does more than a plain ViT.
+
+        Args:
+            name: for `vitc export --variant`.
+            build: makes it; a class of `artifact.KINDS`.
+        """
+        self.variants[name] = build
+
+    @property
+    def dense_spec(self) -> ArchSpec:
+        """The experiment's model, uncompressed, with the classes of its data."""
+        return replace(self._template.spec, num_classes=self.data.num_classes)
 
     # The end of the run
 

@@ -14,6 +14,7 @@ from lightning_vitc import artifact, backbone
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import RATES, Backbone, create_backbone, from_spec, load_strictly, timm_kwargs
 from lightning_vitc.checkpoints import read_weights
+from lightning_vitc.errors import UserError
 from lightning_vitc.schema import ModelConfig, is_directory_name
 
 HEADS = ("head.", "head_dist.")
@@ -67,12 +68,18 @@ def _of_timm(config: ModelConfig, num_classes: int) -> Backbone:
 def _compressed(name: str) -> tuple[VisionTransformer, dict[str, Any]]:
     """The network of an exported directory or of a finished run, and how its images are prepared."""
     if (Path(name) / artifact.ARCH).is_file():
-        return artifact.load(name), artifact.read_arch(name).get("preprocessing") or {}
+        return _plain(artifact.load(name), name), artifact.read_arch(name).get("preprocessing") or {}
     # a run's networks are made by its pipeline, which makes what starts here
     from lightning_vitc.finished import networks_of_run, pick
 
     pipeline, _ = networks_of_run(name)
     return pick(pipeline, None, name).module, pipeline.data.preprocessing
+
+
+def _plain(network: Any, name: str) -> VisionTransformer:
+    if not isinstance(network, VisionTransformer):
+        raise UserError(f"model.name: {name} holds several networks in one; export the one to start from")
+    return network
 
 
 def _wanted(config: ModelConfig, spec: ArchSpec, num_classes: int | None) -> ArchSpec:

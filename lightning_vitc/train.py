@@ -93,7 +93,7 @@ def _run(pipeline: Pipeline) -> None:
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))
-    results.write_architectures(directory.path, pipeline.networks, pipeline.spec)
+    results.write_architectures(directory.path, pipeline.networks, pipeline.dense_spec)
     results.write_result(directory.result, document)
 
 

@@ -33,7 +33,10 @@ class Attention(nn.Module):
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj = nn.Linear(attn.value_dim, spec.embed_dim, bias=spec.proj_bias)
         self.proj_drop = nn.Dropout(proj_drop)
-        pad, valid = _ragged_indices(attn.value_dims)
+        # Fused kernels want values as wide as queries; padding with zeros costs less than doing without them.
+        widest = max(attn.value_dims)
+        self.padded_dim = max(attn.head_dim, widest)
+        pad, valid = _padding_indices(attn.value_dims, self.padded_dim)
         self.register_buffer("pad", pad, persistent=False)
         self.register_buffer("valid", valid, persistent=False)
 
@@ -43,9 +46,9 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).split([qk_dim, qk_dim, sum(self.value_dims)], dim=-1)
         q = self.q_norm(q.unflatten(-1, (heads, self.head_dim))).transpose(1, 2)  # [B, H, N, head_dim]
         k = self.k_norm(k.unflatten(-1, (heads, self.head_dim))).transpose(1, 2)
-        if self.pad is not None:  # heads of different widths are padded with zeros to the widest
+        if self.pad is not None:
             v = F.pad(v, (0, 1)).index_select(-1, self.pad)
-        v = v.unflatten(-1, (heads, max(self.value_dims))).transpose(1, 2)
+        v = v.unflatten(-1, (heads, self.padded_dim)).transpose(1, 2)
         drop = self.attn_drop.p if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask, drop, is_causal, scale=self.scale)
         x = x.transpose(1, 2).flatten(2)  # [B, N, H * value_dim]
@@ -147,12 +150,12 @@ def _frame(spec: ArchSpec, drop_path: float) -> tuple[nn.Module, nn.Module, nn.M
     )
 
 
-def _ragged_indices(dims: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
-    """Where each padded value column comes from (the last is zero), and which padded columns are real."""
-    widest, total = max(dims), sum(dims)
-    if widest * len(dims) == total:
+def _padding_indices(dims: tuple[int, ...], width: int) -> tuple[Tensor | None, Tensor | None]:
+    """Where each column of heads of `width` comes from (the last one is zero), and which of them are real."""
+    total = sum(dims)
+    if width * len(dims) == total:
         return None, None
-    live = torch.arange(widest, device="cpu") < torch.tensor(dims, device="cpu")[:, None]  # [H, widest]
+    live = torch.arange(width, device="cpu") < torch.tensor(dims, device="cpu")[:, None]  # [H, width]
     pad = torch.full(live.shape, total, device="cpu")
     pad[live] = torch.arange(total, device="cpu")
     return pad.flatten(), live.flatten().nonzero().flatten()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
 import lightning_vitc
-from lightning_vitc import artifact
+from lightning_vitc import artifact, directory_swap
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.backbone import from_timm
 from lightning_vitc.compact import compact
@@ -67,6 +67,7 @@ def test_the_directory(model, saved):
     document = json.loads((saved / "arch.json").read_text())
     assert document.pop("format") == 1
     assert ArchSpec.from_dict(document.pop("architecture")) == ArchSpec.of(model)
+    assert document.pop("files").keys() == {"model.safetensors"}
     assert document == FACTS
     assert names(saved.parent) == ["model"]
 
@@ -240,6 +241,45 @@ def test_a_description_of_another_network(saved):
     assert refusal(saved / "model.safetensors") == message
 
 
+def test_weights_of_the_same_shape_from_another_export(model, saved, tmp_path):
+    other = build(ArchSpec.of(model)).eval()
+    initialize(other)
+    artifact.save(other, tmp_path / "other", FACTS)
+    shutil.copy(tmp_path / "other" / "model.safetensors", saved)
+    again = "the directory was changed after its export; export the model again"
+    assert refusal(saved / "model.safetensors") == f"not the file that arch.json describes; {again}"
+
+
+def test_an_architecture_that_was_changed_where_no_shape_shows_it(saved):
+    change_arch(saved, scale=0.5)
+    again = "the directory was changed after its export; export the model again"
+    assert refusal(saved / "arch.json") == f"not the architecture that model.safetensors was written for; {again}"
+
+
+def test_a_file_of_another_format_is_checked_too(model, tmp_path):
+    def complete(folder):
+        (folder / "model.onnx").write_bytes(b"graph")
+        return {}
+
+    artifact.save(model, tmp_path / "model", FACTS, complete)
+    assert artifact.check(tmp_path / "model", "model.onnx").read_bytes() == b"graph"
+    (tmp_path / "model" / "model.onnx").write_bytes(b"another")
+    with pytest.raises(UserError, match=r"model\.onnx: not the file that arch\.json describes; "):
+        artifact.check(tmp_path / "model", "model.onnx")
+    with pytest.raises(UserError, match=r"model\.pt2: no such file; .* was exported as safetensors, onnx$"):
+        artifact.check(tmp_path / "model", "model.pt2")
+
+
+def test_several_models_in_one_directory(model, tmp_path):
+    artifact.save_several({"a": (model, FACTS, None), "b": (compact(model, None), FACTS, None)}, tmp_path / "both")
+    assert names(tmp_path / "both") == ["a", "b", "models.json"]
+    assert torch.equal(logits(artifact.load(tmp_path / "both" / "b")), logits(model))
+    with pytest.raises(UserError, match=r"both: holds several models; name one of its folders: a, b$"):
+        artifact.load(tmp_path / "both")
+    artifact.save(model, tmp_path / "both", FACTS)
+    assert "models.json" not in names(tmp_path / "both")
+
+
 # Replacing
 
 
@@ -313,6 +353,7 @@ def test_a_failing_write_leaves_the_old_model(model, saved, monkeypatch, step):
             patch.setattr(os, "fsync", no_space)
         else:
             patch.setattr(Path, step, no_space_for_the_new_one if step == "rename" else no_space)
+            patch.setattr(directory_swap, "_exchange", lambda *_: False)
         with pytest.raises(UserError) as caught:
             artifact.save(other, saved, FACTS)
     assert str(caught.value) == f"--out: {saved} cannot be written (No space left on device)"

@@ -5,7 +5,9 @@ COMMANDS = {
     "evaluate": "top-1 and top-5 accuracy of a run or of a compressed model",
     "plan": "what a method can reach for its model, and whether the budget is satisfiable",
     "cost": "multiply-accumulates and parameters, whole and by part",
+    "benchmark": "latency, throughput, memory and size beside the dense model",
     "export": "write the compressed model of a run",
+    "report": "one page over finished runs: table, accuracy over cost, architectures",
     "slurm": "write the batch script of an experiment, and submit it",
     "list": "experiments, methods, callbacks and data sets",
 }

@@ -3,11 +3,16 @@
 import argparse
 import json
 
+from lightning_vitc.formats import RUNNABLE, parse_formats
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("source", metavar="RUN_OR_DIR", help="a run directory, or an exported directory")
     parser.add_argument("--width", help="a width ratio of the run's method; default: every row of its table")
+    parser.add_argument(
+        "--formats", help=f"of an exported directory, comma-separated, of {', '.join(RUNNABLE)}; default: safetensors"
+    )
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
@@ -17,14 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the accuracies."""
-    from lightning_vitc.finished import evaluate_source
+    formats = None if args.formats is None else parse_formats(args.formats, RUNNABLE)
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from lightning_vitc.evaluating import evaluate_source
     from lightning_vitc.train import hush
 
     hush()
-    rows = evaluate_source(args.source, args.width, args.split, args.overrides)
+    rows = evaluate_source(args.source, args.width, args.split, args.overrides, formats)
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return 0
     if args.json:
         print(json.dumps(rows))
         return 0
     for row in rows:
-        print(f"{row['name']}: top-1 {row['top1']:.2f} %, top-5 {row['top5']:.2f} % ({row['macs']:,} MACs)")
+        columns = "".join(f", {key} {row[key]}" for key in ("format", "width") if key in row)
+        accuracies = f"top-1 {row['top1']:.2f} %, top-5 {row['top5']:.2f} %"
+        print(f"{row['name']}{columns}: {accuracies} ({row['macs']:,} MACs)")
     return 0

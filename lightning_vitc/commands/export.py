@@ -2,25 +2,36 @@
 
 import argparse
 
+from lightning_vitc.formats import FILES, parse_formats
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="a finished run directory")
     parser.add_argument("--out", metavar="DIR", required=True, help="where to write the model")
-    parser.add_argument("--width", help="a width ratio; default: the full width")
+    parser.add_argument("--width", help="a width ratio, or several: .25,.5 (a folder each); default: the full width")
+    parser.add_argument("--variant", help="a network of the table by its name, or 'elastic': all widths in one file")
     parser.add_argument(
-        "--formats", default="safetensors", help="comma-separated; only safetensors so far (default: %(default)s)"
+        "--formats", default="safetensors", help=f"comma-separated, of {', '.join(FILES)} (default: %(default)s)"
+    )
+    parser.add_argument("--license", metavar="NAME", help="of the weights, for the model card, such as apache-2.0")
+    parser.add_argument(
+        "--logits-only", action="store_true", help="do not compare the accuracy of the formats on the evaluation split"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the directory."""
-    from lightning_vitc.errors import UserError
+    formats = parse_formats(args.formats)
+    from lightning_vitc.exporting import export
+    from lightning_vitc.train import hush
 
-    if args.formats != "safetensors":
-        raise UserError(f"--formats: {args.formats} is not available; safetensors is")
-    from lightning_vitc.finished import export
-
-    name = export(args.run, args.out, args.width)
-    print(f"{args.out}: {name}, load it with lightning_vitc.load({args.out!r})")
+    hush()
+    names = export(
+        args.run, args.out, width=args.width, variant=args.variant, formats=formats, license_name=args.license,
+        evaluated=not args.logits_only,
+    )  # fmt: skip
+    for name in names:
+        place = args.out if len(names) == 1 else f"{args.out.rstrip('/')}/{name}"
+        print(f"{place}: {name}, load it with lightning_vitc.load({place!r})")
     return 0

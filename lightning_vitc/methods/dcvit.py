@@ -109,7 +109,7 @@ class Stages:
     @classmethod
     def of(cls, run: "Pipeline") -> "Stages":
         """Checked before anything is trained."""
-        keys, spec = run.arguments, run.spec
+        keys, spec = run.arguments, run.dense_spec
         candidates = chosen_candidates(keys.candidates, spec.depth)
         must_have_room(run.directory.path, spec, len(candidates))
         target = block_target(run.experiment.budget, spec, "dcvit")

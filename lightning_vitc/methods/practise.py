@@ -69,7 +69,7 @@ class Practise(FeatureMatching):
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
         """Adaptor trials, scores, the best blocks dropped at once from the original, fine-tuning, a row."""
-        keys, spec = run.arguments, run.spec
+        keys, spec = run.arguments, run.dense_spec
         candidates = chosen_candidates(keys.candidates, spec.depth)
         must_have_room(run.directory.path, spec, len(candidates))
         number = dropped_blocks(spec, block_target(run.experiment.budget, spec, "dcvit"), len(candidates))

@@ -16,6 +16,8 @@ from torch import Tensor
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
+from lightning_vitc.compact import compact
+from lightning_vitc.elastic import Cut, ElasticViT
 from lightning_vitc.kept import Kept
 from lightning_vitc.losses import cross_entropy, distillation
 from lightning_vitc.module import CompressionModule, StepResult, Variant
@@ -203,6 +205,11 @@ class Scala(CompressionModule):
         spec = self.backbone.spec if kept is None else kept.spec
         return Variant(width_name(width), spec, partial(self.forward, width=width))
 
+    def elastic(self) -> ElasticViT:
+        """All tested widths in one network for inference."""
+        cuts = {width: Cut(self.arguments.slice, self._end(width)) for width in self.arguments.tested_widths()}
+        return ElasticViT(compact(self.backbone, None), cuts).eval()
+
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """Every width of the final table."""
@@ -217,6 +224,7 @@ class Scala(CompressionModule):
         scala = run.fit("scala", lambda: cls(run.backbone(), run.optimizer, teacher, run.arguments))
         for width in scala.arguments.tested_widths():
             run.add_row(width_name(width), scala.backbone, scala.kept(width), width=float(width))
+        run.add_variant("elastic", scala.elastic)
 
 
 def width_name(width: Fraction) -> str:

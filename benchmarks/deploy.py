@@ -1,0 +1,131 @@
+"""What half of the MACs is worth: latency of DeiT-S compressed by every method, in every runtime, beside the dense one.
+
+Random weights, whose values do not matter for speed. Every pair of runtime and batch size is one file below `--runs`;
+an interrupted study continues with those that are missing.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from study import REPOSITORY, markdown, write_section
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec, BlockSpec
+from lightning_vitc.backbone import template
+from lightning_vitc.benchmark import benchmark
+from lightning_vitc.candidates import candidate_of
+from lightning_vitc.projection import project
+from lightning_vitc.prunable import Masks, UnitCosts, pruned_spec
+from lightning_vitc.results import environment
+from lightning_vitc.schema import MinKeepConfig, ModelConfig
+from lightning_vitc.subjects import Settings
+
+DOCUMENT = REPOSITORY / "docs" / "results" / "deploy.md"
+SHARE = 0.5
+GROUPS = {"pytorch": Settings(compiled=True), "onnxruntime": Settings(formats=("onnx", "int8"))}
+COLUMNS = {  # runtime, dtype, compile
+    "eager": ("pytorch", "fp32", False), "compiled": ("pytorch", "fp32", True),
+    "onnxruntime": ("onnx", "fp32", False), "onnxruntime int8": ("onnx", "int8", False),
+}  # fmt: skip
+Key = tuple[str, tuple[str, str, bool]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "studies" / "deploy")
+    parser.add_argument("--model", default="deit_small_patch16_224")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--repeats", type=int, nargs="+", default=[30, 10], help="rounds of each batch size")
+    parser.add_argument("--groups", nargs="+", choices=tuple(GROUPS), default=list(GROUPS))
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    dense = template(ModelConfig(name=args.model)).spec
+    networks = networks_of(dense)
+    body = []
+    for size, repeats in zip(args.batch_sizes, args.repeats, strict=True):
+        found = {key: row for group in args.groups
+                 for key, row in measured(args, networks, dense, group, size, repeats).items()}  # fmt: skip
+        body.append(f"Batch {size}, median of {repeats} interleaved rounds:\n\n{table(networks, dense, found)}")
+    place = environment(args.device)
+    versions = ", ".join(f"{name} {place['versions'][name]}" for name in ("torch", "timm"))
+    facts = f"{args.model} on {args.device}, {torch.get_num_threads()} threads, {versions}, commit {place['commit']}."
+    write_section(DOCUMENT, f"deploy-{args.device}", "\n\n".join([facts, *body]))
+
+
+def networks_of(dense: ArchSpec) -> dict[str, ArchSpec]:
+    """What the methods leave of the network at half of its MACs."""
+    return {
+        "UVC, heads and channels": pruned(dense, 1),
+        "UVC, `round_to` 8": pruned(dense, 8),
+        "UVC, `round_to` 16": pruned(dense, 16),
+        "UVC, every second block skipped": replace(dense, blocks=dense.blocks[: dense.depth // 2]),
+        "Scala, width 0.6875": dense.at_width(Fraction("0.6875")),
+        "DC-ViT, attention removed": without_attention(dense, dense.depth * 2 // 3),
+    }
+
+
+def pruned(dense: ArchSpec, round_to: int) -> ArchSpec:
+    """The projection onto the budget at random importances, of heads that differ and blocks that differ."""
+    generator = torch.Generator().manual_seed(0)
+    masks, units = Masks.full(dense), UnitCosts.of(dense)
+    depth, heads, _ = masks.dims.shape
+    dims = torch.rand(masks.dims.shape, generator=generator)
+    dims *= torch.randn(depth, heads, 1, generator=generator).mul(0.5).exp()
+    channels = torch.rand(masks.channels.shape, generator=generator) * units.channel / units.dim
+    channels *= torch.randn(depth, 1, generator=generator).mul(0.3).exp()
+    limit = int(SHARE * units.dense)
+    return pruned_spec(dense, project(masks, dims, channels, units, limit, MinKeepConfig(), round_to))
+
+
+def without_attention(dense: ArchSpec, blocks: int) -> ArchSpec:
+    """The first blocks without attention and with as many hidden units as the budget leaves, a multiple of 16."""
+    limit = SHARE * costs.macs(dense)
+    for hidden in range(dense.blocks[0].hidden or 0, 0, -16):
+        spec = replace(dense, blocks=(BlockSpec(None, hidden),) * blocks + dense.blocks[blocks:])
+        if costs.macs(spec) <= limit:
+            return spec
+    raise ValueError(f"{blocks} blocks without attention cannot reach the budget")
+
+
+def measured(
+    args: argparse.Namespace, networks: dict[str, ArchSpec], dense: ArchSpec, group: str, size: int, repeats: int
+) -> dict[Key, dict[str, Any]]:
+    """Rows by network and runtime, from the file of an earlier run where there is one."""
+    name = f"{args.model}-{args.device}-{torch.get_num_threads()}-{group}-{size}-{repeats}.json"
+    path = args.runs / name
+    if not path.exists():
+        print(f"{group}, batch {size} ...", flush=True)
+        torch.manual_seed(0)
+        reference = candidate_of("dense", dense)
+        candidates = [candidate_of(name, spec, dense=reference) for name, spec in networks.items()]
+        settings = replace(GROUPS[group], batch_sizes=(size,), device=args.device, repeats=repeats, warmup=2)
+        rows = benchmark(candidates, settings)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rows))
+        torch.compiler.reset()
+    rows = json.loads(path.read_text())
+    return {(row["name"], (row["runtime"], row["dtype"], row["compile"])): row for row in rows}
+
+
+def table(networks: dict[str, ArchSpec], dense: ArchSpec, found: dict[Key, dict[str, Any]]) -> str:
+    """Latency, speed-up and realized share in every runtime."""
+    columns = {name: runtime for name, runtime in COLUMNS.items() if ("dense", runtime) in found}
+    header = ["ms, speed-up, **realized**", "MACs ÷", *columns]
+    rows = []
+    for name, spec in {"dense": dense, **networks}.items():
+        ours = [found[name, runtime] for runtime in columns.values()]
+        cells = [f"{row['latency_ms']['p50']:.1f}, {row['speedup']:.2f}, **{row['realised']:.2f}**" for row in ours]
+        rows.append([name, f"{costs.macs(dense) / costs.macs(spec):.2f}", *cells])
+    return markdown(header, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""`vitc report`: one page over finished runs, with accuracy, cost and measured latency."""
+
+import argparse
+import json
+
+from lightning_vitc.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="finished run directories")
+    parser.add_argument("--out", metavar="DIR", required=True, help="where to write the page and its pictures")
+    parser.add_argument("--batch-size", type=int, default=1, help="of the latency (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="of the latency: cpu or cuda (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=30, help="rounds that count (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the rows as one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, write, say where."""
+    for key in ("batch_size", "repeats"):
+        if (value := getattr(args, key)) < 1:
+            raise UserError(f"--{key.replace('_', '-')}: {value} must be a whole number >= 1")
+    from lightning_vitc.report import PAGE, report
+    from lightning_vitc.subjects import Settings
+    from lightning_vitc.train import hush
+
+    hush()
+    settings = Settings(batch_sizes=(args.batch_size,), device=args.device, repeats=args.repeats)
+    rows = report(args.runs, args.out, settings)
+    print(json.dumps(rows) if args.json else f"{args.out.rstrip('/')}/{PAGE}")
+    return 0
