@@ -50,7 +50,7 @@ def test_the_rest_can_be_a_smaller_batch(world_size, accumulate, sizes):
 
 
 def test_fewer_images_than_slots():
-    with pytest.raises(UserError, match="data.batch_size: 128 is more than the 100 training images; at most 0"):
+    with pytest.raises(UserError, match=r"data.batch_size: 128 is more than the 100 training images; at most 0"):
         _steps(128, 1, partial=True, batch_size=128)
 
 
