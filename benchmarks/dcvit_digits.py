@@ -50,6 +50,7 @@ class Study:
     blocks: tuple[int, ...] = BLOCKS
 
     def dense(self, seed: int) -> Run:
+        """The original of all other runs of the seed."""
         epochs = () if self.task == "glyphs" else ("trainer.max_epochs=30",)
         return Run("dcvit-dense", f"dense_{self.task}", seed, (*MODEL, *epochs))
 
@@ -63,6 +64,7 @@ class Study:
         return Run(f"{name or method}-{images}-{blocks}", f"{method}_{self.task}", seed, (*setting, *keys))
 
     def dcvit(self, images: int, blocks: int) -> list[Run]:
+        """A run a seed."""
         return [self.run("dcvit", seed, images, blocks) for seed in self.seeds]
 
     def practise(self, images: int, blocks: int) -> list[Run]:
@@ -76,6 +78,7 @@ class Study:
         ]
 
     def ablation(self, title: str) -> list[Run]:
+        """A run a seed, on the trials of DC-ViT where they are the same."""
         key, shares_trials = ABLATIONS[title]
         name, runs = title.partition(" (")[0].replace(" ", "-").replace(",", ""), []
         for seed, plain in zip(self.seeds, self.dcvit(*ABLATED), strict=True):
@@ -161,7 +164,7 @@ def latency_table(study: Study, batch: int = 64) -> str:
     networks, specs = {}, {}
     for blocks in study.blocks:
         for title, runs in (("DC-ViT", study.dcvit(50, blocks)), ("whole blocks", study.practise(50, blocks))):
-            pipeline, made = networks_of_run(runs[0].directory(study.folder))
+            _, made = networks_of_run(runs[0].directory(study.folder))
             networks[title, blocks], specs[title, blocks] = made[-1].module, made[-1].spec
     networks["dense", 0], specs["dense", 0] = made[0].module, made[0].spec
     spec = specs["dense", 0]

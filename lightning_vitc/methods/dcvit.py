@@ -114,13 +114,13 @@ class Stages:
         must_have_room(run.directory.path, spec, len(candidates))
         target = block_target(run.experiment.budget, spec, "dcvit")
         plan = plan_blocks(spec, target, len(candidates), keys.extra_blocks)
+        adopt_trials(run, keys.trials_of, ("method.finetune", "method.score"))
         dense = run.dense()
         return cls(run, dense, deepcopy(dense), plan, run.data.images_of("train"))
 
     def trials(self) -> dict[int, Backbone]:
         """The fine-tuned candidate of every block."""
         keys = self.run.arguments
-        adopt_trials(self.run, keys.trials_of, ("method.finetune", "method.score"))
         candidates = chosen_candidates(keys.candidates, self.dense.spec.depth)
         return tried(self.run, candidates, keys.trials_at_once, partial(self.compress, self.dense), self._module)
 

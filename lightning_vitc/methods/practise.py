@@ -73,8 +73,8 @@ class Practise(FeatureMatching):
         candidates = chosen_candidates(keys.candidates, spec.depth)
         must_have_room(run.directory.path, spec, len(candidates))
         number = dropped_blocks(spec, block_target(run.experiment.budget, spec, "dcvit"), len(candidates))
-        dense = run.dense()
         adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times"))
+        dense = run.dense()
         original = deepcopy(dense)
         build = partial(cls, optimizer=run.optimizer, teacher=original_tokens(original), seed=run.experiment.seed)
 
