@@ -22,7 +22,6 @@ QUIET = (
     "Checkpoint directory .* exists and is not empty",  # the run continues
     "You're resuming from a checkpoint that ended before the epoch ended",  # the loader continues there
     "The number of training batches",
-    "The .srun. command is available",  # a login node is where runs are tried
     "This DataLoader will create .* worker processes",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     "`broadcast_buffers` is deprecated",  # its successor is not in every torch we support
