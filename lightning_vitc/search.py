@@ -76,7 +76,11 @@ class BudgetedSearch(nn.Module):
         )
 
     def ratio(self, run: Tensor) -> Tensor:
-        """Cost over dense cost with branches run with probability `run` [L, 2]; differentiable in `run`."""
+        """Cost over dense cost with branches run with probability `run` [L, 2]; differentiable in `run`.
+
+        Of s and r themselves, not of their ceilings: masks remove up to one group more of each. The budget is
+        met by the projection, not by this number.
+        """
         heads = self.heads - self.cut_heads
         dims = heads * (self.dims - self.cut_dims.mean(-1))
         per_branch = self.costs.branches(heads, dims, self.channels - self.cut_channels)
@@ -148,7 +152,7 @@ class BudgetedSearch(nn.Module):
             share = rates.cut * (pressure * probability - dual * following)
             each = block * len(cut) / cut.numel()  # a block's share goes to all variables of a kind together
             cut.add_(share * each / unit).clamp_(0, energy.shape[-1] - least)
-            dual.add_(rates.dual * gone / energy.shape[-1]).clamp_min_(0)
+            dual.add_(rates.dual * gone / energy.shape[-1])
 
     @torch.no_grad()
     def reprice(self) -> None:
