@@ -127,6 +127,18 @@ class Pipeline:
             self.add_row("dense", network, None)
         return network
 
+    def start(self) -> Backbone:
+        """`dense()` of a method that compresses it, which needs a trained one of the experiment's own model.
+
+        Raises:
+            UserError: for another run's network of another shape, or a classifier that was never trained.
+        """
+        dense, wanted = self.dense(), self.dense_spec
+        config = self.experiment.teacher
+        if replace(dense.spec, name=wanted.name) != wanted:
+            raise UserError(f"teacher.run: {config.run} holds another network than model.name; they must agree")
+        return dense
+
     def fit(
         self, stage: str, build: Callable[[], Module], epochs: int | None = None, select: Selection = "best",
         data: VisionData | None = None, validate: bool = True, alone: bool = False,
