@@ -279,6 +279,13 @@ def test_refused_in_one_line_with_nothing_written(vitc, override, message):
     assert not (vitc.place / "runs").exists()
 
 
+def test_an_untrained_original(vitc):
+    refused = vitc("train", "dcvit_digits", *UNTAUGHT, "teacher.train=false")
+    assert refused.code == 2
+    assert refused.error.startswith("error: model.pretrained: dcvit compresses a trained network; set it, or ")
+    assert not (vitc.place / "runs").exists()
+
+
 def test_two_blocks_have_no_candidate(vitc):
     refused = train(vitc, "model.depth=2", "budget.macs=80%")
     message = "method.candidates: 2 blocks have none between the first and the last; name some"
