@@ -279,6 +279,13 @@ def test_refused_in_one_line_with_nothing_written(vitc, override, message):
     assert not (vitc.place / "runs").exists()
 
 
+def test_an_untrained_original(vitc):
+    refused = vitc("train", "dcvit_digits", *UNTAUGHT, "teacher.train=false")
+    assert refused.code == 2
+    assert refused.error.startswith("error: model.pretrained: dcvit compresses a trained network; set it, or ")
+    assert not (vitc.place / "runs").exists()
+
+
 def test_two_blocks_have_no_candidate(vitc):
     refused = train(vitc, "model.depth=2", "budget.macs=80%")
     message = "method.candidates: 2 blocks have none between the first and the last; name some"
@@ -289,9 +296,8 @@ def test_a_teacher_of_other_images(done, vitc):
     other = ("teacher.train=false", f"teacher.run={done}", "model.img_size=16")
     refused = vitc("train", "dcvit_digits", *UNTAUGHT, *other)
     assert refused.code == 2
-    assert re.fullmatch(
-        r"error: teacher: it sees images of 1 x 8 x 8, the student 1 x 16 x 16; they must agree\n", refused.error
-    ), refused.error
+    message = "teacher: it sees images of 1 x 8 x 8, the student 1 x 16 x 16; they must agree"
+    assert refused.error == f"error: {message}\n"
     assert not run_of(vitc.place).exists() or [file.name for file in run_of(vitc.place).iterdir()] == [".lock"]
 
 
