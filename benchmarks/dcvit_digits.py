@@ -19,6 +19,7 @@ from lightning_vitc.finished import networks_of_run
 from lightning_vitc.methods.dcvit import Stages
 from lightning_vitc.pipeline import Pipeline
 from lightning_vitc.run_directory import RunDirectory
+from lightning_vitc.train import hush
 from lightning_vitc.trainers import test_trainer
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "dcvit.md"
@@ -190,6 +191,7 @@ def write(study: Study, ablations: bool) -> None:
 
 def main() -> None:
     args = arguments(__doc__)
+    hush()
     studies = {
         "digits": Study("digits", args.runs, args.seeds),
         "glyphs": Study("glyphs", args.runs, args.seeds, images=(50,), blocks=(2,)),
