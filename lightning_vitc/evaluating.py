@@ -15,6 +15,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.evaluation import evaluate
 from lightning_vitc.finished import networks_of_run, pick
 from lightning_vitc.pipeline import Pipeline
+from lightning_vitc.processes import part
 from lightning_vitc.run_directory import RunDirectory
 from lightning_vitc.trainers import test_trainer
 
@@ -55,6 +56,7 @@ def evaluate_source(
     modules = {str(number): candidate.module for number, candidate in enumerate(candidates)}
     loader = pipeline.data.loader_of(split)
     accuracy = evaluate(test_trainer(pipeline.experiment), modules, pipeline.data.num_classes, loader)
+    part()
     return [
         {"name": candidate.name, **candidate.columns, "macs": costs.macs(candidate.spec),
          "params": costs.params(candidate.spec), **accuracy[str(number)]}

@@ -13,6 +13,7 @@ from lightning_vitc import registry, results
 from lightning_vitc.errors import UserError
 from lightning_vitc.pipeline import Pipeline
 from lightning_vitc.planning import budget_of, check_start
+from lightning_vitc.processes import part
 from lightning_vitc.run_directory import RunDirectory, flat
 from lightning_vitc.schema import Experiment
 
@@ -58,6 +59,7 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
         raise
     finally:
         directory.close()
+        part()
 
 
 def _must_continue(directory: RunDirectory) -> None:

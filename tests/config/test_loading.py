@@ -156,7 +156,7 @@ def test_a_budget_or_teacher_of_the_command_line_replaces_the_written_one() -> N
 def test_a_recipe_without_a_teacher_to_train(key: str) -> None:
     message = rf"teacher.{key.partition('=')[0]}: has no effect without teacher.train=true"
     with pytest.raises(UserError, match=message):
-        load_experiment("dcvit_digits", ["teacher.train=false", f"teacher.{key}"])
+        load_experiment("dcvit_digits", ["teacher.train=false", "data.name=fake", f"teacher.{key}"])
 
 
 @pytest.mark.parametrize(("key", "method"), [("drop_blocks=2", "uvc"), ("round_to=4", "dcvit")])
