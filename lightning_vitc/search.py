@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.prunable import ATTN, MLP, Masks, UnitCosts, uniform
+from lightning_vitc.prunable import ATTN, MLP, Masks, UnitCosts, energies, proj_and_fc2, uniform
 from lightning_vitc.schema import MinKeepConfig
 
 CUT = 1e-6  # what is cut counts this much of its energy: enough to be ordered, and less than all that is kept
@@ -77,10 +77,13 @@ class BudgetedSearch(nn.Module):
 
     def ratio(self, run: Tensor) -> Tensor:
         """Cost over dense cost with branches run with probability `run` [L, 2]; differentiable in `run`."""
+        return (self.costs.fixed + (self.branches() * run).sum()) / self.costs.dense
+
+    def branches(self) -> Tensor:
+        """[L, 2] cost of attention and MLP as they are cut now."""
         heads = self.heads - self.cut_heads
         dims = heads * (self.dims - self.cut_dims.mean(-1))
-        per_branch = self.costs.branches(heads, dims, self.channels - self.cut_channels)
-        return (self.costs.fixed + (per_branch * run).sum()) / self.costs.dense
+        return self.costs.branches(heads, dims, self.channels - self.cut_channels)
 
     @torch.no_grad()
     def observe(self, run: Tensor, target: float) -> dict[str, Tensor]:
@@ -115,6 +118,11 @@ class BudgetedSearch(nn.Module):
         for kind, divisor in zip(weights, (dim.flatten(1)[:, None], channel[:, None]), strict=True):
             torch._foreach_div_(list(kind), list(divisor.unbind()))
         return dims / dim.square(), channels / channel.square()
+
+    @torch.no_grad()
+    def prune(self, network: nn.Module, run: Tensor, lr: Tensor | float) -> None:
+        """The proximal step on the weights of a network at their learning rate `lr`, then a step of the cuts."""
+        self.move(*self.shrink(proj_and_fc2(network), *energies(network), lr), run)
 
     @torch.no_grad()
     def measure(self, run: Tensor, target: float) -> None:

@@ -1,0 +1,154 @@
+"""The end of a run with gates: expected MACs within the budget, run rates by block and class, pictures."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from lightning_vitc.backbone import Backbone, from_spec
+from lightning_vitc.dynamic.costs import DynamicCosts
+from lightning_vitc.dynamic.gate_networks import GateNetwork
+from lightning_vitc.dynamic.pictures import write_pictures
+from lightning_vitc.dynamic.rates import RunRates
+from lightning_vitc.dynamic.skipping import noting_decisions
+from lightning_vitc.dynamic.targets import DynamicTargets
+from lightning_vitc.trainers import test_trainer
+
+if TYPE_CHECKING:
+    from lightning_vitc.pipeline import Pipeline
+
+SHOWN = 24  # cheapest and dearest images in the picture
+LARGEST, STEPS = 16.0, 8  # of a shift of the gates' logits, and how finely it is looked for
+
+
+class RateEvaluation(LightningModule):
+    """Runs a network with gates over images and notes what ran, for which class, and the extreme images.
+
+    Attributes:
+        rates: of `RunRates.compute`, after the test.
+        extremes: the cheapest and the dearest images, [<= SHOWN, C, H, W] each, and their MACs.
+    """
+
+    def __init__(self, network: Backbone):
+        super().__init__()
+        self.network, self.costs = network, DynamicCosts.of(network.spec)
+        self.counts = RunRates(network.spec.num_classes, network.spec.depth)
+        self.rates: dict[str, Tensor] = {}
+        self.extremes: list[tuple[Tensor, Tensor]] = []
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the images of another test."""
+        self.extremes = []
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count, and keep the extreme images."""
+        images, targets = batch
+        with noting_decisions(self.network) as decisions:
+            self.network(images)
+        ran = torch.stack(decisions, dim=1).unflatten(1, (-1, 2))
+        self.counts.update(ran, targets)
+        macs = self.costs.expected(ran.float())
+        before = self.extremes or [(images[:0], macs[:0])] * 2
+        self.extremes = [
+            _most(torch.cat([kept, images]), torch.cat([cost, macs]), largest)
+            for (kept, cost), largest in zip(before, (False, True), strict=True)
+        ]
+
+    def on_test_epoch_end(self) -> None:
+        """Sum up over processes."""
+        self.rates = {name: value.double().cpu() for name, value in self.counts.compute().items()}
+        if self.trainer.world_size > 1:
+            gathered: Any = self.all_gather(self.extremes)
+            self.extremes = [
+                _most(images.flatten(0, 1), macs.flatten(), largest)
+                for (images, macs), largest in zip(gathered, (False, True), strict=True)
+            ]
+        self.extremes = [(images.cpu(), macs.cpu()) for images, macs in self.extremes]
+
+    @property
+    def expected(self) -> float:
+        """MACs of the mean image."""
+        return float(self.costs.expected(self.rates["all"]))
+
+
+def settled(run: "Pipeline", network: Backbone, targets: DynamicTargets) -> dict[str, Any]:
+    """Hold the network to its expected budget on the validation split, once; and the columns of its row.
+
+    Where the images run more than the budget allows, all logits for running are lowered by the least amount that
+    brings their mean within it (ours: L_res only pulls towards the target). What was measured is `gates.json`.
+    """
+    evaluation = None
+    if not run.read_only and not (run.directory.path / "gates.json").exists():  # by all processes together
+        evaluation = RateEvaluation(network)
+        shift = _within(run, evaluation, targets.expected)
+    facts = run.record("gates", lambda: _facts(evaluation, shift, targets))
+    if evaluation is None:
+        lower(network, facts["shift"])
+    elif run.processes.rank == 0:
+        write_pictures(run, evaluation.rates, evaluation.extremes)
+    return {key: facts[key] for key in ("expected_macs", "worst_macs")}
+
+
+def lower(network: Backbone, shift: float) -> None:
+    """Make every gate skip what it ran by a margin of less than `shift`."""
+    with torch.no_grad():
+        for gate in _gates(network):
+            gate.last.bias[0] += shift
+
+
+def without_gates(network: Backbone) -> Backbone:
+    """The resident model in which everything runs."""
+    blocks = tuple(replace(block, gates=(None, None)) for block in network.spec.blocks)
+    plain = from_spec(replace(network.spec, blocks=blocks), fresh=False, rates=network.rates)
+    plain.load_state_dict({name: value for name, value in network.state_dict().items() if ".gate" not in name})
+    plain.pretrained_cfg = network.pretrained_cfg
+    return plain
+
+
+def _within(run: "Pipeline", evaluation: RateEvaluation, limit: int) -> float:
+    """Lower the gates until the expected MACs are within the limit; by how much."""
+    starts = [gate.last.bias.detach().clone() for gate in _gates(evaluation.network)]
+
+    def expected(shift: float) -> float:
+        for gate, start in zip(_gates(evaluation.network), starts, strict=True):
+            gate.last.bias.data.copy_(start)
+        lower(evaluation.network, shift)
+        test_trainer(run.experiment).test(evaluation, run.data.loader_of("validation"), verbose=False)
+        return evaluation.expected
+
+    if expected(0.0) <= limit:
+        return 0.0
+    low, high = 0.0, 0.25
+    while expected(high) > limit and high < LARGEST:
+        low, high = high, 2 * high
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if expected(middle) <= limit else (middle, high)
+    expected(high)
+    return high
+
+
+def _facts(evaluation: RateEvaluation | None, shift: float, targets: DynamicTargets) -> dict[str, Any]:
+    assert evaluation is not None
+    spec = evaluation.network.spec
+    by_class = [None if rates.isnan().any() else rates.tolist() for rates in evaluation.rates["by_class"]]
+    return {
+        "shift": shift,
+        "expected_macs": round(evaluation.expected),
+        "worst_macs": evaluation.costs.worst,
+        "target_macs": targets.expected,
+        "networks": [list(block.gates) for block in spec.blocks],
+        "run_rates": evaluation.rates["all"].tolist(),
+        "run_rates_by_class": by_class,
+    }
+
+
+def _gates(network: Backbone) -> list[GateNetwork]:
+    return [module for module in network.modules() if isinstance(module, GateNetwork)]
+
+
+def _most(images: Tensor, macs: Tensor, largest: bool) -> tuple[Tensor, Tensor]:
+    top = macs.topk(min(SHOWN, len(macs)), largest=largest).indices
+    return images[top], macs[top]
