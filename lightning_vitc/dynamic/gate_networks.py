@@ -95,8 +95,8 @@ def settle(network: nn.Module) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(seen)
     means = seen[:, :-1] / seen[:, -1:].clamp_min(1)
-    for norm, found in zip(norms, means, strict=True):
-        mean, square = found.chunk(2)
-        norm.mean.lerp_(mean, MOMENTUM)
-        norm.square.lerp_(square, MOMENTUM)
+    found_means, found_squares = means.chunk(2, dim=1)
+    torch._foreach_lerp_([norm.mean for norm in norms], list(found_means), MOMENTUM)
+    torch._foreach_lerp_([norm.square for norm in norms], list(found_squares), MOMENTUM)
+    for norm in norms:
         norm.seen = None

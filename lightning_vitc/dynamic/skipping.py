@@ -35,7 +35,7 @@ def skipping(x: Tensor, normed: Tensor, gate: nn.Module, branch: Branch, mode: M
     if mode == "masked":
         return x + weight * branch(normed)
     if torch.compiler.is_compiling():
-        add, leave = lambda x, normed, w: x + w * branch(normed), lambda x, normed, w: x.clone()  # noqa: ARG005, E731
+        add, leave = lambda x, normed, w: x + w * branch(normed), lambda x, normed, w: x.clone()  # noqa: ARG005
         return torch.cond(run.any(), add, leave, (x, normed, weight))
     running = run.nonzero().flatten()
     if len(running) == 0:

@@ -76,6 +76,8 @@ class Arguments:
         """Rules between keys; a violation is a ValueError naming the key."""
         if not self.static and not self.dynamic:
             raise ValueError("method.static: false with method.dynamic=false leaves nothing to compress")
+        if experiment.budget.min_keep.blocks is not None:
+            raise ValueError("budget.min_keep.blocks: has no effect, no block is removed for good; leave it out")
         for key in ("static", "dynamic"):
             if experiment.budget.static is not None and not getattr(self, key):
                 raise ValueError(f"budget.static: has no effect with method.{key}=false; leave it out")
@@ -260,8 +262,9 @@ class USDC(GatedTraining):
             ones = masks.dims.float(), masks.channels.float()
             masks = project(masks, *ones, unit_costs, 0, budget.min_keep, budget.round_to)
         names = gate_names(keys.gate_search) if keys.dynamic else ()
-        return plan_of(spec, targets, masks, unit_costs, names, {"min_keep": vars(budget.min_keep),
-                                                            "round_to": budget.round_to})  # fmt: skip
+        least = {key: value for key, value in vars(budget.min_keep).items() if key != "blocks"}
+        details = {"min_keep": least, "round_to": budget.round_to, "gates": list(names)}
+        return plan_of(spec, targets, masks, unit_costs, names, details)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
