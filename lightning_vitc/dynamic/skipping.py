@@ -27,10 +27,7 @@ def skipping(x: Tensor, normed: Tensor, gate: nn.Module, branch: Branch, mode: M
         mode: `per_sample` decides for every image and computes those that run; `per_batch` decides once, by the mean
             of the logits; `masked` decides for every image and computes all, the reference of the others.
     """
-    logits = gate(normed.mean(1))
-    if mode == "per_batch":
-        logits = logits.mean(0, keepdim=True).expand(len(x), 2)
-    run = logits[:, 1] > logits[:, 0]
+    run = runs(gate(normed.mean(1)), mode)
     weight = run.to(x.dtype)[:, None, None]
     if mode == "masked":
         return x + weight * branch(normed)
@@ -43,6 +40,13 @@ def skipping(x: Tensor, normed: Tensor, gate: nn.Module, branch: Branch, mode: M
     if len(running) == len(x):
         return x + branch(normed)
     return x.index_add(0, running, branch(normed[running]).to(x.dtype))
+
+
+def runs(logits: Tensor, mode: Mode) -> Tensor:
+    """Which images run a branch, booleans [B], by the logits (skip, run) [B, 2] of its gate."""
+    if mode == "per_batch":
+        logits = logits.mean(0, keepdim=True).expand_as(logits)
+    return logits[:, 1] > logits[:, 0]
 
 
 def set_gating(network: nn.Module, mode: Mode) -> None:
@@ -62,8 +66,11 @@ def set_gating(network: nn.Module, mode: Mode) -> None:
 def noting_decisions(network: nn.Module) -> Iterator[list[Tensor]]:
     """Within it, every forward pass appends the decisions of each gate, in order: booleans [B], true is run."""
     found: list[Tensor] = []
-    gates = [module for module in network.modules() if isinstance(module, GateNetwork)]
-    handles = [gate.register_forward_hook(lambda _, __, out: found.append(out[:, 1] > out[:, 0])) for gate in gates]
+    handles = [
+        gate.register_forward_hook(lambda _, __, logits, block=block: found.append(runs(logits, block.gating)))
+        for block in network.modules() if hasattr(block, "gating")
+        for gate in (block.gate1, block.gate2) if isinstance(gate, GateNetwork)
+    ]  # fmt: skip
     try:
         yield found
     finally:
