@@ -1,6 +1,5 @@
 """USDC, its parts alone, its groupings over inference batch sizes, and its gate search against fixed gates."""
 
-import argparse
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass

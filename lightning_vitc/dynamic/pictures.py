@@ -67,7 +67,9 @@ def sheet(extremes: Sequence[tuple[Tensor, Tensor]], mean: Sequence[float], std:
         pixels = F.interpolate((images * width + center).clamp(0, 1), scale_factor=max(1, SEEN // images.shape[-1]))
         axes.imshow(make_grid(pixels, nrow=PER_ROW, pad_value=0.5).permute(1, 2, 0), interpolation="nearest")
         low, high = (number_with_unit(float(end)) for end in (macs.min(), macs.max()))
-        axes.set(title=f"{title}: {low}MACs" if low == high else f"{title}: {low} to {high}MACs", xticks=[], yticks=[])
+        axes.set(
+            title=f"{title}: {low} MACs" if low == high else f"{title}: {low} to {high} MACs", xticks=[], yticks=[]
+        )
     return figure
 
 

@@ -1,5 +1,6 @@
 """The end of a run with gates: expected MACs within the budget, run rates by block and class, pictures."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from lightning_vitc.pipeline import Pipeline
 
 SHOWN = 24  # cheapest and dearest images in the picture
-LARGEST, STEPS = 16.0, 8  # of a shift of the gates' logits, and how finely it is looked for
+FIRST, LARGEST = 0.25, 16.0  # shifts of the gates' logits
+STEPS, CLOSE = 8, 0.005  # of the bisection; how far below the limit is good enough
 
 
 class RateEvaluation(LightningModule):
@@ -76,8 +78,8 @@ class RateEvaluation(LightningModule):
 def settled(run: "Pipeline", network: Backbone, targets: DynamicTargets) -> dict[str, Any]:
     """Hold the network to its expected budget on the validation split, once; and the columns of its row.
 
-    Where the images run more than the budget allows, all logits for running are lowered by the least amount that
-    brings their mean within it (ours: L_res only pulls towards the target). What was measured is `gates.json`.
+    All gates are moved by the same amount until the mean of the images is within the budget and close to it (ours:
+    L_res only pulls towards the target). What was measured is `gates.json`.
     """
     evaluation = None
     if not run.read_only and not (run.directory.path / "gates.json").exists():  # by all processes together
@@ -108,7 +110,7 @@ def without_gates(network: Backbone) -> Backbone:
 
 
 def _within(run: "Pipeline", evaluation: RateEvaluation, limit: int) -> float:
-    """Lower the gates until the expected MACs are within the limit; by how much."""
+    """Move the gates until the expected MACs are within the limit, and close to it where that is possible."""
     starts = [gate.last.bias.detach().clone() for gate in _gates(evaluation.network)]
 
     def expected(shift: float) -> float:
@@ -118,16 +120,40 @@ def _within(run: "Pipeline", evaluation: RateEvaluation, limit: int) -> float:
         test_trainer(run.experiment).test(evaluation, run.data.loader_of("validation"), verbose=False)
         return evaluation.expected
 
-    if expected(0.0) <= limit:
-        return 0.0
-    low, high = 0.0, 0.25
-    while expected(high) > limit and high < LARGEST:
-        low, high = high, 2 * high
+    shift = closest_within(expected, limit)
+    expected(shift)  # leaves the gates there, and what they do on record
+    return shift
+
+
+def closest_within(expected: Callable[[float], float], limit: float) -> float:
+    """A shift whose cost is at most the limit, by bisection; the cost falls with the shift.
+
+    It stops at the first that is within `CLOSE` of the limit; where even the largest shift down stays below it,
+    nothing is moved.
+    """
+
+    def fits(shift: float) -> bool:
+        costs[shift] = expected(shift)
+        return costs[shift] <= limit
+
+    costs: dict[float, float] = {}
+    direction = -1 if fits(0.0) else 1
+    inner, outer = 0.0, direction * FIRST
+    while not _close(costs, limit) and (fits(outer) if direction < 0 else not fits(outer)):
+        if abs(outer) >= LARGEST:
+            return 0.0 if direction < 0 else outer
+        inner, outer = outer, 2 * outer
+    high, low = max(inner, outer), min(inner, outer)
     for _ in range(STEPS):
+        if _close(costs, limit):
+            break
         middle = (low + high) / 2
-        low, high = (low, middle) if expected(middle) <= limit else (middle, high)
-    expected(high)
-    return high
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return min(shift for shift, cost in costs.items() if cost <= limit)
+
+
+def _close(costs: dict[float, float], limit: float) -> bool:
+    return any((1 - CLOSE) * limit <= cost <= limit for cost in costs.values())
 
 
 def _facts(evaluation: RateEvaluation | None, shift: float, targets: DynamicTargets) -> dict[str, Any]:

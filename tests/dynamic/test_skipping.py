@@ -13,7 +13,7 @@ from lightning_vitc.backbone import Backbone
 from lightning_vitc.deployed import OnnxNetwork, Pt2Network
 from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.rates import RunRates
-from lightning_vitc.dynamic.report import lower, without_gates
+from lightning_vitc.dynamic.report import closest_within, lower, without_gates
 from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
 from lightning_vitc.prunable import Masks, kept_of, masked_weights
 from lightning_vitc.write_formats import write_onnx, write_pt2
@@ -136,6 +136,25 @@ def test_lowered_gates_run_less(gated: Backbone, images: torch.Tensor) -> None:
     assert not (after[:, 0] & ~before[:, 0]).any()
     lower(gated, 1e4)
     assert not decisions(gated, images).any()
+
+
+@pytest.mark.parametrize(("start", "limit"), [(80.0, 73.0), (70.0, 73.0), (72.9, 73.0)])
+def test_the_budget_is_met_from_both_sides(start: float, limit: float) -> None:
+    asked: list[float] = []
+
+    def expected(shift: float) -> float:
+        asked.append(shift)
+        return max(start - 11 * shift, 0.0)
+
+    shift = closest_within(expected, limit)
+    assert 0.995 * limit <= expected(shift) <= limit
+    assert len(asked) < 12
+
+
+def test_gates_that_cannot_be_moved_enough() -> None:
+    assert closest_within(lambda shift: 60.0, 73.0) == 0.0  # everything runs already
+    steps = {True: 90.0, False: 40.0}  # all or nothing
+    assert closest_within(lambda shift: steps[shift < 1.3], 73.0) == pytest.approx(1.3, abs=0.01)
 
 
 def test_without_gates_everything_runs(gated: Backbone, images: torch.Tensor) -> None:
