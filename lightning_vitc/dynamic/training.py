@@ -78,7 +78,7 @@ class GatedTraining(CompressionModule):
         logits = self.backbone(images, gates=partial(self._decide, groups) if self.gated_branches else None)
         taught = None if self.teacher is None else self.teacher(images)
         task_loss = distilled_cross_entropy(logits, targets, taught, *self.kd)
-        macs = self.expected_macs(groups.mean_run(self.backbone.spec.depth))
+        macs = self.expected_macs(mean_over_processes(groups.mean_run(self.backbone.spec.depth)))
         residual = ((macs - self.expected_target()) / self.targets.dense).square()
         terms = {"task_loss": task_loss, "residual": residual, "expected_ratio": macs / self.targets.dense}
         return StepResult(
@@ -142,3 +142,15 @@ class GatedTraining(CompressionModule):
     def on_validation_epoch_start(self) -> None:
         """Count anew; the last epoch's counts stay readable until then."""
         self.rates.reset()
+
+
+def mean_over_processes(run: Tensor) -> Tensor:
+    """The mean of all processes with the gradient of this one's part: E[MACs] is that of the whole batch.
+
+    DDP averages gradients, so that the step is the one that a single process with all images takes.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return run
+    whole = run.detach().clone()
+    torch.distributed.all_reduce(whole)
+    return run + (whole / torch.distributed.get_world_size() - run).detach()
