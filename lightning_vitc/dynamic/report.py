@@ -41,8 +41,9 @@ class RateEvaluation(LightningModule):
         self.extremes: list[tuple[Tensor, Tensor]] = []
 
     def on_test_epoch_start(self) -> None:
-        """Forget the images of another test."""
+        """Forget another test."""
         self.extremes = []
+        self.counts.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count, and keep the extreme images."""
