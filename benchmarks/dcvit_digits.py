@@ -19,6 +19,7 @@ from lightning_vitc.finished import networks_of_run
 from lightning_vitc.methods.dcvit import Stages
 from lightning_vitc.pipeline import Pipeline
 from lightning_vitc.run_directory import RunDirectory
+from lightning_vitc.train import hush
 from lightning_vitc.trainers import test_trainer
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "dcvit.md"
@@ -50,6 +51,7 @@ class Study:
     blocks: tuple[int, ...] = BLOCKS
 
     def dense(self, seed: int) -> Run:
+        """The original of all other runs of the seed."""
         epochs = () if self.task == "glyphs" else ("trainer.max_epochs=30",)
         return Run("dcvit-dense", f"dense_{self.task}", seed, (*MODEL, *epochs))
 
@@ -63,6 +65,7 @@ class Study:
         return Run(f"{name or method}-{images}-{blocks}", f"{method}_{self.task}", seed, (*setting, *keys))
 
     def dcvit(self, images: int, blocks: int) -> list[Run]:
+        """A run a seed."""
         return [self.run("dcvit", seed, images, blocks) for seed in self.seeds]
 
     def practise(self, images: int, blocks: int) -> list[Run]:
@@ -76,6 +79,7 @@ class Study:
         ]
 
     def ablation(self, title: str) -> list[Run]:
+        """A run a seed, on the trials of DC-ViT where they are the same."""
         key, shares_trials = ABLATIONS[title]
         name, runs = title.partition(" (")[0].replace(" ", "-").replace(",", ""), []
         for seed, plain in zip(self.seeds, self.dcvit(*ABLATED), strict=True):
@@ -161,7 +165,7 @@ def latency_table(study: Study, batch: int = 64) -> str:
     networks, specs = {}, {}
     for blocks in study.blocks:
         for title, runs in (("DC-ViT", study.dcvit(50, blocks)), ("whole blocks", study.practise(50, blocks))):
-            pipeline, made = networks_of_run(runs[0].directory(study.folder))
+            _, made = networks_of_run(runs[0].directory(study.folder))
             networks[title, blocks], specs[title, blocks] = made[-1].module, made[-1].spec
     networks["dense", 0], specs["dense", 0] = made[0].module, made[0].spec
     spec = specs["dense", 0]
@@ -187,6 +191,7 @@ def write(study: Study, ablations: bool) -> None:
 
 def main() -> None:
     args = arguments(__doc__)
+    hush()
     studies = {
         "digits": Study("digits", args.runs, args.seeds),
         "glyphs": Study("glyphs", args.runs, args.seeds, images=(50,), blocks=(2,)),

@@ -49,14 +49,15 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     dense = template(ModelConfig(name=args.model)).spec
     networks = networks_of(dense)
-    body = []
+    body, places = [], []
     for size, repeats in zip(args.batch_sizes, args.repeats, strict=True):
         found = {key: row for group in args.groups
                  for key, row in measured(args, networks, dense, group, size, repeats).items()}  # fmt: skip
         body.append(f"Batch {size}, median of {repeats} interleaved rounds:\n\n{table(networks, dense, found)}")
-    place = environment(args.device)
-    versions = ", ".join(f"{name} {place['versions'][name]}" for name in ("torch", "timm"))
-    facts = f"{args.model} on {args.device}, {torch.get_num_threads()} threads, {versions}, commit {place['commit']}."
+        places += [row["environment"] for row in found.values()]
+    commits = ", ".join(sorted({str(place["commit"]) for place in places}))
+    versions = ", ".join(f"{name} {places[0]['versions'][name]}" for name in ("torch", "timm"))
+    facts = f"{args.model} on {args.device}, {torch.get_num_threads()} threads, {versions}, commit {commits}."
     write_section(DOCUMENT, f"deploy-{args.device}", "\n\n".join([facts, *body]))
 
 
@@ -109,9 +110,10 @@ def measured(
         settings = replace(GROUPS[group], batch_sizes=(size,), device=args.device, repeats=repeats, warmup=2)
         rows = benchmark(candidates, settings)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows))
+        path.write_text(json.dumps({"environment": environment(args.device), "rows": rows}))
         torch.compiler.reset()
-    rows = json.loads(path.read_text())
+    document = json.loads(path.read_text())
+    rows = [row | {"environment": document["environment"]} for row in document["rows"]]
     return {(row["name"], (row["runtime"], row["dtype"], row["compile"])): row for row in rows}
 
 

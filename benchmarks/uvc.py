@@ -18,7 +18,7 @@ class Method:
     experiment: str
     overrides: tuple[str, ...] = ()
     digits: tuple[int, ...] = EVERY
-    glyphs: tuple[int, ...] = EVERY
+    glyphs: tuple[int, ...] = HALF
 
     @property
     def slug(self) -> str:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_vitc.interruption import Interruption
 from lightning_vitc.schema import bounded
 
 
@@ -23,6 +24,9 @@ class Arguments:
 
 class StageCheckpoint(Checkpoint):
     """Writes `last.ckpt` after every epoch, or every few, and `best.ckpt` after a validation that beats all before.
+
+    A signal to stop (Ctrl-C, SIGTERM, Slurm's preemption) is answered at the end of the batch: saved, then raised as
+    `Interrupted`.
 
     They are written into the trainer's `default_root_dir`, the folder of the stage; nothing in the state depends
     on where that is, so a run may be moved. Lightning calls this callback after all others: their part of a
@@ -38,8 +42,10 @@ class StageCheckpoint(Checkpoint):
         self.every_n_steps, self.every_n_epochs, self.monitor = every_n_steps, every_n_epochs, monitor
         self.best = -math.inf
         self.seconds = 0.0
+        self.interruption = Interruption()
         self._started: float | None = None
         self._after_validation = False
+        self._stopping = False
 
     @property
     def elapsed(self) -> float:
@@ -47,23 +53,32 @@ class StageCheckpoint(Checkpoint):
         return self.seconds if self._started is None else self.seconds + time.monotonic() - self._started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and answer signals from now on."""
         self._started = time.monotonic()
+        self.interruption.listen()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop it."""
+        """Stop both."""
         self.seconds, self._started = self.elapsed, None
+        self.interruption.ignore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave signals to others."""
+        self.interruption.ignore()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save in mid-epoch; where validation follows, after it, or a resumed run would leave it out."""
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not (self.every_n_steps and stepped) or trainer.is_last_batch or trainer.global_step % self.every_n_steps:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self._stopping = self._stopping or self.interruption.agreed(trainer)
+        due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        if trainer.is_last_batch or not (due or self._stopping):
             return
         self._after_validation = _validates(trainer, batch_idx)
         if not self._after_validation:
-            self._save(trainer, "last.ckpt")
+            self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save weights that are better than all before."""
@@ -73,14 +88,14 @@ class StageCheckpoint(Checkpoint):
             self._save(trainer, "best.ckpt")
         if self._after_validation:
             self._after_validation = False
-            self._save(trainer, "last.ckpt")
+            self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the epoch."""
         done = trainer.current_epoch + 1
         ends = done == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        if ends or done % self.every_n_epochs == 0 or trainer.should_stop:
-            self._save(trainer, "last.ckpt")
+        if ends or done % self.every_n_epochs == 0 or trainer.should_stop or self._stopping:
+            self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score, and the time it took to get here."""
@@ -89,6 +104,11 @@ class StageCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from there."""
         self.best, self.seconds = state_dict["best"], state_dict.get("seconds", 0.0)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        self._save(trainer, "last.ckpt")
+        if self._stopping:
+            raise self.interruption.stop(trainer)
 
     def _save(self, trainer: Trainer, name: str) -> None:
         for logger in trainer.loggers:

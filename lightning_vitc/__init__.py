@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from lightning_vitc.artifact import load
     from lightning_vitc.backbone import create_backbone
     from lightning_vitc.compact import compact
+    from lightning_vitc.methods.dcvit import DCViT
     from lightning_vitc.methods.dense import Dense
+    from lightning_vitc.methods.practise import Practise
     from lightning_vitc.methods.scala import Scala
     from lightning_vitc.module import CompressionModule
 
@@ -23,7 +25,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "ArchSpec": "architecture",
     "CompressionModule": "module",
+    "DCViT": "methods.dcvit",
     "Dense": "methods.dense",
+    "Practise": "methods.practise",
     "Scala": "methods.scala",
     "compact": "compact",
     "create_backbone": "backbone",
@@ -33,7 +37,9 @@ _HOMES = {
 __all__ = [
     "ArchSpec",
     "CompressionModule",
+    "DCViT",
     "Dense",
+    "Practise",
     "Scala",
     "compact",
     "costs",

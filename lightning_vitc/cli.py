@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from lightning_vitc import __version__
 from lightning_vitc.commands import COMMANDS
-from lightning_vitc.errors import EXIT_USER_ERROR, UserError
+from lightning_vitc.errors import EXIT_USER_ERROR, Interrupted, UserError
 from lightning_vitc.suggest import did_you_mean
 
 EXIT_BROKEN_PIPE = 1
@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except Interrupted as stop:
+        print(f"stopped by {stop}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -103,5 +103,5 @@ def _dcvit(spec: ArchSpec) -> Parts:
 
 
 PAPERS: dict[str, Callable[[ArchSpec], Parts]] = {
-    "dcvit": _dcvit, "practise": _dcvit, "uvc": _uvc, "scala": _full, "usdc": _full,
+    "dcvit": _dcvit, "practise": _dcvit, "uvc": _uvc, "one_shot": _uvc, "scala": _full, "usdc": _full,
 }  # fmt: skip

@@ -46,7 +46,7 @@ class SkipGates(nn.Module):
         """Hard gates of a step with the gradient of the soft ones, as the backbone takes them: [L] or [L, 2]."""
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {step}".encode()))
         uniform = torch.rand(self.logits.shape, generator=generator).clamp(1e-9, 1 - 1e-7)
-        noise = -torch.log(-torch.log(uniform)).to(self.logits.device)
+        noise = _without_waiting(-torch.log(-torch.log(uniform)), self.logits.device)
         soft = F.softmax((self.logits + noise) / temperature, dim=-1)[..., 1]
         return self._shaped((soft > 0.5).float() - soft.detach() + soft)
 
@@ -55,7 +55,8 @@ class SkipGates(nn.Module):
 
         So that under DDP every parameter takes part in every step.
         """
-        gates = torch.as_tensor(value, device=self.logits.device).float().expand(len(self.logits), 2)
+        given = value if isinstance(value, Tensor) else self.logits.new_full((), value)
+        gates = given.to(self.logits).expand(len(self.logits), 2)
         return self._shaped(gates[:, : self.logits.shape[1]] + 0 * self.logits.sum())
 
     @torch.no_grad()
@@ -70,7 +71,7 @@ class SkipGates(nn.Module):
         if not training or gradient is None:
             self.gradient.zero_()
             return
-        self.gradient.add_(gradient)
+        self.gradient.add_(torch.where(gradient.isfinite().all(), gradient, 0))  # fp16 skips steps that overflow
         if (step + 1) % self.every == 0:
             self.logits.grad = self.gradient / self.every
             self.gradient.zero_()
@@ -80,13 +81,13 @@ class SkipGates(nn.Module):
         """Which branches run, [L, 2] on the CPU: those whose run logit is larger, as far as the budget allows it.
 
         The likeliest are added while the network is smaller than the budget asks for, the unlikeliest left out
-        while no pruning could bring it down to it; at least `min_blocks` run.
+        while no pruning could bring it down to it; of attentions and of MLPs at least `min_blocks` run.
 
         Args:
             most: the cost of branches that are not pruned.
             least: the cost of branches that are pruned to their minima.
             limit: the budget.
-            min_blocks: blocks of which a branch runs at least.
+            min_blocks: attentions, and MLPs, that run at least.
         """
         chance = self.probability().float().cpu()
         columns = [[0, 1]] if self.unit == "block" else [[0], [1]]
@@ -94,13 +95,13 @@ class SkipGates(nn.Module):
         units.sort(key=lambda unit: float(chance[unit[0], unit[1][0]]), reverse=True)
         running = chance > 0.5
         for block, column in units:
-            few = int(running.any(-1).sum()) < min_blocks and not bool(running[block].any())
+            few = _fewest(running) < min_blocks and not bool(running[block, column].any())
             if few or most(running) < limit:
                 running[block, column] = True
         for block, column in reversed(units):
             fewer = running.clone()
             fewer[block, column] = False
-            if least(running) > limit and int(fewer.any(-1).sum()) >= min_blocks:
+            if least(running) > limit and _fewest(fewer) >= min_blocks:
                 running = fewer
         for block, column in units:  # without pruning, what was left out too generously
             more = running.clone()
@@ -111,3 +112,13 @@ class SkipGates(nn.Module):
 
     def _shaped(self, gates: Tensor) -> Tensor:
         return gates.squeeze(1) if self.unit == "block" else gates
+
+
+def _fewest(running: Tensor) -> int:
+    """Attentions or MLPs that run, whichever are fewer: without attention the class token would see no patch."""
+    return int(running.sum(0).min())
+
+
+def _without_waiting(values: Tensor, device: torch.device) -> Tensor:
+    """Move from the CPU without making the host wait for what the device still computes."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

@@ -43,7 +43,7 @@ from lightning_vitc.results import Row
 from lightning_vitc.run_directory import RunDirectory, read_json
 from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig
 from lightning_vitc.starting_point import starting_network, template
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.teacher import Teacher, must_see_alike
 from lightning_vitc.trainers import stage_trainer, test_trainer
 
 Selection = Literal["best", "last"]
@@ -126,11 +126,23 @@ class Pipeline:
             network = module.backbone
         else:
             network = self.backbone() if config.run is None else dense_of_run(config.run)
-            _must_see(network.spec, self.dense_spec, config.run)
+            must_see_alike(network.spec, self.dense_spec)
         if self.dense_name is None:
             self.dense_name = "dense"
             self.add_row("dense", network, None)
         return network
+
+    def start(self) -> Backbone:
+        """`dense()` of a method that compresses it, which needs a trained one of the experiment's own model.
+
+        Raises:
+            UserError: for another run's network of another shape, or a classifier that was never trained.
+        """
+        dense, wanted = self.dense(), self.dense_spec
+        config = self.experiment.teacher
+        if replace(dense.spec, name=wanted.name) != wanted:
+            raise UserError(f"teacher.run: {config.run} holds another network than model.name; they must agree")
+        return dense
 
     def fit(
         self, stage: str, build: Callable[[], Module], epochs: int | None = None, select: Selection = "best",
@@ -293,14 +305,6 @@ class Pipeline:
             config, img_size=spec.img_size, in_chans=spec.in_chans, seed=self.experiment.seed,
             accumulate=self.experiment.trainer.accumulate_grad_batches, **normalization,
         )  # fmt: skip
-
-
-def _must_see(found: ArchSpec, wanted: ArchSpec, run: str | None) -> None:
-    """Refuse a dense network of another run that sees other images than this one's."""
-    one, other = ((spec.in_chans, *spec.img_size) for spec in (found, wanted))
-    if one != other:
-        shown = " and this run's ".join(" x ".join(map(str, shape)) for shape in (one, other))
-        raise UserError(f"teacher.run: the images of {run} are {shown}; they must agree")
 
 
 def _given(section: Any, *keys: str) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _all_moves(
                 yield from _head_chain(block, head, scores, costs, least.dims, round_to, head in protected)
         if masks.branches[block, MLP]:
             scores = channels[block].masked_fill(~masks.channels[block], float("inf"))
-            chunks = _chunks(scores, _rounded_up(least.channels, round_to), round_to)
+            chunks = _chunks(scores, rounded_up(least.channels, round_to), round_to)
             yield from _merged([Move(block, None, *chunk, cost=costs.channel * len(chunk[0])) for chunk in chunks])
 
 
@@ -120,7 +120,7 @@ def _most_important(dims: Tensor, heads: Tensor, count: int) -> set[int]:
 def _head_chain(
     block: int, head: int, scores: Tensor, costs: UnitCosts, least: int, round_to: int, protected: bool
 ) -> list[Move]:
-    chunks = list(_chunks(scores, _rounded_up(least, round_to), round_to))
+    chunks = list(_chunks(scores, rounded_up(least, round_to), round_to))
     moves = [Move(block, head, *chunk, cost=costs.dim * len(chunk[0])) for chunk in chunks]
     if protected:
         return _merged(moves)
@@ -145,7 +145,8 @@ def _chunks(scores: Tensor, least: int, size: int) -> Iterator[tuple[list[int], 
         start = stop
 
 
-def _rounded_up(least: int, size: int) -> int:
+def rounded_up(least: int, size: int) -> int:
+    """The first multiple of `size` that is at least `least`."""
     return -(-least // size) * size
 
 

@@ -119,13 +119,14 @@ class UnitCosts:
 
 
 def removed(masks: Masks, costs: UnitCosts) -> dict[str, Any]:
-    """Of what is removed, in percent of the dense cost: by skipping branches, and by pruning those that run."""
+    """In percent of the dense cost, in what the budget counts: removed by skipping, by pruning what runs, and left."""
     unpruned = Masks(torch.ones_like(masks.dims), torch.ones_like(masks.channels), masks.branches)
     skipped, left = costs.dense - costs.total(unpruned), costs.total(masks)
     return {
         "blocks": int(masks.branches.any(-1).sum()),
         "skipped_percent": round(100 * skipped / costs.dense, 3),
         "pruned_percent": round(100 * (costs.dense - skipped - left) / costs.dense, 3),
+        "left_percent": round(100 * left / costs.dense, 3),
     }
 
 
@@ -144,6 +145,24 @@ def proj_and_fc2(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """The weights whose columns are pruned, block by block: of `attn.proj` and of `mlp.fc2`."""
     blocks: Any = network.blocks
     return [block.attn.proj.weight for block in blocks], [block.mlp.fc2.weight for block in blocks]
+
+
+def as_indices(masks: Masks) -> dict[str, Any]:
+    """What is kept, block by block, as a record: the value dimensions of every head, channels, branches."""
+    dims = [[head.nonzero().flatten().tolist() for head in block] for block in masks.dims]
+    channels = [block.nonzero().flatten().tolist() for block in masks.channels]
+    return {"dims": dims, "channels": channels, "branches": masks.branches.tolist()}
+
+
+def from_indices(spec: ArchSpec, record: dict[str, Any]) -> Masks:
+    """The masks of a record."""
+    masks = Masks.full(spec)
+    masks.branches = torch.tensor(record["branches"])
+    for block, (heads, channels) in enumerate(zip(record["dims"], record["channels"], strict=True)):
+        masks.channels[block] = torch.isin(torch.arange(masks.channels.shape[1]), torch.tensor(channels))
+        for head, dims in enumerate(heads):
+            masks.dims[block, head] = torch.isin(torch.arange(masks.dims.shape[2]), torch.tensor(dims))
+    return masks
 
 
 def check_minima(least: MinKeepConfig, spec: ArchSpec) -> None:

@@ -220,6 +220,7 @@ class SlurmConfig:
     partition: str | None = None
     constraint: str | None = None
     mem: str | None = None
+    signal_seconds: int = bounded(120, gt=0)  # before the time limit, to save and be requeued
     setup: list[str] = field(default_factory=list)  # shell lines before `srun`, e.g. "module load cuda"
 
 
@@ -295,3 +296,16 @@ class Experiment:
         values = asdict(self)
         values["method"] = {"name": values.pop("method_name"), **values["method"]}
         return values
+
+
+def must_be_trained(experiment: Experiment) -> None:
+    """For methods that compress a trained network: refuse to start from a random one. A dry run may."""
+    model, teacher = experiment.model, experiment.teacher
+    given = teacher.train or teacher.run or model.pretrained or is_directory_name(model.name)
+    if not given and experiment.data.name != "fake":
+        raise ValueError(
+            f"model.pretrained: {experiment.method_name} compresses a trained network; set it, or teacher.train=true "
+            "to train one first, or teacher.run"
+        )
+    if experiment.budget.params is not None and experiment.budget.convention == "paper":
+        raise ValueError("budget.convention: paper is a way to count MACs; it has no effect with budget.params")

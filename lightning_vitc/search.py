@@ -76,11 +76,15 @@ class BudgetedSearch(nn.Module):
         )
 
     def ratio(self, run: Tensor) -> Tensor:
-        """Cost over dense cost with branches run with probability `run` [L, 2]; differentiable in `run`."""
+        """Cost over dense cost with branches run with probability `run` [L, 2]; differentiable in `run`.
+
+        Of s and r themselves, not of their ceilings: masks remove up to one group more of each. The budget is
+        met by the projection, not by this number.
+        """
         return (self.costs.fixed + (self.branches() * run).sum()) / self.costs.dense
 
     def branches(self) -> Tensor:
-        """[L, 2] cost of attention and MLP as they are cut now."""
+        """[L, 2] cost of attention and MLP, of s and r as they are now."""
         heads = self.heads - self.cut_heads
         dims = heads * (self.dims - self.cut_dims.mean(-1))
         return self.costs.branches(heads, dims, self.channels - self.cut_channels)
@@ -156,7 +160,7 @@ class BudgetedSearch(nn.Module):
             share = rates.cut * (pressure * probability - dual * following)
             each = block * len(cut) / cut.numel()  # a block's share goes to all variables of a kind together
             cut.add_(share * each / unit).clamp_(0, energy.shape[-1] - least)
-            dual.add_(rates.dual * gone / energy.shape[-1]).clamp_min_(0)
+            dual.add_(rates.dual * gone / energy.shape[-1])
 
     @torch.no_grad()
     def reprice(self) -> None:

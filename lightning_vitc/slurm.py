@@ -54,6 +54,7 @@ def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
         "output": f"{directory.absolute()}/slurm-%j.log",
         "open-mode": "append",
         "requeue": True,  # after a node failed or was taken away; the run continues
+        "signal": f"SIGUSR1@{slurm.signal_seconds}",  # to the tasks: save, and back into the queue
     }
     placement = [f"trainer.num_nodes={slurm.nodes}", f"trainer.devices={tasks}",
                  f"trainer.accelerator={'gpu' if slurm.gpus_per_node else 'cpu'}"]  # fmt: skip

@@ -27,10 +27,8 @@ class Teacher:
                 f"teacher: it has {self.num_classes} classes, the student {student.num_classes}; they must agree"
             )
         own = getattr(self.network, "spec", None)  # only networks of this library have one
-        if own is not None and _images(own) != _images(student):
-            raise UserError(
-                f"teacher: it sees images of {_images(own)}, the student {_images(student)}; they must agree"
-            )
+        if own is not None:
+            must_see_alike(own, student)
 
     def to(self, device: torch.device) -> None:
         """Move the network."""
@@ -43,6 +41,18 @@ class Teacher:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Teacher":
         return self  # an averaged copy of the student (EMA) shares its teacher
+
+
+def must_see_alike(teacher: ArchSpec, student: ArchSpec) -> None:
+    """Refuse a teacher of other images.
+
+    Raises:
+        UserError: naming both.
+    """
+    if _images(teacher) != _images(student):
+        raise UserError(
+            f"teacher: it sees images of {_images(teacher)}, the student {_images(student)}; they must agree"
+        )
 
 
 def _images(spec: ArchSpec) -> str:

@@ -1,6 +1,7 @@
 """`vitc train`: run a whole experiment, or continue it."""
 
 import logging
+import os
 import time
 import warnings
 
@@ -24,6 +25,7 @@ QUIET = (
     "This DataLoader will create .* worker processes",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     "`broadcast_buffers` is deprecated",  # its successor is not in every torch we support
+    "The `srun` command is available on your system but is not used",  # `vitc slurm` uses it
     "It is recommended to use .* sync_dist=True",  # torchmetrics has done that
 )
 
@@ -40,6 +42,7 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
     """
     hush()
     directory = RunDirectory.of(experiment)
+    _must_continue(directory)
     pipeline = None if directory.is_complete() and not fresh else _checked(experiment, directory)
     if _is_rank_zero():
         directory.open(experiment, fresh)
@@ -55,6 +58,16 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
         raise
     finally:
         directory.close()
+
+
+def _must_continue(directory: RunDirectory) -> None:
+    """A Slurm job that was started again has a checkpoint, or it would silently start over."""
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    if restarts != "0" and not any(directory.path.glob("checkpoints/*/last.ckpt")) and not directory.is_complete():
+        raise UserError(
+            f"{directory.path}: this Slurm job was restarted ({restarts}), and there is no checkpoint to continue "
+            "from; submit it anew to start over"
+        )
 
 
 def hush() -> None:

@@ -23,7 +23,7 @@ def bars(spec: ArchSpec, **options) -> tuple[list[float], list[float]]:
 def crossed(spec: ArchSpec, **options) -> list[list[int]]:
     """The blocks that are crossed out, in attention and in MLP."""
     figure = architecture_figure(spec, DENSE, **options)
-    return [[round(sum(line.get_xdata()[:2]) / 2) for line in axes.lines] for axes in figure.axes]
+    return [sorted({round(sum(line.get_xdata()[:2]) / 2) for line in axes.lines}) for axes in figure.axes]
 
 
 def test_heads_dimensions_and_channels_are_drawn_to_scale():

@@ -1,6 +1,7 @@
 """`vitc export` in several formats and widths, and `vitc evaluate` of what it wrote."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -168,3 +169,16 @@ def test_a_format_that_computes_something_else_is_not_exported(finished, tmp_pat
     with pytest.raises(RuntimeError, match=r"^pt2: a logit differs from PyTorch's by 1\.0e-03$"):
         exporting.export(str(finished), str(tmp_path / "x"), formats=["pt2"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_export_leaves_the_old_directory_whole(exported, finished, vitc):
+    """Killed while it writes; the next export removes what is left of it."""
+    shutil.copytree(exported, vitc.place / "model")
+    arguments = ["export", str(finished), "--out", "model", "--formats", "onnx", "--logits-only"]
+    assert vitc.kill_when(lambda: list(vitc.place.glob(".model.*.tmp/*")), *arguments)
+    assert list(vitc.place.glob(".model.*.tmp"))
+    assert lightning_vitc.load(vitc.place / "model").embed_dim == lightning_vitc.load(exported).embed_dim
+    assert json.loads((vitc.place / "model" / "arch.json").read_text())["budget"] == {"width": 0.5}
+    assert vitc(*arguments).code == 0
+    assert json.loads((vitc.place / "model" / "arch.json").read_text())["budget"] == {"width": 1.0}
+    assert not list(vitc.place.glob(".model.*.tmp"))

@@ -117,3 +117,18 @@ def test_without_pruning_the_budget_is_filled_and_never_exceeded() -> None:
 def test_a_block_is_skipped_whole() -> None:
     running = gates(chances=CHANCES).decide(cost(), cost(0.1), 12, 1)
     assert torch.equal(running[:, 0], running[:, 1])
+
+
+def test_attention_stays_where_mlps_would_do_for_the_budget() -> None:
+    halves = [chance for _ in range(8) for chance in (0.1, 0.9)]  # no attention wants to run
+    running = gates("sublayer", chances=halves).decide(cost(), cost(0.1), 12, 3)
+    assert int(running[:, 0].sum()) >= 3
+
+
+def test_an_overflow_does_not_reach_the_gates() -> None:
+    made = gates(every=2)
+    for step, value in enumerate((float("inf"), 1.0)):
+        made.logits.grad = torch.full_like(made.logits, value)
+        made.collect(step, training=True)
+    assert made.logits.grad is not None
+    assert made.logits.grad.unique().tolist() == [0.5]

@@ -216,3 +216,42 @@ def test_a_run_without_a_finished_dense_network_does_not_teach(finished, pipelin
 
 def test_nothing_is_infinite(finished):
     assert all(math.isfinite(row["top1"]) for row in json.loads((finished / "result.json").read_text())["rows"])
+
+
+def test_the_teacher_of_a_few_shot_run_sees_all_images(tmp_path):
+    keys = ["model.depth=3", "teacher.epochs=1", "teacher.warmup_epochs=0", f"output_dir={tmp_path}"]
+    run = Pipeline(load_experiment("dcvit_digits", keys), RunDirectory(tmp_path / "run"))
+    data, recipe = run._teacher_recipe()
+    assert (data.sizes["train"], run.data.sizes["train"]) == (1259, 50)
+    assert (data.config.batch_size, data.config.mixup, data.config.smoothing) == (32, 0.5, 0.1)
+    assert (recipe.lr, recipe.weight_decay, run.optimizer.weight_decay) == (2e-3, 0.05, 1e-4)
+    plain = Pipeline(load_experiment("uvc_digits", [f"output_dir={tmp_path}"]), RunDirectory(tmp_path / "other"))
+    assert plain._teacher_recipe() == (plain.data, plain.optimizer)
+
+
+def test_a_decision_is_made_once(pipeline):
+    run = pipeline()
+    made = []
+
+    def decide() -> dict[str, int]:
+        made.append(1)
+        return {"number": len(made)}
+
+    assert run.record("choice", decide) == run.record("choice", decide) == {"number": 1}
+    assert pipeline().record("choice", decide) == {"number": 1}
+    other = Pipeline(run.experiment, run.directory, read_only=True)
+    assert other.record("choice", decide) == {"number": 1}
+    with pytest.raises(UserError, match=r"another.json is not there; continue the run with 'vitc train'"):
+        other.record("another", decide)
+
+
+def test_spread_stages_are_those_trained_one_by_one(pipeline):
+    run = pipeline("trainer.max_steps=3", "teacher.train=false")
+    stages = {name: lambda: Dense(run.backbone(), run.optimizer) for name in ("a", "b")}
+    one, two = run.spread(stages)
+    assert not equal(state(one), state(two))
+    again = pipeline("trainer.max_steps=3", "teacher.train=false", path=run.directory.path.with_name("other"))
+    alone = again.fit("b", lambda: Dense(again.backbone(), again.optimizer), select="last", validate=False)
+    assert equal(state(two), state(alone))
+    done = json.loads((run.directory.stage("a") / "done.json").read_text())
+    assert (done["weights"], done["steps"]) == ("last.ckpt", 3)

@@ -1,5 +1,7 @@
 """Masked and compacted networks give the same logits, for random masks of every kind and several kinds of model."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
-from lightning_vitc.prunable import Masks, kept_of, masked_weights, pruned_spec, uniform
+from lightning_vitc.prunable import Masks, as_indices, from_indices, kept_of, masked_weights, pruned_spec, uniform
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 3, "num_classes": 7}
 KINDS = {
@@ -92,3 +94,26 @@ def test_a_pruned_network_is_refused() -> None:
     chosen.channels[0, 0] = False
     with pytest.raises(UserError, match="is already pruned; start from a dense model"):
         uniform(pruned_spec(model.spec, chosen))
+
+
+@settings(max_examples=20, deadline=None)
+@given(chosen=masks())
+def test_a_record_is_read_back_as_it_was(chosen: Masks) -> None:
+    spec = NETWORKS["vit"].spec
+    read = from_indices(spec, json.loads(json.dumps(as_indices(chosen))))
+    assert all(torch.equal(one, two) for one, two in zip(vars(chosen).values(), vars(read).values(), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit_small_distilled_patch16_224"])
+def test_masked_equals_compact_at_full_size(name: str) -> None:
+    torch.manual_seed(0)
+    model, generator = create_backbone(name).eval(), torch.Generator().manual_seed(1)
+    full = Masks.full(model.spec)
+    chosen = Masks(*(torch.rand(mask.shape, generator=generator) < 0.6 for mask in vars(full).values()))
+    chosen.dims &= (torch.rand(full.heads.shape, generator=generator) < 0.7)[..., None]
+    chosen.branches[:, 0] &= chosen.heads.any(-1)
+    images = torch.randn(2, 3, 224, 224, generator=generator)
+    with torch.no_grad():
+        masked = functional_call(model, masked_weights(dict(model.named_parameters()), chosen), (images,))
+        assert torch.allclose(masked, compact(model, kept_of(model.spec, chosen))(images), atol=1e-5)

@@ -88,6 +88,25 @@ def test_an_earlier_report_is_replaced_and_nothing_else(folder, finished, vitc):
     assert not (vitc.place / "x").exists()
 
 
+@pytest.mark.slow
+def test_an_exported_directory_has_a_row_a_format(finished, vitc):
+    done = vitc("export", str(finished), "--out", "half", "--width", ".5", "--formats", "onnx,int8")
+    assert done.code == 0, done.error
+    done = vitc("report", "half", str(finished), "--out", "page", "--repeats", "1", "--json")
+    assert (done.code, done.error) == (0, "")
+    rows = [row for row in json.loads(done.out) if "half" in row["name"]]
+    assert [row["name"] for row in rows] == ["half, safetensors", "half, onnx", "half, int8"]
+    formats = json.loads((vitc.place / "half" / "arch.json").read_text())["formats"]
+    for row in rows:
+        assert (row["top1"], row["bytes"]) == tuple(formats[row["runtime"]][key] for key in ("top1", "bytes"))
+        assert row["latency_ms"]["p50"] > 0
+        assert row["budget"] == "width 0.5"
+    vitc("export", str(finished), "--out", "all", "--variant", "elastic")
+    done = vitc("report", "all", "--out", "x")
+    message = "all: not one network with an accuracy and a dense model; name its run instead"
+    assert (done.code, done.error) == (2, f"error: {message}\n")
+
+
 # Its parts
 
 

@@ -43,6 +43,7 @@ def test_the_whole_script(here):
 #SBATCH --output={here}/runs/scala_digits/default/slurm-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
+#SBATCH --signal=SIGUSR1@120
 
 set -euo pipefail
 cd {here}
@@ -74,7 +75,7 @@ def test_names_with_blanks_and_quotes(tmp_path, monkeypatch):
     experiment = load_experiment("scala_digits", ["output_dir=my runs"])
     path = write_script(experiment, "scala_digits", ["output_dir=my runs", "data.root=$HOME/a b"])
     assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
-    *_, output, mode, requeue = [line for line in path.read_text().splitlines() if line.startswith("#SBATCH")]
+    *_, output, mode, requeue, _ = [line for line in path.read_text().splitlines() if line.startswith("#SBATCH")]
     assert shlex.split(output)[1] == f"--output={place}/my runs/scala_digits/default/slurm-%j.log"
     assert (mode, requeue) == ("#SBATCH --open-mode=append", "#SBATCH --requeue")
     last = path.read_text().splitlines()[-1]

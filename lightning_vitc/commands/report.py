@@ -8,7 +8,7 @@ from lightning_vitc.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="finished run directories")
+    parser.add_argument("sources", metavar="RUN_OR_DIR", nargs="+", help="finished runs, and exported directories")
     parser.add_argument("--out", metavar="DIR", required=True, help="where to write the page and its pictures")
     parser.add_argument("--batch-size", type=int, default=1, help="of the latency (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="of the latency: cpu or cuda (default: %(default)s)")
@@ -27,6 +27,6 @@ def run(args: argparse.Namespace) -> int:
 
     hush()
     settings = Settings(batch_sizes=(args.batch_size,), device=args.device, repeats=args.repeats)
-    rows = report(args.runs, args.out, settings)
+    rows = report(args.sources, args.out, settings)
     print(json.dumps(rows) if args.json else f"{args.out.rstrip('/')}/{PAGE}")
     return 0

@@ -26,6 +26,10 @@ def unknown_key(path: tuple[str, ...], tree: Tree) -> str:
 def _elsewhere(last: str, tree: Tree) -> list[str]:
     """Up to two keys of other sections that end in `last`, else the one that is nearest."""
     endings = {key: key.rpartition(".")[2] for key in _leaves(tree) if not key.endswith(".name")}
+    proper = {ending for key, ending in endings.items() if not key.startswith("teacher.")}
+    endings = {  # the keys of a teacher's recipe repeat those of other sections
+        key: ending for key, ending in endings.items() if not (key.startswith("teacher.") and ending in proper)
+    }
     near = nearest(last, dict.fromkeys(endings.values()), count=len(endings), cutoff=0.75)
     same = [ending for ending in near if ending == last or ending.endswith(f"_{last}")][:2]
     return [key for ending in same or near[:1] for key in endings if endings[key] == ending][:2]

@@ -1,16 +1,15 @@
 """The end of a run with gates: expected MACs within the budget, run rates by block and class, pictures."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from lightning_vitc.backbone import Backbone, from_spec
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.dynamic.attaching import gates_of, lower
 from lightning_vitc.dynamic.costs import DynamicCosts
-from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.pictures import write_pictures
 from lightning_vitc.dynamic.rates import RunRates
 from lightning_vitc.dynamic.skipping import noting_decisions
@@ -94,28 +93,12 @@ def settled(run: "Pipeline", network: Backbone, targets: DynamicTargets) -> dict
     return {key: facts[key] for key in ("expected_macs", "worst_macs")}
 
 
-def lower(network: Backbone, shift: float) -> None:
-    """Make every gate skip what it ran by a margin of less than `shift`."""
-    with torch.no_grad():
-        for gate in _gates(network):
-            gate.last.bias[0] += shift
-
-
-def without_gates(network: Backbone) -> Backbone:
-    """The resident model in which everything runs."""
-    blocks = tuple(replace(block, gates=(None, None)) for block in network.spec.blocks)
-    plain = from_spec(replace(network.spec, blocks=blocks), fresh=False, rates=network.rates)
-    plain.load_state_dict({name: value for name, value in network.state_dict().items() if ".gate" not in name})
-    plain.pretrained_cfg = network.pretrained_cfg
-    return plain
-
-
 def _within(run: "Pipeline", evaluation: RateEvaluation, limit: int) -> float:
     """Move the gates until the expected MACs are within the limit, and close to it where that is possible."""
-    starts = [gate.last.bias.detach().clone() for gate in _gates(evaluation.network)]
+    starts = [gate.last.bias.detach().clone() for gate in gates_of(evaluation.network)]
 
     def expected(shift: float) -> float:
-        for gate, start in zip(_gates(evaluation.network), starts, strict=True):
+        for gate, start in zip(gates_of(evaluation.network), starts, strict=True):
             gate.last.bias.data.copy_(start)
         lower(evaluation.network, shift)
         test_trainer(run.experiment).test(evaluation, run.data.loader_of("validation"), verbose=False)
@@ -170,10 +153,6 @@ def _facts(evaluation: RateEvaluation | None, shift: float, targets: DynamicTarg
         "run_rates": evaluation.rates["all"].tolist(),
         "run_rates_by_class": by_class,
     }
-
-
-def _gates(network: Backbone) -> list[GateNetwork]:
-    return [module for module in network.modules() if isinstance(module, GateNetwork)]
 
 
 def _most(images: Tensor, macs: Tensor, largest: bool) -> tuple[Tensor, Tensor]:

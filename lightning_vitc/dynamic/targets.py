@@ -1,15 +1,15 @@
 """What a budget asks of a network that is smaller and also skips: an expected cost, and that of the resident model."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.budget import parse_amount, target_of
+from lightning_vitc.budget import Target, parse_amount, target_of
 from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
 from lightning_vitc.errors import UserError
 from lightning_vitc.planning import Plan, Reach
-from lightning_vitc.prunable import Masks, UnitCosts
+from lightning_vitc.prunable import UnitCosts
+from lightning_vitc.reach import reach_of
 from lightning_vitc.schema import BudgetConfig
 
 
@@ -63,21 +63,19 @@ def targets_of(budget: BudgetConfig, spec: ArchSpec, static: bool, dynamic: bool
     return DynamicTargets(whole.dense, whole.amount, amount, budget.convention)
 
 
-def dearest_gates(spec: ArchSpec, names: tuple[str, ...]) -> int:
-    """MACs of a gate for every branch, at most."""
-    return 2 * spec.depth * max((gate_macs(name, spec.embed_dim) for name in names), default=0)
-
-
-def plan_of(spec: ArchSpec, targets: DynamicTargets, smallest: Masks, costs: UnitCosts, names: tuple[str, ...],
-            details: dict[str, Any]) -> Plan:  # fmt: skip
-    """What pruning to `smallest` and skipping by gates of `names` (none: no skipping) can reach."""
-    gates, step = dearest_gates(spec, names), max(costs.dim, costs.channel)
-    static = Reach(costs.total(smallest) + gates, costs.dense, step)
+def plan_of(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names: tuple[str, ...]) -> Plan:
+    """What pruning, and skipping by gates of `names` (none: no skipping), can reach; gates at their dearest."""
+    costs = UnitCosts.of(spec, convention=budget.convention, method="usdc")
+    target = Target("macs", targets.static or targets.dense, costs.dense, budget.convention, "usdc")
+    pruned = reach_of(spec, costs, budget, target, prune=True, skip=False, share=None)
+    gates = 2 * spec.depth * max((gate_macs(name, spec.embed_dim) for name in names), default=0)
+    static = replace(pruned, least=pruned.least + gates)
+    least = {key: value for key, value in vars(budget.min_keep).items() if key != "blocks"}
+    details = {"min_keep": least, "round_to": budget.round_to, "gates": list(names)}
     if not names:
         return Plan("macs", targets.expected, static, details)
-    expected = Reach(costs.fixed + gates, costs.dense, 1)
     further = {} if targets.static is None else {"static": Plan("macs", targets.static, static)}
-    return Plan("macs", targets.expected, expected, details, further)
+    return Plan("macs", targets.expected, Reach(costs.fixed + gates, costs.dense, 1), details, further)
 
 
 def gate_names(search: str) -> tuple[str, ...]:

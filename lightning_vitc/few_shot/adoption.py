@@ -29,6 +29,8 @@ def adopt_trials(run: "Pipeline", source: str | None, unrelated: Sequence[str]) 
     """
     if source is None or run.read_only:
         return
+    if not (Path(source) / "config.yaml").is_file():
+        raise UserError(f"method.trials_of: '{source}' is not the directory of a run: it has no config.yaml")
     _must_agree(run, source, (*FREE, *UNRELATED, *unrelated))
     other = RunDirectory(source)
     stages = sorted(path.parent.name for path in other.path.glob("checkpoints/trials_*/done.json"))

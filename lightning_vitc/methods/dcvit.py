@@ -22,7 +22,7 @@ from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_t
 from lightning_vitc.few_shot.metric_set import metric_set
 from lightning_vitc.few_shot.scores import score
 from lightning_vitc.planning import Plan
-from lightning_vitc.schema import Experiment, SyntheticConfig, bounded
+from lightning_vitc.schema import Experiment, SyntheticConfig, bounded, must_be_trained
 
 if TYPE_CHECKING:
     from lightning_vitc.pipeline import Pipeline
@@ -52,6 +52,7 @@ class Arguments:
         """Rules with the experiment's other keys; a violation is a ValueError naming the key."""
         if experiment is None:
             return
+        must_be_trained(experiment)
         if experiment.trainer.max_epochs is None:
             raise ValueError("trainer.max_epochs: missing; every fine-tuning of dcvit takes so many")
         dropping = experiment.callbacks.get("progressive_block_dropping")
@@ -114,13 +115,13 @@ class Stages:
         must_have_room(run.directory.path, spec, len(candidates))
         target = block_target(run.experiment.budget, spec, "dcvit")
         plan = plan_blocks(spec, target, len(candidates), keys.extra_blocks)
-        dense = run.dense()
+        adopt_trials(run, keys.trials_of, ("method.finetune", "method.score"))
+        dense = run.start()
         return cls(run, dense, deepcopy(dense), plan, run.data.images_of("train"))
 
     def trials(self) -> dict[int, Backbone]:
         """The fine-tuned candidate of every block."""
         keys = self.run.arguments
-        adopt_trials(self.run, keys.trials_of, ("method.finetune", "method.score"))
         candidates = chosen_candidates(keys.candidates, self.dense.spec.depth)
         return tried(self.run, candidates, keys.trials_at_once, partial(self.compress, self.dense), self._module)
 

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,8 +14,19 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.planning import Plan, Reach
 from lightning_vitc.post_training import post_train
-from lightning_vitc.prunable import Masks, UnitCosts, check_minima, energies, kept_of, removed, uniform
-from lightning_vitc.schema import BudgetConfig, Experiment, bounded
+from lightning_vitc.projection import rounded_up
+from lightning_vitc.prunable import (
+    Masks,
+    UnitCosts,
+    as_indices,
+    check_minima,
+    energies,
+    from_indices,
+    kept_of,
+    removed,
+    uniform,
+)
+from lightning_vitc.schema import BudgetConfig, Experiment, bounded, must_be_trained
 from lightning_vitc.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -35,6 +46,11 @@ class Arguments:
     finetune_epochs: int = bounded(120, gt=0)
     finetune_lr: float = bounded(1e-4, gt=0)
 
+    def validate(self, experiment: Any = None) -> None:
+        """Rules with the experiment's other keys; a violation is a ValueError naming the key."""
+        if experiment is not None:
+            must_be_trained(experiment)
+
 
 class OneShot(Dense):
     """Decides once on the dense weights, then trains what is left as the budgeted methods do."""
@@ -46,7 +62,9 @@ class OneShot(Dense):
         check_minima(budget.min_keep, spec)
         target = target_of(budget, spec, "uvc")
         costs = UnitCosts.of(spec, target.quantity, target.convention, "uvc")
-        least = _total(costs, spec, budget.min_keep.heads, _rounded_up(budget.min_keep.channels, budget.round_to))
+        _, hidden = uniform(spec)
+        channels = min(hidden, rounded_up(budget.min_keep.channels, budget.round_to))
+        least = _total(costs, spec, budget.min_keep.heads, channels)
         details: dict[str, int] = {}
         if least <= target.amount <= costs.dense:
             details = dict(zip(("heads", "channels"), uniform_size(spec, costs, target.amount, budget), strict=True))
@@ -57,12 +75,15 @@ class OneShot(Dense):
     def pipeline(cls, run: "Pipeline") -> None:
         """Dense teacher, cut, post-training, rows."""
         budget, keys = run.experiment.budget, run.arguments
-        dense = run.dense()
+        dense = run.start()
         teacher = run.teacher() or Teacher(deepcopy(dense), dense.spec.num_classes) if keys.distillation else None
         target = target_of(budget, dense.spec, "uvc")
         costs = UnitCosts.of(dense.spec, target.quantity, target.convention, "uvc")
         sizes = uniform_size(dense.spec, costs, target.amount, budget)
-        masks = cut(dense, keys.criterion, *sizes, seed=run.experiment.seed)
+        kept = run.record(
+            "architecture", lambda: as_indices(cut(dense, keys.criterion, *sizes, seed=run.experiment.seed))
+        )
+        masks = from_indices(dense.spec, kept)
         final, sources = post_train(run, dense, kept_of(dense.spec, masks), teacher)
         run.add_row(keys.criterion, final, None, sources, **removed(masks, costs))
 
@@ -87,7 +108,10 @@ def uniform_size(spec: ArchSpec, costs: UnitCosts, limit: int, budget: BudgetCon
         if channels >= budget.min_keep.channels:
             found.append((abs(heads / attn.num_heads - channels / hidden), heads, channels))
     if not found:
-        raise UserError(f"budget.{limit}: out of reach of uniform pruning")
+        raise UserError(
+            f"budget.round_to: {budget.round_to} and budget.min_keep leave no number of heads and channels within "
+            f"{limit:,}; lower them"
+        )
     return min(found)[1:]
 
 
@@ -112,7 +136,3 @@ def _total(costs: UnitCosts, spec: ArchSpec, heads: int, channels: int) -> int:
     attn, _ = uniform(spec)
     block = costs.attn + heads * (costs.head + attn.head_dim * costs.dim) + costs.mlp + channels * costs.channel
     return costs.fixed + spec.depth * block
-
-
-def _rounded_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple

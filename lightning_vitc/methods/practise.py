@@ -24,7 +24,7 @@ from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_t
 from lightning_vitc.few_shot.latency import latencies
 from lightning_vitc.few_shot.scores import score
 from lightning_vitc.planning import Plan, Reach
-from lightning_vitc.schema import Experiment, bounded
+from lightning_vitc.schema import Experiment, bounded, must_be_trained
 
 if TYPE_CHECKING:
     from lightning_vitc.pipeline import Pipeline
@@ -47,7 +47,10 @@ class Arguments:
 
     def validate(self, experiment: Any = None) -> None:
         """Rules with the experiment's other keys; a violation is a ValueError naming the key."""
-        if experiment is not None and experiment.trainer.max_epochs is None:
+        if experiment is None:
+            return
+        must_be_trained(experiment)
+        if experiment.trainer.max_epochs is None:
             raise ValueError("trainer.max_epochs: missing; every fine-tuning of practise takes so many")
 
 
@@ -73,8 +76,8 @@ class Practise(FeatureMatching):
         candidates = chosen_candidates(keys.candidates, spec.depth)
         must_have_room(run.directory.path, spec, len(candidates))
         number = dropped_blocks(spec, block_target(run.experiment.budget, spec, "dcvit"), len(candidates))
-        dense = run.dense()
         adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times"))
+        dense = run.start()
         original = deepcopy(dense)
         build = partial(cls, optimizer=run.optimizer, teacher=original_tokens(original), seed=run.experiment.seed)
 

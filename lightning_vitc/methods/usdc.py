@@ -15,11 +15,12 @@ from torch.func import functional_call
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone, BranchGate, from_spec
+from lightning_vitc.backbone import Backbone, BranchGate
+from lightning_vitc.dynamic.attaching import with_gates, without_gates
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_selection import GateSelection
 from lightning_vitc.dynamic.gate_shapes import gate_macs
-from lightning_vitc.dynamic.report import settled, without_gates
+from lightning_vitc.dynamic.report import settled
 from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
 from lightning_vitc.dynamic.training import GatedTraining
 from lightning_vitc.module import StepResult, Variant
@@ -29,14 +30,16 @@ from lightning_vitc.projection import project
 from lightning_vitc.prunable import (
     Masks,
     UnitCosts,
+    as_indices,
     check_minima,
     energies,
+    from_indices,
     kept_of,
     masked_weights,
     pruned_spec,
     removed,
 )
-from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded
+from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded, must_be_trained
 from lightning_vitc.search import BudgetedSearch, SearchRates
 from lightning_vitc.teacher import Teacher
 
@@ -76,6 +79,7 @@ class Arguments:
         """Rules between keys; a violation is a ValueError naming the key."""
         if not self.static and not self.dynamic:
             raise ValueError("method.static: false with method.dynamic=false leaves nothing to compress")
+        must_be_trained(experiment)
         if experiment.budget.min_keep.blocks is not None:
             raise ValueError("budget.min_keep.blocks: has no effect, no block is removed for good; leave it out")
         for key in ("static", "dynamic"):
@@ -170,18 +174,7 @@ class USDC(GatedTraining):
     def gated(self) -> Backbone:
         """The dense network with the winning gates in its blocks."""
         assert self.gates is not None
-        winners, spec = self.gates.winners(), self.backbone.spec
-        blocks = tuple(
-            replace(block, gates=(attn.name, mlp.name)) for block, (attn, mlp) in zip(spec.blocks, winners, strict=True)
-        )
-        network = from_spec(replace(spec, blocks=blocks), fresh=False, rates=self.backbone.rates)
-        weights = dict(self.backbone.state_dict())
-        for number, pair in enumerate(winners):
-            for name, gate in zip(("gate1", "gate2"), pair, strict=True):
-                weights |= {f"blocks.{number}.{name}.{key}": value for key, value in gate.state_dict().items()}
-        network.load_state_dict(weights)
-        network.pretrained_cfg = self.backbone.pretrained_cfg
-        return network
+        return with_gates(self.backbone, self.gates.winners())
 
     # Validation and logs
 
@@ -257,40 +250,31 @@ class USDC(GatedTraining):
         keys, budget = experiment.method, experiment.budget
         check_minima(budget.min_keep, spec)
         targets = targets_of(budget, spec, keys.static, keys.dynamic)
-        unit_costs, masks = UnitCosts.of(spec, convention=budget.convention, method="usdc"), Masks.full(spec)
-        if keys.static:
-            ones = masks.dims.float(), masks.channels.float()
-            masks = project(masks, *ones, unit_costs, 0, budget.min_keep, budget.round_to)
-        names = gate_names(keys.gate_search) if keys.dynamic else ()
-        least = {key: value for key, value in vars(budget.min_keep).items() if key != "blocks"}
-        details = {"min_keep": least, "round_to": budget.round_to, "gates": list(names)}
-        return plan_of(spec, targets, masks, unit_costs, names, details)
+        return plan_of(spec, targets, budget, gate_names(keys.gate_search) if keys.dynamic else ())
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
         """Dense teacher, joint stage, projection and compaction, the compacted network with its gates, rows."""
         keys, budget, seed = run.arguments, run.experiment.budget, run.experiment.seed
-        dense = run.dense()
+        dense = run.start()
         teacher = run.teacher() or Teacher(deepcopy(dense), dense.spec.num_classes) if keys.distillation else None
         targets = targets_of(budget, dense.spec, keys.static, keys.dynamic)
         usdc = run.fit(
             "joint", lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, targets, seed), select="last"
         )
-        masks = usdc.decide()
-        shares = removed(masks, usdc.costs)
+        masks = from_indices(dense.spec, run.record("architecture", lambda: as_indices(usdc.decide())))
+        pruned = {"pruned_percent": removed(masks, usdc.costs)["pruned_percent"]}
         if not keys.dynamic:
             final, sources = post_train(run, usdc.backbone, kept_of(dense.spec, masks), teacher)
             macs = costs.macs(final.spec)
-            run.add_row("usdc", final, None, sources, expected_macs=macs, worst_macs=macs,
-                        pruned_percent=shares["pruned_percent"])  # fmt: skip
+            run.add_row("usdc", final, None, sources, expected_macs=macs, worst_macs=macs, **pruned)
             return
-        gated = usdc.gated()
-        recipe = replace(run.optimizer, lr=keys.finetune_lr, warmup_epochs=0)
-        module = run.fit(
-            "finetune", lambda: GatedFinetuning(run.compacted(gated, kept_of(gated.spec, masks)), recipe, teacher, keys,
-                                                targets, seed),
-            epochs=keys.finetune_epochs, select="last",
-        )  # fmt: skip
-        columns = settled(run, module.backbone, targets)
-        run.add_row("usdc", module.backbone, None, **columns, pruned_percent=shares["pruned_percent"])
-        run.add_row("usdc_static", without_gates(module.backbone), None)
+        gated, recipe = usdc.gated(), replace(run.optimizer, lr=keys.finetune_lr, warmup_epochs=0)
+
+        def compacted() -> GatedFinetuning:
+            small = run.compacted(gated, kept_of(gated.spec, masks))
+            return GatedFinetuning(small, recipe, teacher, keys, targets, seed)
+
+        final = run.fit("finetune", compacted, epochs=keys.finetune_epochs, select="last").backbone
+        run.add_row("usdc", final, None, **settled(run, final, targets), **pruned)
+        run.add_row("usdc_static", without_gates(final), None)

@@ -5,10 +5,9 @@ budget (all in `search`); a gate runs or skips a block, or each of its branches;
 temperature.
 """
 
-import math
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,25 +19,31 @@ from lightning_vitc.budget import Target, target_of
 from lightning_vitc.gates import SkipGates
 from lightning_vitc.losses import distilled_cross_entropy
 from lightning_vitc.module import CompressionModule, StepResult, Variant
-from lightning_vitc.planning import Plan, Reach
+from lightning_vitc.planning import Plan
 from lightning_vitc.post_training import post_train
 from lightning_vitc.projection import project
 from lightning_vitc.prunable import (
     Masks,
     UnitCosts,
+    as_indices,
     check_minima,
     energies,
+    from_indices,
     kept_of,
     masked_weights,
     pruned_spec,
     removed,
 )
-from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded
+from lightning_vitc.reach import least_blocks, reach_of, smallest
+from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded, must_be_trained
 from lightning_vitc.search import BudgetedSearch, SearchRates
 from lightning_vitc.teacher import Teacher
 
 if TYPE_CHECKING:
     from lightning_vitc.pipeline import Pipeline
+
+UNDECIDED = -1.0
+PIECES = ("heads", "dims", "channels")
 
 
 @dataclass
@@ -52,6 +57,7 @@ class Arguments:
     distillation: float = bounded(0.1, ge=0, le=1)  # a
     temperature: float = bounded(1.0, gt=0)  # T
     kd_reduction: Literal["batchmean", "numel"] = "batchmean"  # numel: also divided by classes, as released
+    skip_share: float = bounded(0.5, ge=0, le=1)  # of what is removed, removed by skipping at most; ours
     warmup_gate: float = bounded(0.5, gt=0, le=1)  # of every gate before the search
     gate_lr: float = bounded(0.05, gt=0)
     gate_every: int = bounded(50, gt=0)  # optimizer steps between updates of the gates
@@ -61,10 +67,24 @@ class Arguments:
     finetune_epochs: int = bounded(120, gt=0)  # post-training of the compacted model
     finetune_lr: float = bounded(1e-4, gt=0)
 
-    def validate(self) -> None:
-        """Rules between keys; a violation is a ValueError naming the key."""
+    @property
+    def share_of_skipping(self) -> float | None:
+        """Without pruning it is the budget alone that says how many blocks stay."""
+        return self.skip_share if self.prune else None
+
+    def validate(self, experiment: Any = None) -> None:
+        """Rules between keys, and with the experiment's others; a violation is a ValueError naming the key."""
         if not self.prune and self.skip == "none":
             raise ValueError("method.prune: false with skip=none leaves nothing to compress; set one of them")
+        if experiment is not None:
+            must_be_trained(experiment)
+            least, budget = experiment.budget.min_keep, experiment.budget
+            pruned = {"round_to": budget.round_to, **{f"min_keep.{key}": getattr(least, key) for key in PIECES}}
+            for key, value in pruned.items():
+                if not self.prune and value != 1:
+                    raise ValueError(f"budget.{key}: has no effect with method.prune=false; leave it out")
+            if self.skip == "none" and least.blocks is not None:
+                raise ValueError("budget.min_keep.blocks: has no effect with method.skip=none; leave it out")
 
 
 class UVC(CompressionModule):
@@ -79,6 +99,8 @@ class UVC(CompressionModule):
         seed: of the gates' samples.
     """
 
+    decided: Tensor
+
     def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None,
                  arguments: Arguments, budget: BudgetConfig, target: Target, seed: int = 0):  # fmt: skip
         self.arguments, self.budget, self.target = arguments, budget, target
@@ -87,12 +109,14 @@ class UVC(CompressionModule):
         self.searching, self.target_ratio = True, target.ratio  # controls, set by PruningSchedule
         self.gate_stage = "training"  # control, set by GateStaging
         self.temperature = 0.5  # control, set by GumbelTemperature
-        self._decided: Tensor | None = None  # the gates from when they are frozen, [L, 2]
         super().__init__(backbone, optimizer, teacher)
         keys, spec = arguments, backbone.spec
+        self.least_blocks = least_blocks(budget.min_keep.blocks, keys.share_of_skipping, target.ratio, spec.depth)
         self.costs = UnitCosts.of(spec, target.quantity, target.convention, target.method)
         rates = SearchRates(keys.cut_lr, keys.dual_lr, keys.price_lr)
         self.search = BudgetedSearch(spec, self.costs, budget.min_keep, rates)
+        self.register_buffer("decided", torch.full((spec.depth, 2), UNDECIDED))  # gates from when they are frozen
+        self._known: Tensor | None = None  # the same once it has been read back from the device
         self.gates = None if keys.skip == "none" else SkipGates(spec.depth, keys.skip, keys.gate_every, seed)
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
@@ -101,13 +125,28 @@ class UVC(CompressionModule):
         taught = None if self.teacher is None else self.teacher(images)
         loss = task_loss = distilled_cross_entropy(logits, targets, taught, *self.kd)
         if self.searching and self.gates is not None and self.gate_stage == "training":
-            loss = loss + self.search.pressure * self.search.ratio(self._run())
+            loss = loss + self._price_of_running()
         return StepResult(loss, {"search/task_loss": task_loss.detach()})
 
+    def _price_of_running(self) -> Tensor:
+        """What the gates pay for the blocks they run, down to as many as have to stay."""
+        run = self._run()
+        spare = (run > 0.5).any(-1).sum() > self.least_blocks
+        return spare * self.search.pressure * self.search.ratio(run)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gates have their own pace, and no part in the clipping of the weights' gradients."""
+        """Gates have their own pace."""
         if self.gates is not None:
             self.gates.collect(self.global_step, self.searching and self.gate_stage == "training")
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Clip the weights' gradients: those of the gates, which pay the price, have no part in the norm."""
+        held = None if self.gates is None else self.gates.logits.grad
+        if self.gates is not None:
+            self.gates.logits.grad = None
+        super().configure_gradient_clipping(*args, **kwargs)
+        if self.gates is not None:
+            self.gates.logits.grad = held
 
     def after_step(self) -> None:
         """What follows the step of the weights."""
@@ -168,19 +207,23 @@ class UVC(CompressionModule):
         return self.gates.constant(self._run())
 
     def _frozen_gates(self) -> Tensor:
-        if self._decided is None:  # once: it reads the gates back from their device
-            self._decided = self._decide_gates().to(self.search.price)
-        return self._decided
+        if self._known is None:  # once: it reads the gates back from their device
+            self.decided.copy_(self._decide_gates())
+            self._known = self.decided
+        return self._known
 
     def _decide_gates(self) -> Tensor:
+        """[L, 2] on the CPU; once they were frozen, what they were frozen to."""
         if self.gates is None:
             return torch.ones(self.backbone.spec.depth, 2, dtype=torch.bool)
+        if float(self.decided[0, 0]) != UNDECIDED:
+            return self.decided.bool().cpu()
         full, keys = Masks.full(self.backbone.spec), self.arguments
-        smallest = _smallest(full, self.costs, self.budget) if keys.prune else full
+        pruned = smallest(full, self.costs, self.budget) if keys.prune else full
         return self.gates.decide(
             lambda branches: self.costs.total(full.running(branches)),
-            lambda branches: self.costs.total(smallest.running(branches)),
-            self.target.amount, least_blocks(self.budget, self.target, self.backbone.spec),
+            lambda branches: self.costs.total(pruned.running(branches)),
+            self.target.amount, self.least_blocks,
         )  # fmt: skip
 
     @classmethod
@@ -190,20 +233,17 @@ class UVC(CompressionModule):
         check_minima(budget.min_keep, spec)
         target = target_of(budget, spec, "uvc")
         costs = UnitCosts.of(spec, target.quantity, target.convention, "uvc")
-        masks, least = Masks.full(spec), least_blocks(budget, target, spec)
-        if keys.skip != "none":
-            masks.branches[least:] = False
-        if keys.prune:
-            masks = _smallest(masks, costs, budget)
-        step = budget.round_to * max(costs.dim, costs.channel) if keys.prune else int(costs.dense / spec.depth)
-        return Plan(target.quantity, target.amount, Reach(costs.total(masks), costs.dense, step),
-                    {"min_keep": vars(budget.min_keep) | {"blocks": least}, "round_to": budget.round_to})  # fmt: skip
+        skip, share = keys.skip != "none", keys.share_of_skipping
+        reach = reach_of(spec, costs, budget, target, prune=keys.prune, skip=skip, share=share)
+        blocks = least_blocks(budget.min_keep.blocks, share, target.ratio, spec.depth) if skip else spec.depth
+        details = {"round_to": budget.round_to, "min_keep": vars(budget.min_keep) | {"blocks": blocks}}
+        return Plan(target.quantity, target.amount, reach, details)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
         """Dense teacher, search, projection and compaction, post-training, rows."""
         keys, budget = run.arguments, run.experiment.budget
-        dense = run.dense()
+        dense = run.start()
         teacher = run.teacher() or Teacher(deepcopy(dense), dense.spec.num_classes) if keys.distillation else None
         target = target_of(budget, dense.spec, "uvc")
         uvc = run.fit(
@@ -211,17 +251,6 @@ class UVC(CompressionModule):
             lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, target, run.experiment.seed),
             select="last",
         )
-        masks = uvc.decide()
+        masks = from_indices(dense.spec, run.record("architecture", lambda: as_indices(uvc.decide())))
         final, sources = post_train(run, uvc.backbone, kept_of(dense.spec, masks), teacher)
         run.add_row("uvc", final, None, sources, **removed(masks, uvc.costs))
-
-
-def least_blocks(budget: BudgetConfig, target: Target, spec: ArchSpec) -> int:
-    """Blocks that stay: the user's minimum, or the budget's share of them, rounded up."""
-    return min(spec.depth, budget.min_keep.blocks or math.ceil(target.ratio * spec.depth))
-
-
-def _smallest(masks: Masks, costs: UnitCosts, budget: BudgetConfig) -> Masks:
-    """All that pruning could remove of the branches that run."""
-    ones = masks.dims.float(), masks.channels.float()
-    return project(masks, *ones, costs, 0, budget.min_keep, budget.round_to)

@@ -114,3 +114,13 @@ def test_logs_are_on_disk_before_the_checkpoint(layer, fit, tmp_path, monkeypatc
     fit(layer([0.0] * 6), StageCheckpoint(3), logger=TensorBoardLogger(tmp_path), max_epochs=1)
     assert [event for event in events if event != "flush"] == ["last.ckpt", "best.ckpt", "last.ckpt"]
     assert all(before == "flush" for before, event in pairwise(events) if event != "flush")
+
+
+@pytest.mark.parametrize(("options", "saved"), [
+    ({"max_epochs": 7}, [15, 30, 35]), ({"max_epochs": -1, "max_steps": 22}, [15, 22]),
+])  # fmt: skip
+def test_every_few_epochs_and_at_the_end(layer, fit, tmp_path, options, saved):
+    witness = Witness(tmp_path)
+    fit(layer(), StageCheckpoint(every_n_epochs=3), witness, **options)
+    witness.look()
+    assert witness.steps == saved

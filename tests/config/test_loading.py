@@ -140,3 +140,26 @@ def test_scala_states_its_rules(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as raised:
         load_experiment("scala_digits", overrides, check_files=False)
     assert str(raised.value) == message
+
+
+def test_a_budget_or_teacher_of_the_command_line_replaces_the_written_one() -> None:
+    assert load_experiment("dcvit_digits").budget.drop_blocks == 2
+    budget = load_experiment("dcvit_digits", ["budget.macs=80%"]).budget
+    assert (budget.macs, budget.drop_blocks, budget.convention) == ("80%", None, "paper")
+    assert load_experiment("uvc_digits", ["budget.params=50%"]).budget.macs is None
+    assert load_experiment("dcvit_digits", ["teacher.lr=1e-4"]).teacher.train
+    teacher = load_experiment("dcvit_digits", ["teacher.run=runs/other"], check_files=False).teacher
+    assert (teacher.run, teacher.train, teacher.lr, teacher.epochs) == ("runs/other", False, None, None)
+
+
+@pytest.mark.parametrize("key", ["epochs=3", "lr=0.1", "batch_size=8", "mixup=0.1", "warmup_epochs=1"])
+def test_a_recipe_without_a_teacher_to_train(key: str) -> None:
+    message = rf"teacher.{key.partition('=')[0]}: has no effect without teacher.train=true"
+    with pytest.raises(UserError, match=message):
+        load_experiment("dcvit_digits", ["teacher.train=false", f"teacher.{key}"])
+
+
+@pytest.mark.parametrize(("key", "method"), [("drop_blocks=2", "uvc"), ("round_to=4", "dcvit")])
+def test_a_budget_that_the_method_does_not_know(key: str, method: str) -> None:
+    with pytest.raises(UserError, match=rf"budget.{key.partition('=')[0]}: the method '{method}' does not know it"):
+        load_experiment(f"{method}_digits", [f"budget.{key}"])

@@ -37,6 +37,23 @@ def test_an_epoch_is_a_permutation_without_the_rest():
     assert {index for index, _ in keys} <= set(range(100))
 
 
+@pytest.mark.parametrize(("world_size", "accumulate", "sizes"), [
+    (1, 1, [24] * 4 + [4]), (2, 1, [24] * 4 + [4]), (2, 4, [24] * 4), (1, 3, [24] * 4 + [3]),
+])  # fmt: skip
+def test_the_rest_can_be_a_smaller_batch(world_size, accumulate, sizes):
+    """As far as it divides into processes and accumulated batches."""
+    steps = _steps(world_size, accumulate, partial=True)
+    assert [len(step) for step in steps] == sizes
+    assert [len(step) for step in _steps(1, 1, partial=True, batch_size=1000)] == [100]
+    keys = [key for step in steps for key in step]
+    assert len(set(keys)) == len(keys)
+
+
+def test_fewer_images_than_slots():
+    with pytest.raises(UserError, match=r"data.batch_size: 128 is more than the 100 training images; at most 0"):
+        _steps(128, 1, partial=True, batch_size=128)
+
+
 def test_the_order_is_a_function_of_seed_and_epoch():
     assert _steps(1, 1) == _steps(1, 1)
     assert _steps(1, 1) != _steps(1, 1, seed=6)

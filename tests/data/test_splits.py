@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_vitc.data.subsets import balanced_subset, hold_out
 from lightning_vitc.errors import UserError
@@ -73,6 +74,28 @@ def test_few_shot_is_drawn_by_seed_and_balanced(vision_data, tmp_path):
     data.save_subset(tmp_path / "subset.json")
     saved = json.loads((tmp_path / "subset.json").read_text())
     assert saved == {"name": "digits", "num_samples": 50, "seed": 1, "indices": data.train_indices}
+
+
+def test_few_shot_without_labels(vision_data, monkeypatch):
+    """Drawn from all images alike: what their classes are does not matter."""
+
+    def draw(seed: int) -> list[int]:
+        keys = dict(img_size=8, in_chans=1, num_samples=50, few_shot=True, balanced=False)
+        return vision_data("digits", seed=seed, **keys).train_indices
+
+    first = draw(1)
+    assert len(set(first)) == 50
+    assert first == sorted(first) == draw(1)
+    assert first != draw(2)
+    monkeypatch.setattr("lightning_vitc.data.splits.balanced_subset", None)
+    assert draw(1) == first
+
+
+def test_images_of_a_split(vision_data):
+    data = vision_data("digits", img_size=8, in_chans=1, num_samples=30, batch_size=16)
+    images = data.images_of("train")
+    assert torch.equal(images, torch.cat([batch for batch, _ in data.loader_of("train")]))
+    assert images.shape == (30, 1, 8, 8)
 
 
 def test_generated_data_sets_have_the_size_that_is_asked_for(vision_data):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,25 @@ def test_scores_do_not_depend_on_how_trials_are_arranged(done, vitc):
         assert read(run_of(vitc.place, name), "blocks") == read(done, "blocks")
 
 
+@pytest.mark.slow
+def test_two_processes_find_the_same_blocks(done, vitc):
+    """Trials are spread over both; their scores are equal to the bit, and the network trained on agrees to rounding."""
+    keys = ("teacher.train=false", f"teacher.run={done}", "trainer.devices=2", "trainer.strategy=ddp")
+    command = [str(Path(sys.executable).with_name("vitc")), "train", "dcvit_digits", *UNTAUGHT, *keys]
+    two = subprocess.run(command, cwd=vitc.place, capture_output=True, text=True, check=False, timeout=500)
+    assert two.returncode == 0, two.stderr
+    run = run_of(vitc.place)
+    one_alone, other_alone = (read(path, "blocks") for path in (run, done))
+    assert one_alone == other_alone
+    assert torch.equal(*(load_file(path / "synthetic.safetensors")["images"] for path in (run, done)))
+    for stage in STAGES[1:]:
+        one, two = (torch.load(path / "checkpoints" / stage / "last.ckpt", weights_only=True)["state_dict"]
+                    for path in (run, done))  # fmt: skip
+        exact = stage.startswith("trials")
+        for name, weight in one.items():
+            torch.testing.assert_close(weight, two[name], rtol=0, atol=0 if exact else 2e-3)
+
+
 # Ablations, each by one override
 
 ABLATIONS = [
@@ -258,6 +279,13 @@ def test_refused_in_one_line_with_nothing_written(vitc, override, message):
     assert not (vitc.place / "runs").exists()
 
 
+def test_an_untrained_original(vitc):
+    refused = vitc("train", "dcvit_digits", *UNTAUGHT, "teacher.train=false")
+    assert refused.code == 2
+    assert refused.error.startswith("error: model.pretrained: dcvit compresses a trained network; set it, or ")
+    assert not (vitc.place / "runs").exists()
+
+
 def test_two_blocks_have_no_candidate(vitc):
     refused = train(vitc, "model.depth=2", "budget.macs=80%")
     message = "method.candidates: 2 blocks have none between the first and the last; name some"
@@ -268,7 +296,8 @@ def test_a_teacher_of_other_images(done, vitc):
     other = ("teacher.train=false", f"teacher.run={done}", "model.img_size=16")
     refused = vitc("train", "dcvit_digits", *UNTAUGHT, *other)
     assert refused.code == 2
-    assert re.fullmatch(r"error: teacher.run: .* 8 x 8 .*16 x 16.*\n", refused.error), refused.error
+    message = "teacher: it sees images of 1 x 8 x 8, the student 1 x 16 x 16; they must agree"
+    assert refused.error == f"error: {message}\n"
     assert not run_of(vitc.place).exists() or [file.name for file in run_of(vitc.place).iterdir()] == [".lock"]
 
 

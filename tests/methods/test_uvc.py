@@ -16,9 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_vitc import costs, load
 from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.budget import target_of
+from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.uvc import UVC, Arguments
-from lightning_vitc.prunable import energies, masked_weights, pruned_spec
+from lightning_vitc.prunable import energies, kept_of, pruned_spec
 from lightning_vitc.schema import BudgetConfig, MinKeepConfig, OptimizerConfig
 from lightning_vitc.teacher import Teacher
 
@@ -98,6 +99,25 @@ def test_the_price_is_paid_by_the_gates_alone() -> None:
     paid = 3.0 * float(module.search.ratio(module.gates.probability()).detach())
     assert float(with_price.loss - with_price.terms["search/task_loss"]) == pytest.approx(paid, rel=1e-5)
     assert float(without.loss - without.terms["search/task_loss"]) == 0.0
+
+
+def test_gates_pay_no_more_once_as_many_blocks_run_as_have_to() -> None:
+    module = method("50%")  # half of what is removed by skipping: three of four blocks stay
+    assert module.least_blocks == 3
+    module.search.price.fill_(2.0)
+    assert float(module._price_of_running().detach()) > 0
+    with torch.no_grad():
+        module.gates.logits[2] = torch.tensor([0.1, -0.1])
+    assert float(module._price_of_running().detach()) == 0
+
+
+@pytest.mark.parametrize(
+    ("macs", "share", "least"), [("50%", 0.5, 3), ("50%", 1.0, 2), ("20%", 0.0, 4), ("70%", 0.5, 4)]
+)
+def test_blocks_that_stay(macs: str, share: float, least: int) -> None:
+    assert method(macs, skip_share=share).least_blocks == least
+    assert method(macs, MinKeepConfig(blocks=1), skip_share=share).least_blocks == 1
+    assert method(macs, skip_share=share, prune=False).least_blocks == 1
 
 
 @pytest.mark.parametrize("stage", ["closed", "training", "frozen"])
@@ -195,6 +215,40 @@ def test_minima_and_multiples_hold() -> None:
     assert bool((channels % 8 == 0).all())
 
 
+@pytest.mark.parametrize("skip", ["block", "sublayer"])
+@pytest.mark.parametrize("macs", ["30%", "50%", "70%", "90%"])
+def test_skipping_alone_fills_the_budget_and_never_exceeds_it(macs: str, skip: Any) -> None:
+    module = method(macs, prune=False, skip=skip)
+    spec, dense = module.backbone.spec, costs.macs(module.backbone.spec)
+    achieved, limit = costs.macs(pruned_spec(spec, module.decide())), float(macs.rstrip("%")) / 100 * dense
+    assert limit - dense / spec.depth <= achieved <= limit
+
+
+def test_the_price_of_the_gates_does_not_shrink_the_step_of_the_weights() -> None:
+    """As it would if their gradients had a part in the norm that is clipped."""
+    cheap, dear = method(gate_every=1), method(gate_every=1)
+    dear.search.price.fill_(1e6)
+    for module in (cheap, dear):
+        fit(module, 1)
+    for (name, one), (_, two) in zip(cheap.backbone.named_parameters(), dear.backbone.named_parameters(), strict=True):
+        assert torch.equal(one, two), name
+    assert not torch.equal(cheap.gates.logits, method().gates.logits)
+
+
+def test_what_gates_are_frozen_to_is_state() -> None:
+    module = method("50%")
+    with torch.no_grad():
+        module.gates.logits[1] = torch.tensor([1.0, -1.0])
+    module.gate_stage = "frozen"
+    module.step(*batch())
+    other = method("50%")
+    other.load_state_dict(module.state_dict())
+    with torch.no_grad():
+        other.gates.logits.fill_(0.0)  # an average of logits, say
+    assert torch.equal(other.decide().branches, module.decide().branches)
+    assert not module.decide().branches[1].any()
+
+
 def test_what_is_validated_is_the_masked_network_with_deterministic_gates() -> None:
     module = method("50%")
     fit(module, 10)
@@ -204,11 +258,8 @@ def test_what_is_validated_is_the_masked_network_with_deterministic_gates() -> N
         masks = module.search.masks(*energies(module.backbone), module.gates.probability() > 0.5)
         assert variant.spec == pruned_spec(module.backbone.spec, masks)
         images = batch()[0]
-        expected = torch.func.functional_call(
-            module.backbone, masked_weights(dict(module.backbone.named_parameters()), masks), (images,)
-        )
-        assert torch.equal(variant.forward(images), variant.forward(images))
-        assert torch.allclose(variant.forward(images), expected)
+        small = compact(module.backbone, kept_of(module.backbone.spec, masks))
+        assert torch.allclose(variant.forward(images), small(images), atol=1e-5)
 
 
 # The run
@@ -229,10 +280,12 @@ def test_the_result_is_that_of_the_compacted_network(searched: Path) -> None:
     dense, (row,) = document["dense"], document["rows"]
     target = document["budget"]["target_macs"]
     assert document["budget"] == {"macs": "50%", "convention": "full", "target_macs": dense["macs"] // 2}
+    assert row["left_percent"] == pytest.approx(100 * row["macs"] / dense["macs"], abs=1e-3)
     assert target - 0.005 * dense["macs"] <= row["macs"] <= target
     total = row["skipped_percent"] + row["pruned_percent"] + 100 * row["macs"] / dense["macs"]
     assert total == pytest.approx(100, abs=1e-2)
-    assert row["blocks"] >= 2
+    assert row["blocks"] >= 3
+    assert row["pruned_percent"] > 0
     text = (searched.parents[2] / "stdout").read_text()
     assert "skipped %" in text
     assert "pruned %" in text
@@ -294,7 +347,13 @@ def test_killed_in_the_search_it_continues_bit_for_bit(searched: Path, vitc: Any
         (["budget.min_keep.heads=7"], "budget.min_keep.heads: 7 is more than the 6 that deit_tiny_patch16_224 has"),
         (["budget.min_keep.blocks=9"], "budget.min_keep.blocks: 9 is more than the 8 that deit_tiny_patch16_224 has"),
         (["budget.min_keep.dims=17"], "budget.min_keep.dims: 17 is more than the 16 that deit_tiny_patch16_224 has"),
-        (["budget.params=1M"], "budget.macs: set beside budget.params; give one of .*"),
+        (["budget.params=1M"], "budget.params: 1M is more than the dense model's 898,090"),
+        (["budget.params=50%", "budget.macs=50%"], "budget.macs: set beside budget.params; give one of .*"),
+        (["budget.params=50%", "budget.convention=paper"], "budget.convention: paper is a way to count MACs; .*"),
+        (["teacher.train=false", "teacher.epochs=null"], "model.pretrained: uvc compresses a trained network; .*"),
+        (["method.prune=false", "budget.round_to=8"], "budget.round_to: has no effect with method.prune=false; .*"),
+        (["method.prune=false", "budget.min_keep.dims=8"], "budget.min_keep.dims: has no effect with .*"),
+        (["method.skip=none", "budget.min_keep.blocks=3"], "budget.min_keep.blocks: has no effect with .*"),
         (["budget.macs=half"], "budget.macs: 'half' is not an amount; .*"),
         (["method.skip=none", "method.prune=false"], "method.prune: false with skip=none leaves nothing .*"),
         (["method.skip=heads"], "method.skip: .*block.*"),
@@ -313,6 +372,14 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
     teacher = Teacher(create_backbone("deit_tiny_patch16_224", **(TINY | {"num_classes": 7})), 7)
     with pytest.raises(UserError, match=r"^teacher: it has 7 classes, the student 10; they must agree$"):
         UVC(model, OptimizerConfig(lr=1.0), teacher, Arguments(), budget, target_of(budget, model.spec, "uvc"))
+
+
+def test_a_dense_network_of_another_shape_is_refused(searched: Path, vitc: Any) -> None:
+    arguments = [key for key in RUN if not key.startswith(("teacher.", "model.depth"))]
+    done = vitc("train", "uvc_digits", *arguments, "model.depth=3", "teacher.train=false", "teacher.epochs=null",
+                f"teacher.run={searched}")  # fmt: skip
+    assert done.code == 2
+    assert done.error == f"error: teacher.run: {searched} holds another network than model.name; they must agree\n"
 
 
 def test_a_checkpoint_without_the_dual_state_is_refused(searched: Path, vitc: Any) -> None:

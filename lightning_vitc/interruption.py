@@ -1,0 +1,70 @@
+"""Stopping a training from outside: a signal is noted, and answered at the end of a batch, on all ranks alike."""
+
+import os
+import signal
+import subprocess
+import sys
+from types import FrameType
+from typing import Any
+
+from lightning_vitc.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C, an end by the system, preemption by Slurm
+CHECK_EVERY = 10  # optimizer steps between two questions to the other ranks, each of which waits for the device
+
+
+class Interruption:
+    """Notes the first signal between `listen` and `ignore`; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+        self._process = 0
+
+    def listen(self) -> None:
+        """Take the signals over from whoever has them."""
+        self._process = os.getpid()
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def ignore(self) -> None:
+        """Give them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def agreed(self, trainer: Any) -> bool:
+        """Whether a rank has received a signal; all ranks ask at the same steps and get the same answer."""
+        if trainer.world_size == 1:
+            return self.received is not None
+        if trainer.global_step % CHECK_EVERY:
+            return False
+        return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+
+    def stop(self, trainer: Any) -> Interrupted:
+        """What to raise once everything is saved; in a Slurm job that is preempted, it is put back into the queue."""
+        self.ignore()
+        number = self.received or signal.SIGTERM  # another rank has received it
+        if number == signal.SIGUSR1 and trainer.is_global_zero and "SLURM_JOB_ID" in os.environ:
+            requeue()
+        return Interrupted(number, trainer.global_step)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked loader worker: its parent decides
+            return
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or number
+
+
+def requeue() -> None:
+    """Ask Slurm to run this job again, from its start: it continues by its checkpoint."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], check=False, capture_output=True, text=True)
+        problem = done.stderr.strip() if done.returncode else ""
+    except OSError as error:
+        problem = f"scontrol cannot be run ({error.strerror})"
+    print(
+        f"job {job} was not requeued: {problem}" if problem else f"job {job} is requeued", file=sys.stderr, flush=True
+    )
