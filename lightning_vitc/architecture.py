@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from lightning_vitc.dynamic.gate_shapes import GATES
 from lightning_vitc.errors import UserError
 
 
@@ -42,6 +43,7 @@ class BlockSpec:
 
     attn: AttentionSpec | None
     hidden: int | None  # MLP hidden units
+    gates: tuple[str | None, str | None] = (None, None)  # that let attention and MLP run, by `gate_shapes.GATES`
 
 
 @dataclass(frozen=True)
@@ -223,4 +225,7 @@ def _block_from_dict(values: dict[str, Any]) -> BlockSpec:
     attn = values["attn"]
     if attn is not None:
         attn = AttentionSpec(int(attn["head_dim"]), tuple(int(dim) for dim in attn["value_dims"]))
-    return BlockSpec(attn, None if values["hidden"] is None else int(values["hidden"]))
+    gates = values.get("gates") or (None, None)  # older files have none
+    if len(gates) != 2 or any(gate is not None and gate not in GATES for gate in gates):
+        raise ValueError(f"gates: {gates!r} is not a pair of {', '.join(GATES)}")
+    return BlockSpec(attn, None if values["hidden"] is None else int(values["hidden"]), tuple(gates))

@@ -3,7 +3,8 @@
 State-dict keys are timm's, so a timm or official DeiT checkpoint loads strictly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import timm
@@ -22,6 +23,7 @@ from lightning_vitc.schema import ModelConfig
 from lightning_vitc.suggest import did_you_mean
 from lightning_vitc.vit import build, initialize, place_buffers
 
+BranchGate = Callable[[int, int, Tensor], Tensor]
 RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 
 
@@ -39,7 +41,7 @@ class Backbone(VisionTransformer):
     distilled_training: bool = False
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, kept: Kept | None = None, gates: Tensor | None = None
+        self, x: Tensor, kept: Kept | None = None, gates: Tensor | BranchGate | None = None
     ) -> Tensor:
         """Logits; a pair (class, distillation) when training a distilled model with `distilled_training`.
 
@@ -47,7 +49,9 @@ class Backbone(VisionTransformer):
             x: images [B, C, H, W].
             kept: run this sub-network. It is timm's own forward pass over slices of these parameters, so what
                 runs here is what `compact` will make of the same `kept`.
-            gates: skip by gates: [L] weighs a block against its input, [L, 2] its attention and its MLP.
+            gates: skip by gates: [L] weighs a block against its input, [L, 2] its attention and its MLP; a function
+                of the block's number, the branch (0 attention, 1 MLP) and its mean normalized token [B, D] gives the
+                weights of the images [B].
         """
         if gates is not None:
             return self.forward_head(self._gated_features(x, gates))
@@ -56,10 +60,12 @@ class Backbone(VisionTransformer):
         small = self._skeleton(kept.spec, x.device)
         return functional_call(small, gather(dict(self.named_parameters()), kept), (x,))
 
-    def _gated_features(self, x: Tensor, gates: Tensor) -> Tensor:
+    def _gated_features(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
-        for block, gate in zip(self.blocks, gates.unbind(), strict=True):
-            x = block(x, gates=gate) if gate.ndim else x + gate * (block(x) - x)
+        for number, block in enumerate(self.blocks):
+            gate = gates[number] if isinstance(gates, Tensor) else partial(gates, number)
+            whole = isinstance(gate, Tensor) and not gate.ndim
+            x = x + gate * (block(x) - x) if whole else block(x, gates=gate)
         return self.norm(x)
 
     def _skeleton(self, spec: ArchSpec, device: torch.device) -> VisionTransformer:

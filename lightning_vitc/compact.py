@@ -17,10 +17,11 @@ def compact(model: VisionTransformer, kept: Kept | None) -> VisionTransformer:
         kept: what remains; its indices are into `model`'s dimensions. `None` keeps everything.
 
     Returns:
-        A plain timm-style ViT in evaluation mode with copies of the weights: no mask, no gate, nothing of the
-        training code. Its logits equal those of `model(x, kept=kept)`.
+        A plain timm-style ViT in evaluation mode with copies of the weights: no mask, no gate but those that its
+        blocks decide by from their input, nothing of the training code. Its logits equal those of
+        `model(x, kept=kept)`.
     """
-    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    weights = dict(model.state_dict())
     if kept is not None:
         weights = gather(weights, kept)
     with torch.device("meta"):

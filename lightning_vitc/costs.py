@@ -13,15 +13,16 @@ of a method counted, so that published budgets can be checked to the last digit:
 from collections.abc import Callable
 
 from lightning_vitc.architecture import ArchSpec, BlockSpec
+from lightning_vitc.dynamic.gate_shapes import gate_macs, gate_params
 from lightning_vitc.errors import UserError
 
 Parts = dict[str, int]
-PART_NAMES = ("patch_embed", "qkv", "qk", "av", "proj", "mlp", "norm", "classifier")
+PART_NAMES = ("patch_embed", "qkv", "qk", "av", "proj", "mlp", "norm", "classifier", "gates")
 DEFAULT_PAPER = "dcvit"
 
 
 def macs(spec: ArchSpec, convention: str = "full", method: str = DEFAULT_PAPER) -> int:
-    """Multiply-accumulates of one image.
+    """Multiply-accumulates of one image; of a network with gates, where every branch runs.
 
     Args:
         spec: the architecture.
@@ -67,7 +68,7 @@ def _block_params(spec: ArchSpec, block: BlockSpec) -> int:
         total += per_branch + (4 * block.attn.head_dim if spec.qk_norm else 0)
     if block.hidden is not None:
         total += block.hidden * (2 * dim + int(spec.proj_bias)) + dim * int(spec.proj_bias) + per_branch
-    return total
+    return total + sum(gate_params(gate, dim) for gate in block.gates if gate)
 
 
 def _full(spec: ArchSpec) -> Parts:
@@ -81,6 +82,7 @@ def _full(spec: ArchSpec) -> Parts:
             count["av"] += tokens * tokens * block.attn.value_dim
             count["proj"] += tokens * dim * block.attn.value_dim
         count["mlp"] += 2 * tokens * dim * (block.hidden or 0)
+        count["gates"] += sum(gate_macs(gate, dim) for gate in block.gates if gate)
     count["classifier"] = spec.num_heads_out * dim * spec.num_classes
     return count
 

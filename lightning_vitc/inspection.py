@@ -74,7 +74,8 @@ def _block_spec(block: Any) -> BlockSpec:
     if block.attn is not None:
         dims = getattr(block.attn, "value_dims", None) or (block.attn.head_dim,) * block.attn.num_heads
         attn = AttentionSpec(block.attn.head_dim, tuple(dims))
-    return BlockSpec(attn, None if block.mlp is None else block.mlp.fc1.out_features)
+    gates = tuple(gate and gate.name for gate in (getattr(block, "gate1", None), getattr(block, "gate2", None)))
+    return BlockSpec(attn, None if block.mlp is None else block.mlp.fc1.out_features, gates)  # type: ignore[arg-type]
 
 
 def _ends_with_bias(attns: list[Any], mlps: list[Any]) -> bool:

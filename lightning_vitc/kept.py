@@ -90,7 +90,8 @@ BLOCK_AXES: dict[str, tuple[str | None, ...]] = {
     "mlp.fc2.bias": ("embed",),
     "ls2.gamma": ("embed",),
 }
-ATTENTION_BRANCH, MLP_BRANCH = ("norm1", "attn", "ls1"), ("norm2", "mlp", "ls2")
+ATTENTION_BRANCH, MLP_BRANCH = ("norm1", "attn", "ls1", "gate1"), ("norm2", "mlp", "ls2", "gate2")
+GATES = ("gate1", "gate2")  # kept whole where their branch is
 
 
 def gather(weights: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
@@ -105,7 +106,8 @@ def gather(weights: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
             continue
         source, part = int(match[1]), match[2]
         if source in targets and _has_branch(block := kept.blocks[targets[source]], part):
-            smaller[f"blocks.{targets[source]}.{part}"] = _pick(weight, BLOCK_AXES[part], _indices(kept, block))
+            axes = () if part.startswith(GATES) else BLOCK_AXES[part]
+            smaller[f"blocks.{targets[source]}.{part}"] = _pick(weight, axes, _indices(kept, block))
     return smaller
 
 

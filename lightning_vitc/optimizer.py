@@ -23,7 +23,7 @@ def build_optimizer(
     """The optimizer over a module's trainable parameters and its schedule.
 
     Biases, norms and whatever `model.no_weight_decay()` names are not decayed. Parameters in `own_rates` form groups
-    of their own, with that learning rate in place of `recipe.lr`, on the same schedule, and no decay.
+    of their own, one a rate, with that learning rate in place of `recipe.lr`, on the same schedule, and no decay.
 
     Raises:
         UserError: for an optimizer timm does not know.
@@ -35,11 +35,14 @@ def build_optimizer(
         optimizer = create_optimizer_v2(model, opt=recipe.name, **settings)
     except (AssertionError, ValueError) as error:
         raise UserError(f"optimizer.name: {recipe.name!r} cannot be built by timm.optim ({error})") from None
+    by_rate: dict[float, list[nn.Parameter]] = {}
     for name, lr in (own_rates or {}).items():
-        parameter = model.get_parameter(name)
+        by_rate.setdefault(lr, []).append(model.get_parameter(name))
+    for lr, parameters in by_rate.items():
+        own = set(map(id, parameters))
         for group in optimizer.param_groups:
-            group["params"] = [other for other in group["params"] if other is not parameter]
-        optimizer.add_param_group({"params": [parameter], "lr": lr, "weight_decay": 0.0})
+            group["params"] = [other for other in group["params"] if id(other) not in own]
+        optimizer.add_param_group({"params": parameters, "lr": lr, "weight_decay": 0.0})
     return optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, recipe, total_steps, warmup_steps))
 
 

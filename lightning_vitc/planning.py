@@ -12,10 +12,10 @@ from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.data.catalog import class_count
 from lightning_vitc.errors import UserError
 from lightning_vitc.optimizer import build_optimizer
-from lightning_vitc.schema import Experiment
+from lightning_vitc.schema import BudgetConfig, Experiment
 from lightning_vitc.starting_point import template
 
-TARGETS = ("macs", "params", "drop_blocks")  # keys of `budget:` that say how much
+TARGETS = ("macs", "params", "static", "drop_blocks")  # keys of `budget:` that say how much
 
 
 @dataclass
@@ -36,43 +36,55 @@ class Plan:
         target: the limit; `None` for a method without a budget.
         reach: what can be reached.
         details: what the method would build.
+        further: plans of other limits that hold too, by their key in `budget:`.
     """
 
     quantity: str
     target: int | None
     reach: Reach
     details: dict[str, Any] = field(default_factory=dict)
+    further: dict[str, "Plan"] = field(default_factory=dict)
 
     @property
     def satisfiable(self) -> bool:
-        """Whether the target can be reached."""
+        """Whether all targets can be reached."""
+        return self._reached and all(plan.satisfiable for plan in self.further.values())
+
+    @property
+    def _reached(self) -> bool:
         return self.target is None or self.reach.least <= self.target <= self.reach.most
 
-    def check(self, text: object) -> None:
+    def check(self, budget: BudgetConfig) -> None:
         """Refuse a target out of reach.
 
         Raises:
             UserError: naming what can be reached.
         """
-        if not self.satisfiable:
-            raise UserError(
-                f"budget.{self.quantity}: {text} is {self.target:,}, out of reach; "
-                f"this method reaches {self.reach.least:,} to {self.reach.most:,}"
-            )
+        for key, plan in {self.quantity: self, **self.further}.items():
+            if not plan._reached:
+                text = getattr(budget, key)
+                raise UserError(
+                    f"budget.{key}: {plan.target if text is None else text} is {plan.target:,}, out of reach; "
+                    f"this method reaches {plan.reach.least:,} to {plan.reach.most:,}"
+                )
 
 
 def plan_experiment(experiment: Experiment) -> dict[str, Any]:
     """The JSON document of `vitc plan`."""
     spec, plan = _plan(experiment)
     convention = experiment.budget.convention
-    unit = plan.quantity
+    limits = {plan.quantity: plan, **plan.further}
     return {
         "method": experiment.method_name,
         "model": spec.name,
         "convention": convention,
         "dense": {"macs": costs.macs(spec, convention, experiment.method_name), "params": costs.params(spec)},
-        "target": None if plan.target is None else {unit: plan.target},
-        "reachable": {f"min_{unit}": plan.reach.least, f"max_{unit}": plan.reach.most, f"step_{unit}": plan.reach.step},
+        "target": None if plan.target is None else {key: part.target for key, part in limits.items()},
+        "reachable": {
+            f"{end}_{key}": value
+            for key, part in limits.items()
+            for end, value in (("min", part.reach.least), ("max", part.reach.most), ("step", part.reach.step))
+        },
         "satisfiable": plan.satisfiable,
         "plan": plan.details,
     }
@@ -85,7 +97,8 @@ def budget_of(experiment: Experiment) -> dict[str, Any]:
         return {}
     budget = experiment.budget
     asked = {key: value for key, value in vars(budget).items() if key in TARGETS and value is not None}
-    return {**asked, "convention": budget.convention, f"target_{plan.quantity}": plan.target}
+    targets = {f"target_{key}": part.target for key, part in {plan.quantity: plan, **plan.further}.items()}
+    return {**asked, "convention": budget.convention, **targets}
 
 
 def check_start(experiment: Experiment) -> None:
@@ -96,7 +109,7 @@ def check_start(experiment: Experiment) -> None:
             not know.
     """
     _, plan = _plan(experiment)
-    plan.check(experiment.budget.macs or experiment.budget.params)
+    plan.check(experiment.budget)
     build_optimizer(nn.Linear(1, 1), experiment.optimizer, total_steps=1, warmup_steps=0)
 
 

@@ -60,7 +60,8 @@ class Masks:
 def uniform(spec: ArchSpec) -> tuple[AttentionSpec, int]:
     """Attention and hidden width of a network whose blocks are all alike, as timm's are."""
     first = spec.blocks[0]
-    if first.attn is None or first.hidden is None or any(block != first for block in spec.blocks):
+    shapes = {(block.attn, block.hidden) for block in spec.blocks}
+    if first.attn is None or first.hidden is None or len(shapes) > 1:
         raise UserError(f"model.name: {spec.name} is already pruned; start from a dense model")
     return first.attn, first.hidden
 
@@ -181,12 +182,14 @@ def pruned_spec(spec: ArchSpec, masks: Masks) -> ArchSpec:
     """The architecture that is left; a block without branches is gone."""
     attn, _ = uniform(spec)
     blocks = []
-    for dims, channels, (run_attn, run_mlp) in zip(
-        masks.dims.sum(-1).tolist(), masks.channels.sum(-1).tolist(), masks.branches.tolist(), strict=True
+    for block, dims, channels, (run_attn, run_mlp) in zip(
+        spec.blocks, masks.dims.sum(-1).tolist(), masks.channels.sum(-1).tolist(), masks.branches.tolist(), strict=True
     ):
         kept = AttentionSpec(attn.head_dim, tuple(count for count in dims if count)) if run_attn else None
+        kept = kept if kept and kept.value_dims else None
+        gates = block.gates[0] if kept else None, block.gates[1] if run_mlp else None
         if run_attn or run_mlp:
-            blocks.append(BlockSpec(kept if kept and kept.value_dims else None, channels if run_mlp else None))
+            blocks.append(BlockSpec(kept, channels if run_mlp else None, gates))
     return replace(spec, blocks=tuple(blocks))
 
 

@@ -185,6 +185,7 @@ class BudgetConfig:
 
     macs: int | str | None = None
     params: int | str | None = None
+    static: int | str | None = None  # USDC: the MACs of the resident model, where `macs` limits the expected ones
     drop_blocks: int | None = bounded(None, gt=0)  # DC-ViT, PRACTISE: the MACs without so many whole blocks
     convention: Literal["full", "paper"] = "full"  # paper: as the method's authors count
     min_keep: MinKeepConfig = field(default_factory=MinKeepConfig)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.prunable import ATTN, MLP, Masks, UnitCosts, uniform
+from lightning_vitc.prunable import ATTN, MLP, Masks, UnitCosts, energies, proj_and_fc2, uniform
 from lightning_vitc.schema import MinKeepConfig
 
 CUT = 1e-6  # what is cut counts this much of its energy: enough to be ordered, and less than all that is kept
@@ -81,10 +81,13 @@ class BudgetedSearch(nn.Module):
         Of s and r themselves, not of their ceilings: masks remove up to one group more of each. The budget is
         met by the projection, not by this number.
         """
+        return (self.costs.fixed + (self.branches() * run).sum()) / self.costs.dense
+
+    def branches(self) -> Tensor:
+        """[L, 2] cost of attention and MLP, of s and r as they are now."""
         heads = self.heads - self.cut_heads
         dims = heads * (self.dims - self.cut_dims.mean(-1))
-        per_branch = self.costs.branches(heads, dims, self.channels - self.cut_channels)
-        return (self.costs.fixed + (per_branch * run).sum()) / self.costs.dense
+        return self.costs.branches(heads, dims, self.channels - self.cut_channels)
 
     @torch.no_grad()
     def observe(self, run: Tensor, target: float) -> dict[str, Tensor]:
@@ -119,6 +122,11 @@ class BudgetedSearch(nn.Module):
         for kind, divisor in zip(weights, (dim.flatten(1)[:, None], channel[:, None]), strict=True):
             torch._foreach_div_(list(kind), list(divisor.unbind()))
         return dims / dim.square(), channels / channel.square()
+
+    @torch.no_grad()
+    def prune(self, network: nn.Module, run: Tensor, lr: Tensor | float) -> None:
+        """The proximal step on the weights of a network at their learning rate `lr`, then a step of the cuts."""
+        self.move(*self.shrink(proj_and_fc2(network), *energies(network), lr), run)
 
     @torch.no_grad()
     def measure(self, run: Tensor, target: float) -> None:

@@ -68,17 +68,25 @@ def _of_timm(config: ModelConfig, num_classes: int) -> Backbone:
 def _compressed(name: str) -> tuple[VisionTransformer, dict[str, Any]]:
     """The network of an exported directory or of a finished run, and how its images are prepared."""
     if (Path(name) / artifact.ARCH).is_file():
-        return _plain(artifact.load(name), name), artifact.read_arch(name).get("preprocessing") or {}
+        return _without_gates(_plain(artifact.load(name), name), name), artifact.read_arch(name).get(
+            "preprocessing"
+        ) or {}
     # a run's networks are made by its pipeline, which makes what starts here
     from lightning_vitc.finished import networks_of_run, pick
 
     pipeline, _ = networks_of_run(name)
-    return pick(pipeline, None, name).module, pipeline.data.preprocessing
+    return _without_gates(pick(pipeline, None, name).module, name), pipeline.data.preprocessing
 
 
 def _plain(network: Any, name: str) -> VisionTransformer:
     if not isinstance(network, VisionTransformer):
         raise UserError(f"model.name: {name} holds several networks in one; export the one to start from")
+    return network
+
+
+def _without_gates(network: VisionTransformer, name: str) -> VisionTransformer:
+    if any(gate for block in ArchSpec.of(network).blocks for gate in block.gates):
+        raise UserError(f"model.name: {name} skips by the image; export the variant without gates to start from")
     return network
 
 

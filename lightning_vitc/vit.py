@@ -4,7 +4,8 @@ timm's blocks cannot carry an attention scale of another width, value widths tha
 or a block without attention. These can; their state-dict keys are timm's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
+from lightning_vitc.dynamic.gate_networks import GateNetwork
+from lightning_vitc.dynamic.skipping import Mode, skipping
+
+Gates = Tensor | Callable[[int, Tensor], Tensor]
 
 
 class Attention(nn.Module):
@@ -58,7 +63,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm encoder block; a branch its BlockSpec lacks has no parameters here."""
+    """Pre-norm encoder block; a branch its BlockSpec lacks has no parameters here.
+
+    A branch with a gate (`gate1`, `gate2`) is skipped where the gate says so, in the way that `gating` names.
+    """
 
     def __init__(self, spec: ArchSpec, block: BlockSpec, proj_drop: float = 0.0, attn_drop: float = 0.0,
                  drop_path: float = 0.0):  # fmt: skip
@@ -71,6 +79,8 @@ class Block(nn.Module):
         self.mlp: Any = None
         self.ls2: Any = None
         self.drop_path2: Any = None
+        self.gating: Mode = "per_sample"
+        self.gate1, self.gate2 = (None if name is None else GateNetwork(name, spec.embed_dim) for name in block.gates)
         if block.attn is not None:
             self.norm1, self.ls1, self.drop_path1 = _frame(spec, drop_path)
             self.attn = Attention(spec, block.attn, attn_drop, proj_drop)
@@ -83,16 +93,35 @@ class Block(nn.Module):
                 self.mlp.fc2 = nn.Linear(0, spec.embed_dim, bias=spec.proj_bias)
 
     def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, gates: Tensor | None = None
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, gates: Gates | None = None
     ) -> Tensor:
-        """[B, N, D] -> [B, N, D]; `gates` [2] weighs what attention and MLP add."""
+        """[B, N, D] -> [B, N, D].
+
+        Args:
+            x: tokens.
+            attn_mask, is_causal: as in timm.
+            gates: weighs what attention (0) and MLP (1) add, instead of the block's own gates: [2], or a function of
+                that number and of the mean normalized token [B, D] that gives [B].
+        """
         if self.attn is not None:
-            added = self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)))
-            x = x + (added if gates is None else gates[0] * added)
+            x = self._add(x, 0, self.norm1(x), partial(self._attend, attn_mask=attn_mask, is_causal=is_causal), gates)
         if self.mlp is not None:
-            added = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-            x = x + (added if gates is None else gates[1] * added)
+            x = self._add(x, 1, self.norm2(x), lambda normed: self.drop_path2(self.ls2(self.mlp(normed))), gates)
         return x
+
+    def _attend(self, normed: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+        return self.drop_path1(self.ls1(self.attn(normed, attn_mask=attn_mask, is_causal=is_causal)))
+
+    def _add(
+        self, x: Tensor, number: int, normed: Tensor, branch: Callable[[Tensor], Tensor], gates: Gates | None
+    ) -> Tensor:
+        gate = self.gate2 if number else self.gate1
+        if gates is None and gate is not None:
+            return skipping(x, normed, gate, branch, self.gating)
+        if gates is None:
+            return x + branch(normed)
+        weight = gates[number] if isinstance(gates, Tensor) else gates(number, normed.mean(1))[:, None, None]
+        return x + weight * branch(normed)
 
 
 def build(

@@ -118,7 +118,7 @@ def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
     from lightning_vitc.backbone import create_timm
 
     block, name = spec.blocks[0] if spec.blocks else None, "vit_base_patch16_224"
-    if block is None or block.attn is None or not block.hidden or len(set(spec.blocks)) > 1:
+    if block is None or block.attn is None or not block.hidden or any(block.gates) or len(set(spec.blocks)) > 1:
         raise UserError(f"--formats: timm has no {spec.name} of this shape: its blocks must be alike and whole")
     arguments: dict[str, Any] = {
         key: getattr(spec, key) for key in (

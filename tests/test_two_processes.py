@@ -17,15 +17,19 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning_vitc import trainers
 from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.budget import target_of
+from lightning_vitc.callbacks.gate_freezing import GateFreezing
 from lightning_vitc.callbacks.gate_staging import GateStaging
 from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
 from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
 from lightning_vitc.callbacks.width_sampling import WidthSampling
 from lightning_vitc.config import load_experiment
 from lightning_vitc.data import VisionData
+from lightning_vitc.dynamic.targets import targets_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.scala import Arguments as ScalaArguments
 from lightning_vitc.methods.scala import Scala
+from lightning_vitc.methods.usdc import USDC
+from lightning_vitc.methods.usdc import Arguments as USDCArguments
 from lightning_vitc.methods.uvc import UVC
 from lightning_vitc.methods.uvc import Arguments as UVCArguments
 from lightning_vitc.module import CompressionModule
@@ -159,6 +163,8 @@ class Watch(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         if isinstance(pl_module, Scala):
             self.controls.append(str(pl_module.widths))
+        elif isinstance(pl_module, USDC):  # each rank has images of its own; the networks are chosen alike
+            self.controls.append(str([pl_module.gates.architecture.tolist(), pl_module.gates.chosen.tolist()]))
         else:
             self.controls.append(str(pl_module._sampled_gates().tolist()))
 
@@ -179,6 +185,14 @@ def uvc(network: Backbone) -> tuple[CompressionModule, list[Callback]]:
     return module, [PruningSchedule(0.2, 0.7), GateStaging(0.3, 0.9), GumbelTemperature(2.0, 0.5)]
 
 
+def usdc(network: Backbone) -> tuple[CompressionModule, list[Callback]]:
+    """Groups of eight images, which lie within a process whether there are one or two; gates that disagree."""
+    keys = USDCArguments(grouping="avg-8", gate_lr=0.05, architecture_lr=0.1, gamma=5.0)
+    budget, teacher = BudgetConfig(macs="60%"), Teacher(deepcopy(network), 10)
+    module = USDC(network, SGD, teacher, keys, budget, targets_of(budget, network.spec, True, True), seed=1)
+    return module, [PruningSchedule(0.1, 0.7), GateFreezing(0.5), GumbelTemperature(5.0, 0.5)]
+
+
 def fit(method: str, *callbacks: Callback, **options: Any) -> dict[str, list[Any]]:
     """Eight steps of SGD, which are as exact as their gradients; all that is state at the end."""
     torch.manual_seed(5)
@@ -186,7 +200,7 @@ def fit(method: str, *callbacks: Callback, **options: Any) -> dict[str, list[Any
         "deit_tiny_distilled_patch16_224", img_size=8, patch_size=4, in_chans=1, embed_dim=48, depth=2, num_heads=6,
         num_classes=10,
     )  # fmt: skip
-    module, own = {"scala": scala, "uvc": uvc}[method](network)
+    module, own = {"scala": scala, "uvc": uvc, "usdc": usdc}[method](network)
     config = DataConfig(name="digits", batch_size=32, num_samples=128, no_aug=True, mean=[0.5], std=[0.5])
     trainer = Trainer(
         max_epochs=2, accelerator="cpu", logger=False, limit_val_batches=0, enable_checkpointing=False,
@@ -198,7 +212,7 @@ def fit(method: str, *callbacks: Callback, **options: Any) -> dict[str, list[Any
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["scala", "uvc"])
+@pytest.mark.parametrize("method", ["scala", "uvc", "usdc"])
 def test_ranks_draw_alike_and_reduce_once_a_step(fork, tmp_path, method):
     (tmp_path / "this_file.py").symlink_to(__file__)
     with socket.socket() as free:

@@ -29,14 +29,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(document: dict[str, Any]) -> None:
     unit = next(iter(document["reachable"])).removeprefix("min_")
-    least, most, step = document["reachable"].values()
     print(f"{document['method']} on {document['model']}, convention {document['convention']}")
     print(f"  dense      {document['dense']['macs']:,} MACs, {document['dense']['params']:,} parameters")
-    print(f"  reachable  {least:,} to {most:,} {unit}, in steps of at most {step:,}")
-    if document["target"] is not None:
-        target = document["target"][unit]
-        answer = "yes" if document["satisfiable"] else "no"
-        print(f"  target     {target:,} {unit} ({100 * target / document['dense'][unit]:.1f} %), satisfiable: {answer}")
+    answer = "yes" if document["satisfiable"] else "no"
+    for key in [name.removeprefix("min_") for name in document["reachable"] if name.startswith("min_")]:
+        least, most, step = (document["reachable"][f"{end}_{key}"] for end in ("min", "max", "step"))
+        counted, of = (unit, "") if key == unit else (f"{unit}, {key}", f" ({key})")
+        print(f"  reachable  {least:,} to {most:,} {counted}, in steps of at most {step:,}")
+        if document["target"] is not None:
+            target = document["target"][key]
+            share = 100 * target / document["dense"][unit]
+            print(f"  target{of}     {target:,} {unit} ({share:.1f} %), satisfiable: {answer}")
     for network in document["plan"].pop("networks", []):
         print(f"  {network['name']:<12} {network['macs']:,} MACs, {network['params']:,} parameters")
     for key, value in document["plan"].items():

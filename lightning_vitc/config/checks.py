@@ -49,8 +49,9 @@ def check_files(experiment: Experiment) -> None:
 def _check_budget(experiment: Experiment) -> None:
     budget, default = experiment.budget, BudgetConfig()
     given = [
-        key for key in ("macs", "params", "drop_blocks", "round_to") if getattr(budget, key) != getattr(default, key)
-    ]
+        key for key in ("macs", "params", "static", "drop_blocks", "round_to")
+        if getattr(budget, key) != getattr(default, key)
+    ]  # fmt: skip
     least = vars(default.min_keep)
     given += [f"min_keep.{key}" for key, value in vars(budget.min_keep).items() if value != least[key]]
     if given and not getattr(experiment.method, "takes_budget", False):

@@ -31,7 +31,6 @@ from lightning_vitc.prunable import (
     from_indices,
     kept_of,
     masked_weights,
-    proj_and_fc2,
     pruned_spec,
     removed,
 )
@@ -160,8 +159,7 @@ class UVC(CompressionModule):
         run = self._run()
         self.search.measure(run, self.target_ratio)
         if self.arguments.prune:
-            left = self.search.shrink(proj_and_fc2(self.backbone), *energies(self.backbone), lr)
-            self.search.move(*left, run)
+            self.search.prune(self.backbone, run, lr)
         self.search.reprice()
 
     def decide(self) -> Masks:

@@ -1,0 +1,183 @@
+"""USDC, its parts alone, its groupings over inference batch sizes, and its gate search against fixed gates."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from study import REPOSITORY, Run, execute, markdown, mean_and_spread, study_arguments, write_section
+
+from lightning_vitc import ArchSpec, costs
+from lightning_vitc.dynamic.costs import DynamicCosts
+from lightning_vitc.dynamic.gate_shapes import GATES
+from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
+from lightning_vitc.finished import networks_of_run
+
+BUDGETS = (73, 50)
+BATCHES = (1, 8, 32, 256)
+DOCUMENT = REPOSITORY / "docs" / "results" / "usdc.md"
+JOINT = "joint"
+PARTS = {JOINT: (), "static only": ("method.dynamic=false",), "dynamic only": ("method.static=false",)}
+GROUPINGS = ("recursive", "avg-32", "avg-8", "random", "sample", "batch")
+MODELS = {"digits": ("model.depth=8", "trainer.max_epochs=60"), "glyphs": ("model.depth=6", "trainer.max_epochs=15")}
+Table = dict[str, list[Run]]  # by the title of a row, a run a seed
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of one data set; a run that two tables need is made once."""
+
+    data: str
+    seeds: list[int]
+    folder: Path
+    stress: int  # the budget, in percent, at which groupings and gate networks are compared
+
+    @property
+    def dense(self) -> list[Run]:
+        """The teachers, one a seed."""
+        model = ("model.name=deit_tiny_patch16_224", *MODELS[self.data])
+        return [Run("dense", f"dense_{self.data}", seed, model) for seed in self.seeds]
+
+    def runs(self, title: str, budget: int, overrides: tuple[str, ...] = ()) -> list[Run]:
+        """A setting, once a seed."""
+        name = f"usdc-{title.replace(' ', '-')}-{budget}"
+        return [
+            Run(name, f"usdc_{self.data}", dense.seed,
+                (*overrides, f"budget.macs={budget}%", "teacher.train=false", "teacher.epochs=null",
+                 f"teacher.run={dense.directory(self.folder)}"))
+            for dense in self.dense
+        ]  # fmt: skip
+
+    @property
+    def parts(self) -> dict[int, Table]:
+        """Joint, static only and dynamic only, by budget."""
+        return {budget: {title: self.runs(title, budget, keys) for title, keys in PARTS.items()} for budget in BUDGETS}
+
+    @property
+    def groupings(self) -> Table:
+        """One training each at one budget; the first is the joint one, which groups recursively."""
+        others = {name: self.runs(name, self.stress, (f"method.grouping={name}",)) for name in GROUPINGS[1:]}
+        return {GROUPINGS[0]: self.runs(JOINT, self.stress), **others}
+
+    @property
+    def searches(self) -> Table:
+        """The search among gate networks, and each of them fixed."""
+        fixed = {name: self.runs(f"fixed-{name}", self.stress, (f"method.gate_search=fixed:{name}",)) for name in GATES}
+        return {"search": self.runs(JOINT, self.stress), **fixed}
+
+    @property
+    def everything(self) -> list[Run]:
+        """Every run but the dense ones, each once."""
+        tables = [*self.parts.values(), self.groupings, self.searches]
+        return list(dict.fromkeys(run for table in tables for runs in table.values() for run in runs))
+
+
+def parts_table(study: Study) -> str:
+    """Accuracy of joint, static and dynamic at equal expected MACs; below it what each costs."""
+    accuracy: dict[str, list[str]] = {title: [] for title in PARTS}
+    shares = []
+    for budget, table in study.parts.items():
+        for title, runs in table.items():
+            results = [run.result(study.folder) for run in runs]
+            rows = [result["rows"][0] for result in results]
+            dense = results[0]["dense"]
+            accuracy[title].append(mean_and_spread([row["top1"] for row in rows]))
+            macs = [mean_of(100 * row[key] / dense["macs"] for row in rows) for key in ("expected_macs", "worst_macs")]
+            sizes = [mean_of(100 * row["params"] / dense["params"] for row in rows),
+                     mean_of(row["bytes"] / 1e6 for row in rows)]  # fmt: skip
+            shares.append([title, f"{budget} %", *macs, *sizes])
+    first = markdown(["top-1 % (test)", *(f"{budget} % expected MACs" for budget in BUDGETS)],
+                     [[title, *cells] for title, cells in accuracy.items()])  # fmt: skip
+    header = ["", "budget", "expected MACs, % of dense", "worst case, %", "parameters, %", "MB"]
+    return f"{first}\n\n{markdown(header, shares)}"
+
+
+def mean_of(values: Iterable[float]) -> str:
+    listed = list(values)
+    return f"{sum(listed) / len(listed):.1f}"
+
+
+def groupings_table(study: Study) -> str:
+    """Accuracy with per-batch gates by inference batch size, its spread, and the MACs that ran."""
+    rows, ran = [], []
+    for title, runs in study.groupings.items():
+        found = [by_batch_size(run.directory(study.folder)) for run in runs]
+        accuracy = [[result[str(size)]["top1"] for size in BATCHES] for result in found]
+        spreads = [max(values) - min(values) for values in accuracy]
+        columns = [mean_and_spread(list(column)) for column in zip(*accuracy, strict=True)]
+        rows.append([title, *columns, mean_and_spread(spreads)])
+        ran.append([title, *(mean_of(result[str(size)]["ran_percent"] for result in found) for size in BATCHES)])
+    header = ["grouping in training", *(f"batch {size}" for size in BATCHES)]
+    return (
+        f"{markdown([*header, 'spread'], rows)}\n\nMACs that ran, in percent of the dense model:\n\n"
+        f"{markdown(header, ran)}"
+    )
+
+
+def by_batch_size(run: Path) -> dict[str, dict[str, float]]:
+    """Top-1 on the test split and run rates with `per_batch` gates, batches drawn by a seed; kept beside the run."""
+    kept = run / "batch_sizes.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    pipeline, networks = networks_of_run(run)
+    network = next(network.module for network in networks if network.name == "usdc")
+    images, targets = zip(*pipeline.data.loader_of("test"), strict=True)
+    pixels, classes = torch.cat(images), torch.cat(targets)
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+    set_gating(network, "per_batch")
+    dense = costs.macs(pipeline.dense_spec)
+    found = {str(size): measured(network, pixels[order], classes[order], size, dense) for size in BATCHES}
+    kept.write_text(json.dumps(found))
+    return found
+
+
+@torch.no_grad()
+def measured(network: Any, images: torch.Tensor, classes: torch.Tensor, size: int, dense: int) -> dict[str, float]:
+    """Top-1 and the MACs that ran, both in percent, at one inference batch size."""
+    right, ran, found = 0, 0.0, DynamicCosts.of(ArchSpec.of(network))
+    for part, wanted in zip(images.split(size), classes.split(size), strict=True):
+        with noting_decisions(network) as decided:
+            right += int((network(part).argmax(-1) == wanted).sum())
+        ran += float(found.expected(torch.stack(decided, dim=1).unflatten(1, (-1, 2)).float()).sum())
+    return {"top1": 100 * right / len(images), "ran_percent": 100 * ran / len(images) / dense}
+
+
+def searches_table(study: Study) -> str:
+    """Accuracy of the search among gate networks and of each network alone, and what the search chose."""
+    rows = []
+    for title, runs in study.searches.items():
+        results = [run.result(study.folder)["rows"][0] for run in runs]
+        chosen: dict[str, int] = {}
+        for run in runs:
+            facts = json.loads((run.directory(study.folder) / "gates.json").read_text())
+            for name in (name for pair in facts["networks"] for name in pair):
+                chosen[name] = chosen.get(name, 0) + 1
+        listed = ", ".join(f"{name} {count}" for name, count in sorted(chosen.items(), key=lambda item: -item[1]))
+        rows.append([title, mean_and_spread([row["top1"] for row in results]), listed])
+    return markdown(["gate networks", "top-1 % (test)", "chosen, over all seeds"], rows)
+
+
+def main() -> None:
+    parser = study_arguments(__doc__)
+    parser.add_argument("--data", choices=list(MODELS), default="digits")
+    parser.add_argument("--stress", type=int, default=50, help="budget of groupings and gate networks, %% of MACs")
+    args = parser.parse_args()
+    study = Study(args.data, args.seeds, args.runs, args.stress)
+    if not args.table_only:
+        execute(study.dense, args.runs, args.jobs)
+        execute(study.everything, args.runs, args.jobs)
+    dense = mean_and_spread([run.top1(args.runs, 1.0) for run in study.dense])
+    body = (
+        f"Seeds {args.seeds}, mean ± standard deviation. The dense network reaches {dense}.\n\n{parts_table(study)}\n\n"
+        f"One decision a batch (`per_batch`), {args.stress} % of the MACs, by inference batch size:\n\n"
+        f"{groupings_table(study)}\n\nThe search among gate networks against each of them, {args.stress} % of the MACs:"
+        f"\n\n{searches_table(study)}"
+    )
+    results = [run.result(args.runs) for run in [*study.dense, *study.everything]]
+    write_section(DOCUMENT, args.data, body, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Latency of a network with gates against how often its branches run; forced gates, random weights, interleaved."""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from study import REPOSITORY, markdown, write_section
+from torch import Tensor, nn
+
+from lightning_vitc import create_backbone
+from lightning_vitc.backbone import from_spec
+from lightning_vitc.dynamic.costs import DynamicCosts
+from lightning_vitc.dynamic.gate_networks import GateNetwork
+from lightning_vitc.dynamic.gate_shapes import GATES
+from lightning_vitc.dynamic.skipping import set_gating
+from lightning_vitc.results import environment
+
+DOCUMENT = REPOSITORY / "docs" / "results" / "usdc.md"
+RATES = (1.0, 0.75, 0.5, 0.25, 0.0)
+
+
+class ForcedGate(GateNetwork):
+    """A gate that computes all that a gate does and then decides by lot, at a given rate."""
+
+    rate = 1.0
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Logits whose sign is drawn."""
+        drawn = (torch.rand(len(pooled), device=pooled.device) < self.rate).to(pooled.dtype) - 0.5
+        return 1e-6 * super().forward(pooled) + torch.stack([-drawn, drawn], dim=1)
+
+
+@dataclass
+class Subject:
+    """What is timed."""
+
+    title: str
+    network: nn.Module
+    macs: float
+    rate: float | None = None
+    mode: Any = "per_sample"
+
+    def run(self, images: Tensor) -> float:
+        """Seconds of one forward pass; the same lots every time it is asked for this rate."""
+        if self.rate is not None:
+            ForcedGate.rate = self.rate
+            set_gating(self.network, self.mode)
+        started = time.perf_counter()
+        self.network(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+
+def subjects(args: argparse.Namespace, batch: int) -> list[Subject]:
+    """The dense network, and the same with gates of the dearest kind at every rate and in the modes that differ."""
+    torch.manual_seed(0)
+    dense = create_backbone(args.model).eval().to(args.device)
+    blocks = tuple(replace(block, gates=(args.gate, args.gate)) for block in dense.spec.blocks)
+    gated = from_spec(replace(dense.spec, blocks=blocks)).eval().to(args.device)
+    gated.load_state_dict(dense.state_dict(), strict=False)
+    for gate in gated.modules():
+        if isinstance(gate, GateNetwork):
+            gate.__class__ = ForcedGate
+    found = DynamicCosts.of(gated.spec)
+    result = [Subject("dense", dense, DynamicCosts.of(dense.spec).worst)]
+    for mode in ("per_sample",) if batch == 1 else ("per_sample", "per_batch"):
+        for rate in RATES:
+            macs = float(found.expected(torch.full((dense.spec.depth, 2), rate)))
+            result.append(Subject(f"{mode}, {100 * rate:.0f} % run", gated, macs, rate, mode))
+    return result
+
+
+def measure(args: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
+    """Rounds in which every subject runs once; ratios are those of a round."""
+    torch.manual_seed(0)
+    images, timed = torch.randn(batch, 3, 224, 224, device=args.device), subjects(args, batch)
+    rounds: list[Sequence[float]] = []
+    with torch.no_grad():
+        for number in range(args.repeats + 2):
+            if number >= 2:
+                rounds.append([subject.run(images) for subject in timed])
+            else:
+                for subject in timed:
+                    subject.run(images)
+    rows = []
+    for column, subject in enumerate(timed):
+        ratios = [times[column] / times[0] for times in rounds]
+        rows.append({
+            "title": subject.title, "batch": batch, "ms": 1000 * statistics.median(times[column] for times in rounds),
+            "ratio": statistics.median(ratios), "macs_ratio": subject.macs / timed[0].macs,
+        })  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="deit_small_patch16_224")
+    parser.add_argument("--gate", choices=list(GATES), default="gelu_ln_3", help="default: the dearest, %(default)s")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = [row for batch in args.batch_sizes for row in measure(args, batch)]
+    facts = environment(torch.cuda.get_device_name() if args.device == "cuda" else "cpu")
+    print(json.dumps({"rows": rows, "environment": facts}))
+    cells = [
+        [str(row["batch"]), row["title"], f"{row['ms']:.1f}", f"{row['ratio']:.3f}", f"{row['macs_ratio']:.3f}"]
+        for row in rows
+    ]
+    title = (
+        f"{args.model}, gates {args.gate}, median of {args.repeats} interleaved rounds; {facts['device']}, "
+        f"{facts['threads']} threads, torch {facts['versions']['torch']}, commit {facts['commit']}."
+    )
+    table = markdown(["batch", "", "ms", "latency over dense", "MACs over dense"], cells)
+    write_section(DOCUMENT, f"latency-{args.device}", f"{title}\n\n{table}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks that decide from the image which of their branches run."""

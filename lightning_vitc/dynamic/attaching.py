@@ -1,0 +1,47 @@
+"""Puts gates into a network's blocks, moves their decisions, and takes them out again."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from lightning_vitc.backbone import Backbone, from_spec
+from lightning_vitc.dynamic.gate_networks import GateNetwork
+
+
+def with_gates(network: Backbone, gates: Sequence[tuple[GateNetwork, GateNetwork]]) -> Backbone:
+    """A copy whose blocks decide by these gates, of attention and MLP block by block."""
+    blocks = tuple(
+        replace(block, gates=(attn.name, mlp.name))
+        for block, (attn, mlp) in zip(network.spec.blocks, gates, strict=True)
+    )
+    gated = from_spec(replace(network.spec, blocks=blocks), fresh=False, rates=network.rates)
+    weights = dict(network.state_dict())
+    for number, pair in enumerate(gates):
+        for name, gate in zip(("gate1", "gate2"), pair, strict=True):
+            weights |= {f"blocks.{number}.{name}.{key}": value for key, value in gate.state_dict().items()}
+    gated.load_state_dict(weights)
+    gated.pretrained_cfg = network.pretrained_cfg
+    return gated
+
+
+def without_gates(network: Backbone) -> Backbone:
+    """The resident model in which everything runs."""
+    blocks = tuple(replace(block, gates=(None, None)) for block in network.spec.blocks)
+    plain = from_spec(replace(network.spec, blocks=blocks), fresh=False, rates=network.rates)
+    plain.load_state_dict({name: value for name, value in network.state_dict().items() if ".gate" not in name})
+    plain.pretrained_cfg = network.pretrained_cfg
+    return plain
+
+
+def gates_of(network: nn.Module) -> list[GateNetwork]:
+    """All gates of a network, in order."""
+    return [module for module in network.modules() if isinstance(module, GateNetwork)]
+
+
+def lower(network: nn.Module, shift: float) -> None:
+    """Make every gate skip what it would run by a margin of less than `shift`, a difference of logits."""
+    with torch.no_grad():
+        for gate in gates_of(network):
+            gate.last.bias[0] += shift

@@ -1,0 +1,43 @@
+"""What a network with gates costs: on average over images, at worst, and at rest."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec, BlockSpec
+
+
+@dataclass(frozen=True)
+class DynamicCosts:
+    """MACs of one image by what its gates can skip.
+
+    Attributes:
+        fixed: patch embedding, classifier and the gates themselves, which every image runs.
+        branches: of attention and MLP, block by block; 0 where the branch is gone.
+    """
+
+    fixed: int
+    branches: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, spec: ArchSpec) -> "DynamicCosts":
+        """Read off the cost model, by the difference that removing a branch makes."""
+        bare = costs.macs(replace(spec, blocks=()))
+
+        def alone(block: BlockSpec) -> int:
+            return costs.macs(replace(spec, blocks=(block,))) - bare
+
+        branches = tuple(
+            (alone(BlockSpec(block.attn, None)), alone(BlockSpec(None, block.hidden))) for block in spec.blocks
+        )
+        return cls(costs.macs(spec) - sum(map(sum, branches)), branches)
+
+    @property
+    def worst(self) -> int:
+        """Of an image for which everything runs."""
+        return self.fixed + sum(map(sum, self.branches))
+
+    def expected(self, rates: Tensor) -> Tensor:
+        """The mean over images whose gates run at `rates` [..., L, 2], in MACs [...]."""
+        return self.fixed + (rates * rates.new_tensor(self.branches)).sum((-1, -2))

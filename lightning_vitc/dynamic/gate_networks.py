@@ -1,0 +1,102 @@
+"""Gate networks: from the mean token of a branch's normalized input to the logits of skipping and of running it."""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from lightning_vitc.dynamic.gate_shapes import GATES
+
+START = 0.9  # probability that a branch runs, before anything is learned
+STD = 0.02  # of the last layer's first weights: small, so that every gate starts near `START`
+MOMENTUM = 0.1  # of the running statistics, as in torch's BatchNorm
+
+
+class GateNetwork(nn.Module):
+    """Pooled tokens [B, D] -> logits (skip, run) [B, 2].
+
+    Args:
+        name: one of `gate_shapes.GATES`.
+        dim: D.
+    """
+
+    def __init__(self, name: str, dim: int):
+        super().__init__()
+        self.name, shape = name, GATES[name]
+        widths = shape.widths(dim)
+        layers: list[nn.Module] = []
+        for number, (fan_in, fan_out) in enumerate(pairwise(widths), 1):
+            layers.append(nn.Linear(fan_in, fan_out))
+            if number < shape.layers:
+                norms = {"layer": nn.LayerNorm, "batch": RunningNorm}
+                layers += [norms[shape.norm](fan_out)] if shape.norm else []
+                layers.append(nn.ReLU() if shape.activation == "relu" else nn.GELU())
+        self.layers = nn.Sequential(*layers)
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the logits."""
+        return self.layers[-1]  # type: ignore[return-value]
+
+    def start(self) -> "GateNetwork":
+        """First weights: torch's own, and such a last layer that the branch runs with probability `START`."""
+        nn.init.trunc_normal_(self.last.weight, std=STD)
+        with torch.no_grad():
+            self.last.bias.copy_(torch.tensor([0.0, math.log(START / (1 - START))]))
+        return self
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Logits."""
+        return self.layers(pooled)
+
+
+class RunningNorm(nn.Module):
+    """Batch normalization by running statistics, in training as in evaluation: [B, D] -> [B, D].
+
+    Ours: with the statistics of the batch at hand a gate would decide otherwise in training than in evaluation, and
+    on a last batch of one image it could not decide at all. The batches seen in training are summed up; `settle`
+    moves the statistics after the optimizer step, the same way on every rank.
+
+    Args:
+        dim: D.
+        eps: added to the variance.
+    """
+
+    mean: Tensor
+    square: Tensor
+
+    def __init__(self, dim: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("square", torch.ones(dim))  # mean of the squares
+        self.seen: Tensor | None = None  # sums since the last optimizer step: of x, of its squares, of ones
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize, and note what was seen in training."""
+        if self.training:
+            with torch.no_grad():
+                wide = x.float()
+                sums = torch.cat([wide.sum(0), wide.square().sum(0), wide.new_full((1,), len(x))])
+                self.seen = sums if self.seen is None else self.seen + sums
+        variance = (self.square - self.mean.square()).clamp_min(0)
+        return (x - self.mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+
+@torch.no_grad()
+def settle(network: nn.Module) -> None:
+    """Move the statistics of every `RunningNorm` towards those of the batches seen, over all processes."""
+    norms = [module for module in network.modules() if isinstance(module, RunningNorm) and module.seen is not None]
+    if not norms:
+        return
+    seen = torch.stack([norm.seen for norm in norms])  # type: ignore[misc]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(seen)
+    means = seen[:, :-1] / seen[:, -1:].clamp_min(1)
+    found_means, found_squares = means.chunk(2, dim=1)
+    torch._foreach_lerp_([norm.mean for norm in norms], list(found_means), MOMENTUM)
+    torch._foreach_lerp_([norm.square for norm in norms], list(found_squares), MOMENTUM)
+    for norm in norms:
+        norm.seen = None

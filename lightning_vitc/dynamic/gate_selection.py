@@ -1,0 +1,69 @@
+"""Differentiable choice of a gate network for every branch (as in DARTS, Liu et al., 2019).
+
+L blocks, K candidates. What the paper leaves open is ours: the logits of the candidates are mixed, not their
+decisions, and one candidate alone (K = 1) is the ablation without a search.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_vitc.dynamic.gate_networks import GateNetwork
+from lightning_vitc.dynamic.gate_shapes import gate_macs
+
+
+class GateSelection(nn.Module):
+    """The candidates of every branch and their architecture parameters.
+
+    Args:
+        depth: L.
+        dim: of the tokens.
+        names: of the K candidates.
+        temperature: of the softmax over the architecture parameters.
+    """
+
+    chosen: Tensor
+    macs: Tensor
+
+    def __init__(self, depth: int, dim: int, names: Sequence[str], temperature: float = 1.0):
+        super().__init__()
+        self.names, self.temperature = tuple(names), temperature
+        self.candidates = nn.ModuleList(
+            nn.ModuleList(GateNetwork(name, dim).start() for name in names) for _ in range(2 * depth)
+        )
+        self.architecture = nn.Parameter(torch.zeros(depth, 2, len(names)))
+        self.register_buffer("chosen", torch.zeros_like(self.architecture))  # one-hot from when it is frozen
+        self.register_buffer("macs", torch.tensor([float(gate_macs(name, dim)) for name in names]), persistent=False)
+
+    def mixture(self, frozen: bool) -> Tensor:
+        """Shares of the candidates [L, 2, K]: a softmax, or the choice; the parameters always get a gradient.
+
+        So that under DDP every parameter takes part in every step.
+        """
+        if frozen:
+            return self.chosen + 0 * self.architecture
+        return (self.architecture / self.temperature).softmax(-1)
+
+    def logits(self, block: int, branch: int, pooled: Tensor, mixture: Tensor) -> Tensor:
+        """Of a branch (0 attention, 1 MLP) of a block: [B, D] -> (skip, run) [B, 2]."""
+        candidates: Any = self.candidates[2 * block + branch]
+        found = torch.stack([network(pooled) for network in candidates])
+        return torch.einsum("k,kbc->bc", mixture[block, branch].to(found.dtype), found)
+
+    def cost(self, mixture: Tensor) -> Tensor:
+        """MACs of all gates, a scalar."""
+        return (mixture * self.macs).sum()
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Decide once: the candidate with the largest parameter, the first of equals."""
+        if not self.chosen.any():
+            self.chosen.scatter_(-1, self.architecture.argmax(-1, keepdim=True), 1.0)
+
+    def winners(self) -> list[tuple[GateNetwork, GateNetwork]]:
+        """The networks that were chosen, of attention and MLP block by block."""
+        best = torch.where(self.chosen.any(), self.chosen, self.architecture).argmax(-1).flatten().tolist()
+        networks = [row[index] for row, index in zip(self.candidates, best, strict=True)]  # type: ignore[index]
+        return list(zip(networks[::2], networks[1::2], strict=True))

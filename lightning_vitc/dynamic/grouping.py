@@ -1,0 +1,100 @@
+"""Group-level gates: images that decide together in training, as those of an inference batch will.
+
+B images of a mini-batch. The paper splits a batch "recursively by log2" and compares with fixed and random groups;
+sizes that are no power of two, and what random means, are ours.
+"""
+
+import zlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GROUPINGS = ("recursive", "avg-32", "avg-8", "random", "sample", "batch")
+
+
+def group_sizes(batch: int, grouping: str, draw: torch.Generator | None = None) -> list[int]:
+    """How many images decide together, in the order of the batch; they add up to it.
+
+    Args:
+        batch: B, from 1.
+        grouping: `recursive` halves what is left: B/2, B/4, ..., 2, 1, 1; `avg-32` and `avg-8` cut groups of that
+            size, the last one smaller; `random` draws powers of two up to B; `sample` decides for each image,
+            `batch` for all.
+        draw: for `random`.
+    """
+    if grouping == "recursive":
+        sizes, left = [], batch
+        while left > 1:
+            sizes.append(left // 2)
+            left -= left // 2
+        return [*sizes, left]
+    if grouping == "random":
+        sizes, left, powers = [], batch, batch.bit_length()
+        while left:
+            sizes.append(min(2 ** int(torch.randint(powers, (), generator=draw)), left))
+            left -= sizes[-1]
+        return sizes
+    size = {"sample": 1, "batch": batch}.get(grouping) or int(grouping.removeprefix("avg-"))
+    return [min(size, batch - start) for start in range(0, batch, size)]
+
+
+class GroupGates:
+    """The decisions of one mini-batch: which images decide together, and the noise of every group.
+
+    The noise belongs to the position of an image in the global batch, and a group takes that of its first image:
+    where groups lie within one process, they decide the same however many processes share the batch.
+
+    Args:
+        sizes: of the groups, from `group_sizes`.
+        noise: Gumbel noise [B, L, 2, 2]; `None` decides by the larger logit.
+        device: of the logits.
+    """
+
+    def __init__(self, sizes: list[int], noise: Tensor | None, device: torch.device):
+        counts = torch.tensor(sizes)
+        self.member = torch.repeat_interleave(torch.arange(len(sizes)), counts).to(device)  # [B], its group
+        self.counts = counts.to(device)[:, None]
+        first = counts.cumsum(0) - counts
+        self.noise = None if noise is None else noise[first].to(device)
+        self.run: dict[tuple[int, int], Tensor] = {}
+
+    def decide(self, block: int, branch: int, logits: Tensor, temperature: float) -> Tensor:
+        """Hard gates [B] of 0 and 1 with the gradient of the soft ones (straight-through Gumbel-softmax).
+
+        Args:
+            block, branch: whose gate; noted in `run`.
+            logits: (skip, run) of every image, [B, 2]; averaged over groups.
+            temperature: of the softmax.
+        """
+        logits = logits.float()
+        mean = logits.new_zeros(len(self.counts), 2).index_add(0, self.member, logits) / self.counts
+        if self.noise is not None:
+            mean = mean + self.noise[:, block, branch]
+        soft = F.softmax(mean / temperature, dim=-1)[:, 1]
+        hard = (mean[:, 1] > mean[:, 0]).float()
+        gate = (hard - soft.detach() + soft)[self.member]
+        self.run[block, branch] = gate
+        return gate
+
+    def mean_run(self, depth: int) -> Tensor:
+        """Share of the images for which each branch runs, [L, 2], differentiable; 1 where there is no gate."""
+        one = self.counts.new_ones((), dtype=torch.float32)
+        means = [self.run[unit].mean() if unit in self.run else one for unit in units(depth)]
+        return torch.stack(means).view(depth, 2)
+
+
+def units(depth: int) -> list[tuple[int, int]]:
+    """(block, branch) of every branch, in order."""
+    return [(block, branch) for block in range(depth) for branch in (0, 1)]
+
+
+def generator_of(seed: int, step: int, micro: int, what: str) -> torch.Generator:
+    """Randomness that depends on the seed, the step and the part of its batch alone, the same on every rank."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{what} {seed} {step} {micro}".encode()))
+
+
+def gumbel_noise(batch: int, depth: int, draw: torch.Generator, rank: int = 0, world_size: int = 1) -> Tensor:
+    """Gumbel noise [B, L, 2, 2] of this rank's images, cut out of that of the whole batch."""
+    uniform = torch.rand(world_size * batch, depth, 2, 2, generator=draw).clamp(1e-9, 1 - 1e-7)
+    return -torch.log(-torch.log(uniform[rank * batch : (rank + 1) * batch]))

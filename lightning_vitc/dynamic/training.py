@@ -1,0 +1,156 @@
+"""What trainings with gates have in common: noisy or exact decisions of groups, the price of running, and its record.
+
+L blocks, B images of a batch, D the embedding width.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_vitc.backbone import Backbone, BranchGate
+from lightning_vitc.dynamic.gate_networks import settle
+from lightning_vitc.dynamic.grouping import GroupGates, generator_of, group_sizes, gumbel_noise, units
+from lightning_vitc.dynamic.rates import RunRates
+from lightning_vitc.dynamic.targets import DynamicTargets
+from lightning_vitc.losses import distilled_cross_entropy
+from lightning_vitc.module import CompressionModule, StepResult, Variant
+from lightning_vitc.schema import OptimizerConfig
+from lightning_vitc.teacher import Teacher
+
+
+class GatedTraining(CompressionModule):
+    """A backbone whose branches run by gates, trained on cross-entropy, distillation and the price of running.
+
+    Args:
+        backbone: the network.
+        optimizer: the recipe.
+        teacher: the dense network, frozen, or `None`.
+        arguments: the keys of USDC.
+        targets: what the network may cost.
+        seed: of the noise and of random groups.
+    """
+
+    noisy = False  # whether decisions are sampled in training
+
+    def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None, arguments: Any,
+                 targets: DynamicTargets, seed: int = 0):  # fmt: skip
+        self.arguments, self.targets, self.seed = arguments, targets, seed
+        self.kd = arguments.distillation, arguments.temperature, arguments.kd_reduction
+        self._micro = 0  # which part of a step's batch
+        self._decided: GroupGates | None = None  # what the last validation batch decided
+        super().__init__(backbone, optimizer, teacher)
+        self.rates = RunRates(backbone.spec.num_classes, backbone.spec.depth)
+
+    # What a training implements
+
+    def gate_logits(self, block: int, branch: int, pooled: Tensor) -> Tensor:
+        """Logits (skip, run) [B, 2] of a gate for the mean normalized tokens [B, D]."""
+        raise NotImplementedError
+
+    def expected_macs(self, run: Tensor) -> Tensor:
+        """Of one image where branches run at rates [L, 2]; a scalar, differentiable."""
+        raise NotImplementedError
+
+    def softness(self) -> float:
+        """Temperature of the soft gates, whose gradient the hard ones have."""
+        raise NotImplementedError
+
+    @property
+    def gated_branches(self) -> bool:
+        """Whether there are gates."""
+        return True
+
+    def weight_of_residual(self) -> float:
+        """Of L_res in the loss."""
+        return self.arguments.gamma
+
+    def expected_target(self) -> Tensor | float:
+        """MACs that L_res asks for now."""
+        return self.targets.expected
+
+    # The step
+
+    def step(self, images: Tensor, targets: Tensor) -> StepResult:
+        """Loss = task + gamma L_res with L_res = ((E[MACs] - target) / dense)² (Yuan et al.; the square is ours)."""
+        groups = self.groups(len(images), images.device)
+        logits = self.backbone(images, gates=partial(self._decide, groups) if self.gated_branches else None)
+        taught = None if self.teacher is None else self.teacher(images)
+        task_loss = distilled_cross_entropy(logits, targets, taught, *self.kd)
+        macs = self.expected_macs(mean_over_processes(groups.mean_run(self.backbone.spec.depth)))
+        residual = ((macs - self.expected_target()) / self.targets.dense).square()
+        terms = {"task_loss": task_loss, "residual": residual, "expected_ratio": macs / self.targets.dense}
+        return StepResult(
+            task_loss + self.weight_of_residual() * residual,
+            {f"usdc/{name}": value.detach() for name, value in terms.items()},
+        )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Which part of the step's batch follows."""
+        self._micro = batch_idx % self.trainer.accumulate_grad_batches
+
+    def after_step(self) -> None:
+        """Statistics of the gates' batch norms follow the step."""
+        settle(self)
+
+    def groups(self, batch: int, device: torch.device) -> GroupGates:
+        """Who decides together in this batch, and the noise of it."""
+        rank, world_size = (0, 1) if self._trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        draw = partial(generator_of, self.seed, self.global_step, self._micro)
+        sizes = group_sizes(batch, self.arguments.grouping, draw("groups"))
+        depth = self.backbone.spec.depth
+        noise = gumbel_noise(batch, depth, draw("noise"), rank, world_size) if self.noisy else None
+        return GroupGates(sizes, noise, device)
+
+    def _decide(self, groups: GroupGates, block: int, branch: int, pooled: Tensor) -> Tensor:
+        return groups.decide(block, branch, self.gate_logits(block, branch, pooled), self.softness())
+
+    # Validation: every image decides for itself, without noise
+
+    def variants(self) -> list[Variant]:
+        """The network as it would be exported."""
+        return [Variant("usdc", self.backbone.spec, self.deciding)]
+
+    def deciding(self, images: Tensor) -> Tensor:
+        """Logits [B, classes]; what was decided is kept for `validation_step`."""
+        self._decided = GroupGates([1] * len(images), None, images.device)
+        return self.run_by(partial(self._decide, self._decided) if self.gated_branches else None, images)
+
+    def run_by(self, gates: BranchGate | None, images: Tensor) -> Tensor:
+        """The network with the gates it is given."""
+        return self.backbone(images, gates=gates)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count correct predictions, and what ran."""
+        super().validation_step(batch, batch_idx)
+        if self.gated_branches and self._decided is not None:
+            depth = self.backbone.spec.depth
+            ran = torch.stack([self._decided.run[unit] for unit in units(depth)], dim=1)
+            self.rates.update(ran.unflatten(1, (depth, 2)), batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracy, expected MACs and how often every branch ran."""
+        super().on_validation_epoch_end()
+        if not self.gated_branches:
+            return
+        rates = self.rates.compute()["all"].float()
+        self.log("usdc/val_expected_ratio", self.expected_macs(rates) / self.targets.dense)
+        for number, (attn, mlp) in enumerate(rates.unbind()):
+            self.log_dict({f"run_rate/attn_{number:02d}": attn, f"run_rate/mlp_{number:02d}": mlp})
+
+    def on_validation_epoch_start(self) -> None:
+        """Count anew; the last epoch's counts stay readable until then."""
+        self.rates.reset()
+
+
+def mean_over_processes(run: Tensor) -> Tensor:
+    """The mean of all processes with the gradient of this one's part: E[MACs] is that of the whole batch.
+
+    DDP averages gradients, so that the step is the one that a single process with all images takes.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return run
+    whole = run.detach().clone()
+    torch.distributed.all_reduce(whole)
+    return run + (whole / torch.distributed.get_world_size() - run).detach()

@@ -1,0 +1,280 @@
+"""USDC: a smaller model that also skips by the image (Yuan et al., arXiv 2310.11117).
+
+Legend: a gate lets the attention or the MLP of a block run or skips it; alpha are the architecture parameters that
+choose its network (`gates.architecture`), tau the temperature of the Gumbel-softmax; L_res the distance of the
+expected MACs from their target.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import Backbone, BranchGate
+from lightning_vitc.dynamic.attaching import with_gates, without_gates
+from lightning_vitc.dynamic.finetuning import GatedFinetuning
+from lightning_vitc.dynamic.gate_selection import GateSelection
+from lightning_vitc.dynamic.gate_shapes import gate_macs
+from lightning_vitc.dynamic.report import settled
+from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
+from lightning_vitc.dynamic.training import GatedTraining
+from lightning_vitc.module import StepResult, Variant
+from lightning_vitc.planning import Plan
+from lightning_vitc.post_training import post_train
+from lightning_vitc.projection import project
+from lightning_vitc.prunable import (
+    Masks,
+    UnitCosts,
+    as_indices,
+    check_minima,
+    energies,
+    from_indices,
+    kept_of,
+    masked_weights,
+    pruned_spec,
+    removed,
+)
+from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded, must_be_trained
+from lightning_vitc.search import BudgetedSearch, SearchRates
+from lightning_vitc.teacher import Teacher
+
+if TYPE_CHECKING:
+    from lightning_vitc.pipeline import Pipeline
+
+
+@dataclass
+class Arguments:
+    """Keys of `method:` for USDC."""
+
+    takes_budget: ClassVar[bool] = True
+    budget_keys: ClassVar[tuple[str, ...]] = ("macs", "static", "round_to", "min_keep")
+
+    static: bool = True  # remove heads, value dimensions and channels
+    dynamic: bool = True  # skip attention and MLP by the image
+    gate_search: Literal[
+        "nas", "fixed:linear", "fixed:relu", "fixed:gelu", "fixed:relu_ln", "fixed:gelu_ln", "fixed:relu_bn",
+        "fixed:gelu_ln_3",
+    ] = "nas"  # fmt: skip
+    grouping: Literal["recursive", "avg-32", "avg-8", "random", "sample", "batch"] = "recursive"
+    gamma: float = bounded(50.0, gt=0)  # weight of L_res
+    distillation: float = bounded(0.1, ge=0, le=1)  # share of the teacher
+    temperature: float = bounded(1.0, gt=0)  # of the distillation
+    kd_reduction: Literal["batchmean", "numel"] = "batchmean"  # numel: also divided by classes
+    gate_lr: float = bounded(1e-3, gt=0)
+    architecture_lr: float = bounded(0.01, gt=0)  # of alpha
+    architecture_temperature: float = bounded(1.0, gt=0)  # of the softmax over alpha
+    cut_lr: float = bounded(0.005, gt=0)  # as UVC's
+    dual_lr: float = bounded(0.01, gt=0)
+    price_lr: float = bounded(1.0, gt=0)
+    finetune_epochs: int = bounded(120, gt=0)  # of the compacted model with its gates
+    finetune_lr: float = bounded(1e-4, gt=0)
+    finetune_temperature: float = bounded(0.5, gt=0)  # tau of that stage
+
+    def validate(self, experiment: Experiment) -> None:
+        """Rules between keys; a violation is a ValueError naming the key."""
+        if not self.static and not self.dynamic:
+            raise ValueError("method.static: false with method.dynamic=false leaves nothing to compress")
+        must_be_trained(experiment)
+        if experiment.budget.min_keep.blocks is not None:
+            raise ValueError("budget.min_keep.blocks: has no effect, no block is removed for good; leave it out")
+        for key in ("static", "dynamic"):
+            if experiment.budget.static is not None and not getattr(self, key):
+                raise ValueError(f"budget.static: has no effect with method.{key}=false; leave it out")
+
+
+class USDC(GatedTraining):
+    """The joint stage; its controls are `searching`, `target_ratio`, `selecting` and `temperature`.
+
+    Our realization. The paper leaves open what its gates see, which seven networks they are chosen from, how groups
+    of a size that is no power of two are split, how heads and channels are scored, and how its loss weighs two
+    budgets. Here a gate sees the mean of the branch's normalized tokens; the networks are `gate_shapes.GATES`; heads,
+    value dimensions and channels are pruned by UVC's primal-dual search under `budget.static`; and the training ends
+    with a stage on the compacted network, whose gates decide without noise.
+
+    Args:
+        backbone: the dense, pretrained network.
+        optimizer: the recipe of the stage.
+        teacher: the dense network, frozen.
+        arguments: the keys of `method:`.
+        budget: the section; `targets` what it means in numbers.
+        seed: of the noise.
+    """
+
+    noisy = True
+
+    def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None,
+                 arguments: Arguments, budget: BudgetConfig, targets: DynamicTargets, seed: int = 0):  # fmt: skip
+        self.budget = budget
+        self.final_ratio = targets.ratio
+        self.searching, self.target_ratio = True, targets.ratio  # controls, set by PruningSchedule
+        self.selecting = True  # control, set by GateFreezing
+        self.temperature = 0.5  # control, set by GumbelTemperature
+        self._mixture: Tensor | None = None  # shares of the gate networks in this step
+        self._frozen = False
+        super().__init__(backbone, optimizer, teacher, arguments, targets, seed)
+        spec, keys = backbone.spec, arguments
+        self.costs = UnitCosts.of(spec, convention=targets.convention, method="usdc")
+        rates = SearchRates(keys.cut_lr, keys.dual_lr, keys.price_lr)
+        self.search = BudgetedSearch(spec, self.costs, budget.min_keep, rates)
+        names = gate_names(keys.gate_search)
+        tau = keys.architecture_temperature
+        self.gates = GateSelection(spec.depth, spec.embed_dim, names, tau) if keys.dynamic else None
+
+    def step(self, images: Tensor, targets: Tensor) -> StepResult:
+        """One forward pass with one gate sample a group and branch."""
+        self._mix()
+        return super().step(images, targets)
+
+    def gate_logits(self, block: int, branch: int, pooled: Tensor) -> Tensor:
+        """Of the mixed candidates, or of the winner."""
+        assert self.gates is not None
+        assert self._mixture is not None
+        return self.gates.logits(block, branch, pooled, self._mixture)
+
+    def expected_macs(self, run: Tensor) -> Tensor:
+        """With branches as far as they are cut now; the gates are fixed costs of their own."""
+        macs = self.costs.fixed + (self.search.branches() * run).sum()
+        return macs if self.gates is None or self._mixture is None else macs + self.gates.cost(self._mixture)
+
+    def after_step(self) -> None:
+        """What follows the step of the weights."""
+        super().after_step()
+        if self.searching and self.targets.static is not None:
+            self.prune_step(self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"])  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def prune_step(self, lr: float) -> None:
+        """Proximal step on the weights at their learning rate, gradient step on the cuts, dual ascent (as UVC)."""
+        every = torch.ones(self.backbone.spec.depth, 2, device=self.search.price.device)  # the resident model
+        self.search.measure(every, self._static_target())
+        self.search.prune(self.backbone, every, lr)
+        self.search.reprice()
+
+    # What the stage ends with
+
+    def decide(self) -> Masks:
+        """What is pruned: the exact projection onto the static budget, which the gates are part of."""
+        masks, targets = Masks.full(self.backbone.spec), self.targets
+        if targets.static is None:
+            return masks
+        dims, channels = (value.cpu() for value in self.search.importance(*energies(self.backbone)))
+        gates = (
+            0
+            if self.gates is None
+            else sum(gate_macs(gate.name, self.backbone.embed_dim) for pair in self.gates.winners() for gate in pair)
+        )
+        return project(masks, dims, channels, self.costs, targets.static - gates, self.budget.min_keep,
+                       self.budget.round_to)  # fmt: skip
+
+    def gated(self) -> Backbone:
+        """The dense network with the winning gates in its blocks."""
+        assert self.gates is not None
+        return with_gates(self.backbone, self.gates.winners())
+
+    # Validation and logs
+
+    def variants(self) -> list[Variant]:
+        """The network as it would be cut now, masked, without the projection."""
+        if not hasattr(self, "search"):
+            return [Variant("usdc", self.backbone.spec, self.deciding)]
+        return [Variant("usdc", pruned_spec(self.backbone.spec, self._masks()), self.deciding)]
+
+    def run_by(self, gates: BranchGate | None, images: Tensor) -> Tensor:
+        """The masked network with these gates."""
+        self._mix()
+        weights = masked_weights(dict(self.backbone.named_parameters()), self._masks())
+        return functional_call(self.backbone, weights, (images,), {"gates": gates})
+
+    def observe(self) -> dict[str, Tensor]:
+        """Where the search of the resident model stands, and how sure the choice of gate networks is."""
+        every = torch.ones(self.backbone.spec.depth, 2, device=self.search.price.device)
+        scalars = {
+            "search/static_ratio": self.search.ratio(every).detach(),
+            "search/static_target": every.new_tensor(self._static_target()),
+            "search/price": self.search.price,
+        }
+        if self.gates is not None:
+            scalars["usdc/largest_share"] = self.gates.mixture(not self.selecting).detach().amax(-1).mean()
+        return scalars
+
+    # Details
+
+    @property
+    def gated_branches(self) -> bool:
+        """Whether anything is skipped."""
+        return self.gates is not None
+
+    def weight_of_residual(self) -> float:
+        """None before the search."""
+        return self.arguments.gamma if self.searching and self.gates is not None else 0.0
+
+    def expected_target(self) -> float:
+        """On the way that PruningSchedule goes."""
+        return self.target_ratio * self.targets.dense
+
+    def softness(self) -> float:
+        """The annealed temperature."""
+        return self.temperature
+
+    def own_rates(self) -> dict[str, float]:
+        """Gates and alpha learn at rates of their own, undecayed."""
+        named = [name for name, _ in self.named_parameters() if name.startswith("gates.")]
+        rates = dict.fromkeys(named, self.arguments.gate_lr)
+        return rates | ({"gates.architecture": self.arguments.architecture_lr} if named else {})
+
+    def _mix(self) -> None:
+        if self.gates is not None:
+            if not self.selecting and not self._frozen:  # once: it reads a buffer back from its device
+                self.gates.freeze()
+                self._frozen = True
+            self._mixture = self.gates.mixture(self._frozen)
+
+    def _masks(self) -> Masks:
+        every = torch.ones(self.backbone.spec.depth, 2, dtype=torch.bool, device=self.search.price.device)
+        return self.search.masks(*energies(self.backbone), every)
+
+    def _static_target(self) -> float:
+        """As far on its way as the expected target."""
+        final = (self.targets.static or self.targets.dense) / self.targets.dense
+        way = 1.0 if self.final_ratio == 1 else (1 - self.target_ratio) / (1 - self.final_ratio)
+        return 1 - (1 - final) * way
+
+    @classmethod
+    def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
+        """The expected cost from everything skipped to everything run, the resident one as far as the minima allow."""
+        keys, budget = experiment.method, experiment.budget
+        check_minima(budget.min_keep, spec)
+        targets = targets_of(budget, spec, keys.static, keys.dynamic)
+        return plan_of(spec, targets, budget, gate_names(keys.gate_search) if keys.dynamic else ())
+
+    @classmethod
+    def pipeline(cls, run: "Pipeline") -> None:
+        """Dense teacher, joint stage, projection and compaction, the compacted network with its gates, rows."""
+        keys, budget, seed = run.arguments, run.experiment.budget, run.experiment.seed
+        dense = run.start()
+        teacher = run.teacher() or Teacher(deepcopy(dense), dense.spec.num_classes) if keys.distillation else None
+        targets = targets_of(budget, dense.spec, keys.static, keys.dynamic)
+        usdc = run.fit(
+            "joint", lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, targets, seed), select="last"
+        )
+        masks = from_indices(dense.spec, run.record("architecture", lambda: as_indices(usdc.decide())))
+        pruned = {"pruned_percent": removed(masks, usdc.costs)["pruned_percent"]}
+        if not keys.dynamic:
+            final, sources = post_train(run, usdc.backbone, kept_of(dense.spec, masks), teacher)
+            macs = costs.macs(final.spec)
+            run.add_row("usdc", final, None, sources, expected_macs=macs, worst_macs=macs, **pruned)
+            return
+        gated, recipe = usdc.gated(), replace(run.optimizer, lr=keys.finetune_lr, warmup_epochs=0)
+
+        def compacted() -> GatedFinetuning:
+            small = run.compacted(gated, kept_of(gated.spec, masks))
+            return GatedFinetuning(small, recipe, teacher, keys, targets, seed)
+
+        final = run.fit("finetune", compacted, epochs=keys.finetune_epochs, select="last").backbone
+        run.add_row("usdc", final, None, **settled(run, final, targets), **pruned)
+        run.add_row("usdc_static", without_gates(final), None)

@@ -1,0 +1,92 @@
+"""Group-level gates: who decides together, by which noise, with which gradient."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_vitc.dynamic.grouping import GROUPINGS, GroupGates, generator_of, group_sizes, gumbel_noise, units
+
+CPU = torch.device("cpu")
+
+
+@given(st.integers(1, 300), st.sampled_from(GROUPINGS), st.integers(0, 5))
+def test_every_image_is_in_one_group(batch: int, grouping: str, seed: int) -> None:
+    sizes = group_sizes(batch, grouping, torch.Generator().manual_seed(seed))
+    assert sum(sizes) == batch
+    assert min(sizes) >= 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "grouping", "sizes"),
+    [
+        (32, "recursive", [16, 8, 4, 2, 1, 1]), (13, "recursive", [6, 3, 2, 1, 1]), (1, "recursive", [1]),
+        (2, "recursive", [1, 1]), (13, "batch", [13]), (3, "sample", [1, 1, 1]), (20, "avg-8", [8, 8, 4]),
+        (13, "avg-32", [13]), (64, "avg-32", [32, 32]), (1, "random", [1]),
+    ],
+)  # fmt: skip
+def test_sizes(batch: int, grouping: str, sizes: list[int]) -> None:
+    assert group_sizes(batch, grouping, torch.Generator()) == sizes
+
+
+def test_random_groups_are_powers_of_two_and_change_with_the_step() -> None:
+    drawn = [group_sizes(64, "random", generator_of(0, step, 0, "groups")) for step in range(20)]
+    assert {size for sizes in drawn for size in sizes[:-1]} <= {1, 2, 4, 8, 16, 32, 64}
+    assert len(set(map(tuple, drawn))) > 10
+    assert drawn[3] == group_sizes(64, "random", generator_of(0, 3, 0, "groups"))
+
+
+def decided(sizes: list[int], noise: torch.Tensor | None, logits: torch.Tensor, temperature: float = 1.0) -> GroupGates:
+    gates = GroupGates(sizes, noise, CPU)
+    for block, branch in units(logits.shape[1]):
+        gates.decide(block, branch, logits[:, block, branch], temperature)
+    return gates
+
+
+def test_a_group_decides_by_its_mean_logits() -> None:
+    logits = torch.tensor([[0.0, 3.0], [0.0, -1.0], [0.0, -1.0], [0.0, 0.5]])[:, None, None]
+    gates = GroupGates([3, 1], None, CPU)
+    assert gates.decide(0, 0, logits[:, 0, 0], 1.0).tolist() == [1, 1, 1, 1]
+    gates = GroupGates([1, 2, 1], None, CPU)
+    assert gates.decide(0, 0, logits[:, 0, 0], 1.0).tolist() == [1, 0, 0, 1]
+
+
+def test_members_of_a_group_agree_in_noise_and_others_need_not() -> None:
+    noise = gumbel_noise(32, 4, generator_of(0, 0, 0, "noise"))
+    gates = decided(group_sizes(32, "recursive"), noise, torch.zeros(32, 4, 2, 2))
+    runs = torch.stack([gates.run[unit] for unit in units(4)], dim=1)
+    for part in runs.split([16, 8, 4, 2, 1, 1]):
+        assert (part == part[:1]).all()
+    assert len({tuple(row.tolist()) for row in runs}) > 3
+
+
+def test_noise_runs_a_branch_as_often_as_its_probability() -> None:
+    noise = gumbel_noise(20000, 1, generator_of(3, 0, 0, "noise"))
+    logits = torch.tensor([0.0, 1.0]).expand(20000, 1, 2, 2)
+    run = decided([1] * 20000, noise, logits).mean_run(1)
+    assert run.tolist() == [[pytest.approx(torch.sigmoid(torch.tensor(1.0)).item(), abs=0.015)] * 2]
+
+
+def test_hard_gates_have_the_gradient_of_the_soft_ones() -> None:
+    logits = torch.tensor([[0.3, 0.1], [0.2, 0.9], [0.0, 0.4]], requires_grad=True)
+    gates = GroupGates([2, 1], None, CPU)
+    gate = gates.decide(0, 0, logits, 0.5)
+    assert set(gate.tolist()) <= {0.0, 1.0}
+    gate.sum().backward()
+    means = torch.stack([logits[:2].mean(0), logits[2]]).detach().requires_grad_()
+    ((means / 0.5).softmax(-1)[:, 1] * torch.tensor([2.0, 1.0])).sum().backward()
+    expected = torch.stack([means.grad[0] / 2, means.grad[0] / 2, means.grad[1]])
+    torch.testing.assert_close(logits.grad, expected)
+
+
+@pytest.mark.parametrize("grouping", ["sample", "avg-8"])
+def test_groups_within_a_process_decide_as_in_one(grouping: str) -> None:
+    """32 images in one process, or 16 in each of two."""
+    logits = torch.randn(32, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    whole = decided(group_sizes(32, grouping), gumbel_noise(32, 3, generator_of(0, 7, 0, "noise")), logits)
+    parts = [
+        decided(group_sizes(16, grouping), gumbel_noise(16, 3, generator_of(0, 7, 0, "noise"), rank, 2), part)
+        for rank, part in enumerate(logits.split(16))
+    ]
+    for unit in units(3):
+        assert torch.equal(whole.run[unit], torch.cat([part.run[unit] for part in parts]))

@@ -1,0 +1,197 @@
+"""Skipping is exact in every mode, through compaction, saving and export, and its costs are counted."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_vitc import ArchSpec, compact, costs, load
+from lightning_vitc.artifact import save
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.deployed import OnnxNetwork, Pt2Network
+from lightning_vitc.dynamic.attaching import lower, without_gates
+from lightning_vitc.dynamic.costs import DynamicCosts
+from lightning_vitc.dynamic.rates import RunRates
+from lightning_vitc.dynamic.report import closest_within
+from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
+from lightning_vitc.prunable import Masks, kept_of, masked_weights
+from lightning_vitc.write_formats import write_onnx, write_pt2
+
+TOLERANCE = dict(rtol=0, atol=1e-5)
+
+
+def in_mode(network: Any, mode: Any, images: torch.Tensor) -> torch.Tensor:
+    set_gating(network, mode)
+    with torch.no_grad():
+        logits = network(images)
+    set_gating(network, "per_sample")
+    return logits
+
+
+def decisions(network: Any, images: torch.Tensor) -> torch.Tensor:
+    with noting_decisions(network) as found, torch.no_grad():
+        network(images)
+    return torch.stack(found, dim=1).unflatten(1, (-1, 2))
+
+
+def test_the_gates_of_the_fixture_disagree(gated: Backbone, images: torch.Tensor) -> None:
+    rates = decisions(gated, images).float().mean(0)
+    assert ((rates > 0) & (rates < 1)).sum() >= 4
+
+
+def test_per_sample_is_the_masked_computation(gated: Backbone, images: torch.Tensor) -> None:
+    masked = in_mode(gated, "masked", images)
+    torch.testing.assert_close(in_mode(gated, "per_sample", images), masked, **TOLERANCE)
+    one_by_one = torch.cat([in_mode(gated, "per_sample", image[None]) for image in images])
+    torch.testing.assert_close(one_by_one, masked, **TOLERANCE)
+
+
+def test_per_batch_is_the_masked_computation_of_the_mean_logits(gated: Backbone, images: torch.Tensor) -> None:
+    def decide(block: int, branch: int, pooled: torch.Tensor) -> torch.Tensor:
+        owner = gated.blocks[block]
+        skip, run = (owner.gate2 if branch else owner.gate1)(pooled).mean(0)
+        return (run > skip).float().expand(len(pooled))
+
+    with torch.no_grad():
+        expected = gated(images, gates=decide)
+    torch.testing.assert_close(in_mode(gated, "per_batch", images), expected, **TOLERANCE)
+    alone = torch.cat([in_mode(gated, "per_batch", image[None]) for image in images])
+    torch.testing.assert_close(alone, in_mode(gated, "masked", images), **TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", ["per_sample", "per_batch"])
+def test_what_is_skipped_is_not_computed(gated: Backbone, images: torch.Tensor, mode: str) -> None:
+    seen: dict[tuple[int, int], int] = dict.fromkeys([(block, branch) for block in range(4) for branch in (0, 1)], 0)
+    for number, block in enumerate(gated.blocks):
+        for branch, layer in enumerate((block.attn, block.mlp)):
+            layer.register_forward_pre_hook(
+                lambda _, args, key=(number, branch): seen.update({key: seen[key] + len(args[0])})
+            )
+    ran = decisions(gated, images)
+    if mode == "per_sample":
+        assert [seen[key] for key in seen] == ran.sum(0).flatten().tolist()
+    else:
+        seen = dict.fromkeys(seen, 0)
+        in_mode(gated, mode, images)
+        assert set(seen.values()) <= {0, 13}
+
+
+def test_unknown_modes_are_refused(gated: Backbone) -> None:
+    with pytest.raises(ValueError, match="per_sample, per_batch, masked"):
+        set_gating(gated, "sometimes")  # type: ignore[arg-type]
+
+
+def test_costs(gated: Backbone, images: torch.Tensor) -> None:
+    spec, plain = gated.spec, without_gates(gated).spec
+    found = DynamicCosts.of(spec)
+    assert found.worst == costs.macs(spec) == costs.macs(plain) + costs.parts(spec)["gates"]
+    assert costs.params(spec) == sum(parameter.numel() for parameter in gated.parameters())
+    ran = decisions(gated, images)
+    by_hand = []
+    for image in ran:
+        blocks = tuple(
+            replace(block, attn=block.attn if attn else None, hidden=block.hidden if mlp else None)
+            for block, (attn, mlp) in zip(spec.blocks, image.tolist(), strict=True)
+        )
+        by_hand.append(costs.macs(replace(spec, blocks=blocks)))
+    assert found.expected(ran.double()).tolist() == by_hand
+    assert float(found.expected(ran.double().mean(0))) == pytest.approx(sum(by_hand) / len(by_hand))
+
+
+def test_compaction_keeps_the_gates(gated: Backbone, images: torch.Tensor) -> None:
+    masks, draw = Masks.full(gated.spec), torch.Generator().manual_seed(4)
+    masks.dims &= torch.rand(masks.dims.shape, generator=draw) > 0.4
+    masks.channels &= torch.rand(masks.channels.shape, generator=draw) > 0.4
+    masks.dims[2, 1] = False  # a whole head
+    small = compact(gated, kept_of(gated.spec, masks))
+    with torch.no_grad():
+        expected = torch.func.functional_call(gated, masked_weights(dict(gated.named_parameters()), masks), (images,))
+    torch.testing.assert_close(in_mode(small, "per_sample", images), expected, **TOLERANCE)
+    assert [block.gates for block in ArchSpec.of(small).blocks] == [block.gates for block in gated.spec.blocks]
+    assert costs.params(ArchSpec.of(small)) == sum(parameter.numel() for parameter in small.parameters())
+    assert costs.macs(ArchSpec.of(small)) < costs.macs(gated.spec)
+
+
+def test_a_saved_network_skips(gated: Backbone, images: torch.Tensor, tmp_path: Path) -> None:
+    small = compact(gated, None)
+    save(small, tmp_path / "out", {})
+    loaded = load(tmp_path / "out")
+    assert torch.equal(in_mode(loaded, "per_sample", images), in_mode(small, "per_sample", images))
+    assert torch.equal(decisions(loaded, images), decisions(gated, images))
+    assert ArchSpec.of(loaded) == gated.spec
+
+
+def test_a_file_without_gates_is_read(gated: Backbone) -> None:
+    plain = without_gates(gated).spec
+    older = {**vars(plain), "blocks": [{"attn": vars(block.attn), "hidden": block.hidden} for block in plain.blocks]}
+    assert ArchSpec.from_dict(older) == plain
+
+
+def test_lowered_gates_run_less(gated: Backbone, images: torch.Tensor) -> None:
+    before = decisions(gated, images)[:, 0]
+    lower(gated, 3.0)
+    after = decisions(gated, images)[:, 0]
+    assert after.sum() < before.sum()
+    assert not (after[:, 0] & ~before[:, 0]).any()
+    lower(gated, 1e4)
+    assert not decisions(gated, images).any()
+
+
+@pytest.mark.parametrize(("start", "limit"), [(80.0, 73.0), (70.0, 73.0), (72.9, 73.0)])
+def test_the_budget_is_met_from_both_sides(start: float, limit: float) -> None:
+    asked: list[float] = []
+
+    def expected(shift: float) -> float:
+        asked.append(shift)
+        return max(start - 11 * shift, 0.0)
+
+    shift = closest_within(expected, limit)
+    assert 0.995 * limit <= expected(shift) <= limit
+    assert len(asked) < 12
+
+
+def test_gates_that_cannot_be_moved_enough() -> None:
+    assert closest_within(lambda shift: 60.0, 73.0) == 0.0  # everything runs already
+    steps = {True: 90.0, False: 40.0}  # all or nothing
+    assert closest_within(lambda shift: steps[shift < 1.3], 73.0) == pytest.approx(1.3, abs=0.01)
+
+
+def test_without_gates_everything_runs(gated: Backbone, images: torch.Tensor) -> None:
+    plain = without_gates(gated).eval()
+    with torch.no_grad():
+        expected = gated(images, gates=torch.ones(4, 2))
+        torch.testing.assert_close(plain(images), expected, **TOLERANCE)
+    assert not [name for name in plain.state_dict() if "gate" in name]
+
+
+def test_run_rates_by_class() -> None:
+    rates = RunRates(3, 2)
+    rates.update(torch.tensor([[[1, 0], [1, 1]], [[0, 0], [1, 0]]]), torch.tensor([0, 0]))
+    rates.update(torch.tensor([[[1, 1], [0, 0]]]), torch.tensor([2]))
+    found = rates.compute()
+    assert found["by_class"][0].tolist() == [[0.5, 0.0], [1.0, 0.5]]
+    assert found["by_class"][1].isnan().all()
+    assert found["by_class"][2].tolist() == [[1, 1], [0, 0]]
+    torch.testing.assert_close(found["all"], torch.tensor([[2 / 3, 1 / 3], [2 / 3, 1 / 3]]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("write", "opened"), [(write_pt2, Pt2Network), (write_onnx, OnnxNetwork)])
+def test_an_exported_graph_skips_by_control_flow(
+    gated: Backbone, images: torch.Tensor, tmp_path: Path, write: Any, opened: Any
+) -> None:
+    small, path = compact(gated, None), tmp_path / "model"
+    write(small, (1, 8, 8), path)
+    network = opened(path)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), in_mode(small, "masked", images), rtol=0, atol=1e-5)
+        alone = torch.cat([network(image[None]) for image in images])
+    torch.testing.assert_close(alone, in_mode(small, "per_sample", images), rtol=0, atol=1e-5)
+    if write is write_onnx:
+        import onnx
+
+        operators = [node.op_type for node in onnx.load(path).graph.node]
+        assert operators.count("If") == 8
+        assert "Softmax" not in operators  # attention is inside

@@ -1,0 +1,404 @@
+"""USDC: its loss, its two budgets, what it freezes and exports, and the whole run."""
+
+import json
+import re
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_vitc import ArchSpec, compact, costs, load
+from lightning_vitc.backbone import Backbone, create_backbone
+from lightning_vitc.callbacks.gate_freezing import GateFreezing
+from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
+from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
+from lightning_vitc.callbacks.run_rate_figure import RunRateFigure
+from lightning_vitc.dynamic.finetuning import GatedFinetuning
+from lightning_vitc.dynamic.gate_networks import GateNetwork
+from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
+from lightning_vitc.dynamic.grouping import GROUPINGS
+from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
+from lightning_vitc.dynamic.targets import targets_of
+from lightning_vitc.errors import UserError
+from lightning_vitc.methods.usdc import USDC, Arguments
+from lightning_vitc.prunable import Masks, kept_of, pruned_spec
+from lightning_vitc.schema import BudgetConfig, ModelConfig, OptimizerConfig
+from lightning_vitc.starting_point import starting_network
+from lightning_vitc.teacher import Teacher
+
+TINY = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "num_heads": 3, "depth": 3, "num_classes": 10}
+RUN = (
+    "model.depth=3", "model.embed_dim=48", "model.num_heads=3", "model.patch_size=4", "data.num_samples=256",
+    "data.batch_size=16", "teacher.epochs=2", "trainer.max_epochs=3", "method.finetune_epochs=2",
+    "optimizer.warmup_epochs=0.5", "trainer.log_every_n_steps=4", "data.mixup=0.0", "method.gate_lr=0.01",
+)  # fmt: skip
+
+
+def network() -> Backbone:
+    torch.manual_seed(0)
+    return create_backbone("deit_tiny_patch16_224", **TINY).eval()
+
+
+def method(macs: str = "70%", resident: str | None = None, **keys: Any) -> USDC:
+    model, budget, arguments = network(), BudgetConfig(macs=macs, static=resident), Arguments(**keys)
+    targets = targets_of(budget, model.spec, arguments.static, arguments.dynamic)
+    teacher = Teacher(deepcopy(model), 10) if arguments.distillation else None
+    torch.manual_seed(1)
+    return USDC(model, OptimizerConfig(lr=1e-3), teacher, arguments, budget, targets)
+
+
+def finetuning(module: USDC) -> GatedFinetuning:
+    gated = module.gated()
+    small = compact(gated, kept_of(gated.spec, module.decide()))
+    backbone = replace_with(gated, small)
+    return GatedFinetuning(backbone, OptimizerConfig(lr=1e-3), module.teacher, module.arguments, module.targets)
+
+
+def replace_with(gated: Backbone, small: Any) -> Backbone:
+    from lightning_vitc.backbone import from_spec
+
+    backbone = from_spec(ArchSpec.of(small), rates=gated.rates)
+    backbone.load_state_dict(small.state_dict())
+    return backbone
+
+
+def batch(seed: int = 0, size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 1, 8, 8, generator=generator), torch.randint(0, 10, (size,), generator=generator)
+
+
+def fit(module: Any, *callbacks: Any, steps: int = 30, epochs: int = 1) -> None:
+    """On random images."""
+    data = [batch(step) for step in range(steps)]
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, gradient_clip_val=1.0, callbacks=list(callbacks),
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None))
+
+
+def disagree(module: USDC) -> None:
+    """Give every candidate weights by which it runs for some images only."""
+    torch.manual_seed(2)
+    for gate in module.modules():
+        if isinstance(gate, GateNetwork):
+            torch.nn.init.normal_(gate.last.weight, std=5.0)
+            torch.nn.init.zeros_(gate.last.bias)
+
+
+# The loss
+
+
+def test_the_loss_is_cross_entropy_distillation_and_the_distance_from_the_target() -> None:
+    module = method(distillation=0.25, gamma=7.0)
+    images, targets = batch()
+    loss, groups = module.step(images, targets), None
+    groups = module.groups(8, images.device)
+    logits = module.backbone(images, gates=lambda *unit: module._decide(groups, *unit))
+    taught = module.teacher(images)
+    divergence = F.kl_div(logits.log_softmax(-1), taught.softmax(-1), reduction="sum") / 8
+    run = groups.mean_run(3)
+    expected = module.costs.fixed + (module.search.branches() * run).sum() + module.gates.cost(module._mixture)
+    residual = ((expected - 0.7 * module.targets.dense) / module.targets.dense) ** 2
+    wanted = 0.75 * F.cross_entropy(logits, targets) + 0.25 * divergence + 7.0 * residual
+    torch.testing.assert_close(loss.loss, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_price_reaches_the_gates_and_alpha() -> None:
+    module = method(macs="30%", gamma=1e6)  # nothing but the price
+    disagree(module)
+    module.step(*batch()).loss.backward()
+    last = torch.stack([row[0].last.bias.grad for row in module.gates.candidates])
+    assert (last[:, 1] >= 0).all()  # a step against it runs less
+    assert (last[:, 1] > 0).any()
+    module.zero_grad()
+    module.searching = False
+    assert module.step(*batch()).terms["usdc/residual"] > 0
+    assert module.weight_of_residual() == 0
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+@pytest.mark.parametrize("size", [1, 13])
+def test_any_batch_size(grouping: Any, size: int) -> None:
+    module = method(grouping=grouping)
+    result = module.step(*batch(size=size))
+    result.loss.backward()
+    assert torch.isfinite(result.loss)
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("keys", [{}, {"gate_search": "fixed:relu_bn"}, {"static": False}, {"dynamic": False}])
+def test_every_parameter_has_a_gradient(frozen: bool, keys: dict[str, Any]) -> None:
+    """DDP waits for all of them."""
+    module = method(**keys)
+    module.selecting = not frozen
+    module.step(*batch()).loss.backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def test_a_decision_without_noise_is_that_of_evaluation() -> None:
+    """In training with groups of one, in evaluation, and in the network that is exported."""
+    module = method(grouping="sample", static=False)
+    disagree(module)
+    module.selecting = False
+    images, _ = batch(size=13)
+    with torch.no_grad():
+        evaluated = module.eval().deciding(images)
+        ran = torch.stack(list(module._decided.run.values()), dim=1)
+        module.noisy = False
+        groups = module.groups(13, images.device)
+        module.train().backbone(images, gates=lambda *unit: module._decide(groups, *unit))
+        exported = compact(module.gated(), None)
+        with noting_decisions(exported) as found:
+            torch.testing.assert_close(exported(images), evaluated, rtol=0, atol=1e-5)
+    assert torch.equal(ran, torch.stack(list(groups.run.values()), dim=1).detach())
+    assert torch.equal(ran.bool(), torch.stack(found, dim=1))
+    assert 0 < ran.mean() < 1
+
+
+# Training
+
+
+def test_the_search_and_its_end() -> None:
+    module = method(macs="60%", resident="80%", gamma=200.0, gate_lr=0.03, architecture_lr=0.1)
+    seen: list[bool] = []
+
+    class Watch(GateFreezing):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            seen.append(bool(pl_module.gates.chosen.any()))
+
+    fit(module, PruningSchedule(0.0, 0.5), GumbelTemperature(5.0, 0.5), Watch(0.5), steps=60)
+    assert seen == [False] * 30 + [True] * 30
+    assert module.gates.chosen.sum(-1).tolist() == [[1, 1]] * 3
+    every = torch.ones(3, 2)
+    assert float(module.search.ratio(every)) == pytest.approx(0.8, abs=0.06)
+    masks = module.decide()
+    names = [gate.name for pair in module.gates.winners() for gate in pair]
+    gates = sum(gate_macs(name, 48) for name in names)
+    worst, limit = costs.macs(pruned_spec(module.gated().spec, masks)), module.targets.static
+    assert limit - 0.01 * module.targets.dense <= worst <= limit
+    assert worst == costs.macs(pruned_spec(module.backbone.spec, masks)) + gates
+    assert masks.heads.any(-1).all()
+
+
+def test_the_expected_cost_goes_to_its_target() -> None:
+    module = method(macs="60%", gamma=200.0, gate_lr=0.03)
+    fit(module, PruningSchedule(0.0, 0.5), GumbelTemperature(5.0, 0.5), GateFreezing(0.5), steps=100)
+    module.eval()
+    stage = finetuning(module)
+    fit(stage, steps=60)
+    stage.eval()
+    rates = []
+    for step in range(10):
+        with torch.no_grad():
+            stage.deciding(batch(step)[0])
+        rates.append(torch.stack(list(stage._decided.run.values()), dim=1).mean(0).view(3, 2))
+    share = float(stage.expected_macs(torch.stack(rates).mean(0))) / module.targets.dense
+    assert share == pytest.approx(0.6, abs=0.08)
+
+
+def test_rates_are_of_their_own_without_decay() -> None:
+    module = method(gate_lr=0.02, architecture_lr=0.3)
+    rates = module.own_rates()
+    assert rates.pop("gates.architecture") == 0.3
+    assert set(rates.values()) == {0.02}
+    assert len(rates) == len(list(module.gates.candidates.parameters()))
+    groups = {"rates": 0}
+
+    class Watch(GateFreezing):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            groups["rates"] = len({group["initial_lr"] for group in trainer.optimizers[0].param_groups})
+            groups["count"] = len(trainer.optimizers[0].param_groups)
+
+    fit(module, Watch(), steps=1)
+    assert groups == {"rates": 3, "count": 4}
+
+
+def test_run_rate_figure_serves_what_is_gated() -> None:
+    assert RunRateFigure.serves(method())
+    assert not RunRateFigure.serves(method(dynamic=False))
+    assert not GateFreezing.serves(finetuning(method()))
+    assert not PruningSchedule.serves(finetuning(method()))
+
+
+# Budgets
+
+
+def test_targets() -> None:
+    spec = network().spec
+    dense = costs.macs(spec)
+    budget = BudgetConfig(macs="49%")
+    assert targets_of(budget, spec, True, True).static == pytest.approx(0.7 * dense, rel=1e-3)
+    assert targets_of(replace(budget, static="80%"), spec, True, True).static == int(0.8 * dense)
+    assert targets_of(budget, spec, True, False).static == int(0.49 * dense)
+    assert targets_of(budget, spec, False, True).static is None
+
+
+def test_plan_covers_both(vitc: Any) -> None:
+    done = vitc("plan", "usdc_digits", "budget.static=80%", "--json")
+    assert done.code == 0, done.error
+    document = json.loads(done.out)
+    dense = document["dense"]["macs"]
+    assert document["target"] == {"macs": int(0.73 * dense), "static": int(0.8 * dense)}
+    reach = document["reachable"]
+    assert 0 < reach["min_macs"] < reach["min_static"] < reach["max_static"] == reach["max_macs"] == dense
+    assert document["satisfiable"]
+    assert document["plan"]["gates"] == list(GATES)
+    text = vitc("plan", "usdc_digits", "budget.static=80%").out
+    assert f"{int(0.73 * dense):,} macs (73.0 %)" in text
+    assert f"{int(0.8 * dense):,} macs (80.0 %)" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["budget.static=70%"], r"budget.static: 70% is [\d,]+, less than the [\d,]+ of budget.macs, .*"),
+        (["budget.static=120%"], "budget.static: 120% is more than the dense model's 15,491,520"),
+        (["budget.static=half"], "budget.static: 'half' is not an amount; .*"),
+        (["budget.static=80%", "method.static=false"], "budget.static: has no effect with method.static=false; .*"),
+        (["budget.static=80%", "method.dynamic=false"], "budget.static: has no effect with method.dynamic=false; .*"),
+        (["budget.macs=0.1%"], r"budget.macs: 0.1% is 15,491, out of reach; this method reaches [\d,]+ to 15,491,520"),
+        (["budget.macs=2%", "budget.static=3%"],
+         r"budget.static: 3% is [\d,]+, out of reach; this method reaches [\d,]+ to 15,491,520"),
+        (["budget.params=50%"], "budget.params: the method 'usdc' does not know it; .*"),
+        (["budget.min_keep.blocks=2"], "budget.min_keep.blocks: has no effect, .*"),
+        (["method.static=false", "method.dynamic=false"], "method.static: false with method.dynamic=false leaves .*"),
+        (["method.gate_search=fixed:gelu_ln_4"], "method.gate_search: .*did you mean 'fixed:gelu_ln_3'.*"),
+        (["method.grouping=avg-16"], "method.grouping: .*avg-8.*"),
+        (["callbacks.gate_freezing.at=1.5"], "callbacks.gate_freezing.at: .*"),
+    ],
+)  # fmt: skip
+def test_refusals(vitc: Any, overrides: list[str], message: str) -> None:
+    done = vitc("train", "usdc_digits", *overrides)
+    assert done.code == 2
+    assert re.fullmatch(f"error: {message}\n", done.error), done.error
+    assert not (vitc.place / "runs").exists()
+
+
+def test_another_method_has_no_static_budget(vitc: Any) -> None:
+    done = vitc("train", "uvc_digits", "budget.static=70%")
+    assert done.code == 2
+    assert done.error == (
+        "error: budget.static: the method 'uvc' does not know it; it takes macs, params, round_to, min_keep\n"
+    )
+
+
+# The whole run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, finished_run: Any) -> Path:
+    return finished_run(tmp_path_factory.mktemp("usdc"), "usdc_digits", *RUN)
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_budgets(finished: Path) -> None:
+    document = json.loads((finished / "result.json").read_text())
+    row, static = document["rows"]
+    dense = document["dense"]["macs"]
+    assert document["budget"]["target_macs"] == int(0.73 * dense)
+    target = document["budget"]["target_macs"]
+    assert 0.97 * target <= row["macs"] == row["expected_macs"] <= target < row["worst_macs"]
+    assert row["worst_macs"] <= document["budget"]["target_static"]
+    assert static["macs"] < row["worst_macs"]
+    assert row["bytes"] == 4 * row["params"] < 4 * document["dense"]["params"]
+    facts = json.loads((finished / "gates.json").read_text())
+    assert facts["expected_macs"] == row["expected_macs"]
+    assert {name for pair in facts["networks"] for name in pair} <= set(GATES)
+    assert len(facts["run_rates_by_class"]) == 10
+
+
+@pytest.mark.slow
+def test_pictures_and_curves(finished: Path) -> None:
+    for name in ("run_rates.png", "cheapest_and_dearest.png", "architecture_usdc.png"):
+        assert (finished / name).stat().st_size > 5000
+    gates = EventAccumulator(str(finished / "tensorboard" / "gates")).Reload().Tags()["images"]
+    assert {"run_rates", "cheapest_and_dearest"} <= set(gates)
+    for stage in ("joint", "finetune"):
+        tags = EventAccumulator(str(finished / "tensorboard" / stage)).Reload().Tags()
+        assert {f"run_rate/{branch}_{number:02d}" for branch in ("attn", "mlp") for number in range(3)} <= set(
+            tags["scalars"]
+        )
+        assert {"usdc/residual", "usdc/val_expected_ratio"} <= set(tags["scalars"])
+        assert "run_rates" in tags["images"]
+
+
+@pytest.mark.slow
+def test_exports_of_the_dynamic_and_of_the_static_model(finished: Path, vitc: Any) -> None:
+    row, static = json.loads((finished / "result.json").read_text())["rows"]
+    out = vitc.place / "dynamic"
+    done = vitc("export", str(finished), "--out", str(out), "--formats", "safetensors,onnx,pt2", timeout=500)
+    assert done.code == 0, done.error
+    model = load(out)
+    assert costs.macs(ArchSpec.of(model)) == row["worst_macs"]
+    assert sum(parameter.numel() for parameter in model.parameters()) == row["params"]
+    kinds = {type(module).__module__ for module in model.modules()}
+    assert not [kind for kind in kinds if "selection" in kind or "training" in kind or "usdc" in kind]
+    images = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        skipped = model(images)
+        set_gating(model, "masked")
+        torch.testing.assert_close(skipped, model(images), rtol=0, atol=1e-5)
+    plain = vitc.place / "static"
+    done = vitc("export", str(finished), "--out", str(plain), "--variant", "usdc_static")
+    assert done.code == 0, done.error
+    assert not [name for name in load(plain).state_dict() if "gate" in name]
+    assert costs.macs(ArchSpec.of(load(plain))) == static["macs"]
+    with pytest.raises(UserError, match="skips by the image; export the variant without gates to start from"):
+        starting_network(ModelConfig(name=str(out)), 10)
+    assert starting_network(ModelConfig(name=str(plain)), 10).spec == ArchSpec.of(load(plain))
+    done = vitc("evaluate", str(out), "--json")
+    assert done.code == 0, done.error
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_continues_bit_for_bit(finished: Path, vitc: Any) -> None:
+    run = vitc.place / "runs" / "usdc_digits" / "default"
+    arguments = ("train", "usdc_digits", *RUN, "callbacks.checkpoint.every_n_steps=3")
+    for stage, steps in (("joint", 8), ("joint", 32), ("finetune", 12)):
+
+        def reached(stage: str = stage, steps: int = steps) -> bool:
+            lines = run / "metrics.jsonl"
+            return lines.exists() and lines.read_text().count(f'"{stage}"') >= steps // 4
+
+        assert vitc.kill_when(reached, *arguments)
+    done = vitc(*arguments)
+    assert done.code == 0, done.error
+    for stage in ("joint", "finetune"):
+        one, two = (
+            torch.load(place / "checkpoints" / stage / "last.ckpt", weights_only=True)["state_dict"]
+            for place in (run, finished)
+        )
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    assert json.loads((run / "result.json").read_text())["rows"] == json.loads(
+        (finished / "result.json").read_text())["rows"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("only", ["static", "dynamic"])
+def test_each_part_alone(only: str, vitc: Any) -> None:
+    other = {"static": "dynamic", "dynamic": "static"}[only]
+    done = vitc("train", "usdc_digits", *RUN, f"method.{other}=false")
+    assert done.code == 0, done.error
+    document = json.loads((vitc.place / "runs" / "usdc_digits" / "default" / "result.json").read_text())
+    row, dense = document["rows"][0], document["dense"]
+    assert row["expected_macs"] <= document["budget"]["target_macs"]
+    if only == "static":
+        assert row["worst_macs"] == row["expected_macs"]
+        assert row["params"] < dense["params"]
+    else:
+        assert row["worst_macs"] > dense["macs"]
+        assert row["params"] > dense["params"]
+
+
+def test_masks_of_a_gated_network() -> None:
+    gated = method().gated()
+    assert Masks.full(gated.spec).branches.shape == (3, 2)
