@@ -71,7 +71,6 @@ def test_preempted_over_two_nodes_it_ends_as_if_nothing_had_been(vitc, tiny):
     assert state(job)["Restarts"] == "1"
     log = (runs / "default" / f"slurm-{job}.log").read_text()
     assert f"job {job} is requeued" in log
-    assert "SIGUSR1" in log
     other = submit(vitc, *arguments, "run_name=whole")
     wait_for((runs / "whole" / "result.json").exists, 360)
     assert state(other)["Restarts"] == "0"
