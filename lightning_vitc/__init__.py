@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from lightning_vitc.artifact import load
     from lightning_vitc.backbone import create_backbone
     from lightning_vitc.compact import compact
+    from lightning_vitc.dynamic.skipping import set_gating
     from lightning_vitc.methods.dcvit import DCViT
     from lightning_vitc.methods.dense import Dense
     from lightning_vitc.methods.practise import Practise
     from lightning_vitc.methods.scala import Scala
+    from lightning_vitc.methods.usdc import USDC
     from lightning_vitc.module import CompressionModule
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "USDC": "methods.usdc",
     "ArchSpec": "architecture",
     "CompressionModule": "module",
     "DCViT": "methods.dcvit",
@@ -32,9 +35,11 @@ _HOMES = {
     "compact": "compact",
     "create_backbone": "backbone",
     "load": "artifact",
+    "set_gating": "dynamic.skipping",
 }
 
 __all__ = [
+    "USDC",
     "ArchSpec",
     "CompressionModule",
     "DCViT",
@@ -45,6 +50,7 @@ __all__ = [
     "costs",
     "create_backbone",
     "load",
+    "set_gating",
 ]
 
 

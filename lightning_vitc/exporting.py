@@ -99,7 +99,9 @@ class _Exports:
         rows = [row for row in [self.result["dense"], *self.result["rows"]] if row and row["name"] == network.name]
         accuracy = {key: rows[0][key] for key in ("top1", "top5")} if rows else {}
         budget = {key: network.columns[key] for key in ("width",) if key in network.columns}
-        return network.module, self._facts(budget, accuracy), partial(self._complete, network.module)
+        macs = {key: network.columns[key] for key in ("expected_macs", "worst_macs") if key in network.columns}
+        facts = self._facts(budget, accuracy) | ({"costs": macs} if macs else {})
+        return network.module, facts, partial(self._complete, network.module)
 
     def _facts(self, budget: dict[str, Any], accuracy: dict[str, float]) -> dict[str, Any]:
         pipeline, result = self.pipeline, self.result

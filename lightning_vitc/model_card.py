@@ -50,6 +50,7 @@ def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
     share = f" ({100 * costs.macs(spec) / costs.macs(ArchSpec.from_dict(dense)):.1f} % of dense)" if dense else ""
     rows = [(name, str(value)) for name, value in _budget_of(facts).items()]
     rows += [("MACs of one image", f"{costs.macs(spec):,}{share}"), ("parameters", f"{costs.params(spec):,}")]
+    rows += [(name.replace("_", " "), f"{value:,}") for name, value in (facts.get("costs") or {}).items()]
     rows += [(name, f"{value:.2f} %") for name, value in (facts.get("accuracy") or {}).items()]
     if name := _data_name(facts):
         rows.append(("data", f"{name}, {facts.get('split', 'test')} split"))
@@ -107,5 +108,5 @@ def _data_name(facts: dict[str, Any]) -> str | None:
 def _budget_of(facts: dict[str, Any]) -> dict[str, Any]:
     """What the network had to fit: its width, or the budget of its experiment."""
     asked = (facts.get("experiment") or {}).get("budget") or {}
-    budget = {f"budget of {key}": asked.get(key) for key in ("macs", "params")}
+    budget = {f"budget of {key}": asked.get(key) for key in ("macs", "static", "params")}
     return {key: value for key, value in {**(facts.get("budget") or {}), **budget}.items() if value is not None}

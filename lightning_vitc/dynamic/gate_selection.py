@@ -29,7 +29,7 @@ class GateSelection(nn.Module):
 
     def __init__(self, depth: int, dim: int, names: Sequence[str], temperature: float = 1.0):
         super().__init__()
-        self.names, self.temperature = tuple(names), temperature
+        self.names, self.dim, self.temperature = tuple(names), dim, temperature
         self.candidates = nn.ModuleList(
             nn.ModuleList(GateNetwork(name, dim).start() for name in names) for _ in range(2 * depth)
         )
@@ -61,6 +61,10 @@ class GateSelection(nn.Module):
         """Decide once: the candidate with the largest parameter, the first of equals."""
         if not self.chosen.any():
             self.chosen.scatter_(-1, self.architecture.argmax(-1, keepdim=True), 1.0)
+
+    def cost_of_winners(self) -> int:
+        """MACs of the gates that were chosen."""
+        return sum(gate_macs(gate.name, self.dim) for pair in self.winners() for gate in pair)
 
     def winners(self) -> list[tuple[GateNetwork, GateNetwork]]:
         """The networks that were chosen, of attention and MLP block by block."""

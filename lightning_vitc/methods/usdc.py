@@ -19,7 +19,6 @@ from lightning_vitc.backbone import Backbone, BranchGate
 from lightning_vitc.dynamic.attaching import with_gates, without_gates
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_selection import GateSelection
-from lightning_vitc.dynamic.gate_shapes import gate_macs
 from lightning_vitc.dynamic.report import settled
 from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
 from lightning_vitc.dynamic.training import GatedTraining
@@ -163,13 +162,8 @@ class USDC(GatedTraining):
         if targets.static is None:
             return masks
         dims, channels = (value.cpu() for value in self.search.importance(*energies(self.backbone)))
-        gates = (
-            0
-            if self.gates is None
-            else sum(gate_macs(gate.name, self.backbone.embed_dim) for pair in self.gates.winners() for gate in pair)
-        )
-        return project(masks, dims, channels, self.costs, targets.static - gates, self.budget.min_keep,
-                       self.budget.round_to)  # fmt: skip
+        limit = targets.static - (0 if self.gates is None else self.gates.cost_of_winners())
+        return project(masks, dims, channels, self.costs, limit, self.budget.min_keep, self.budget.round_to)
 
     def gated(self) -> Backbone:
         """The dense network with the winning gates in its blocks."""
@@ -199,7 +193,7 @@ class USDC(GatedTraining):
             "search/price": self.search.price,
         }
         if self.gates is not None:
-            scalars["usdc/largest_share"] = self.gates.mixture(not self.selecting).detach().amax(-1).mean()
+            scalars["usdc/largest_share"] = self.gates.mixture(self._frozen).detach().amax(-1).mean()
         return scalars
 
     # Details

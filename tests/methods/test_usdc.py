@@ -337,6 +337,10 @@ def test_exports_of_the_dynamic_and_of_the_static_model(finished: Path, vitc: An
     done = vitc("export", str(finished), "--out", str(out), "--formats", "safetensors,onnx,pt2", timeout=500)
     assert done.code == 0, done.error
     model = load(out)
+    assert json.loads((out / "arch.json").read_text())["costs"] == {
+        key: row[key] for key in ("expected_macs", "worst_macs")
+    }
+    assert f"{row['expected_macs']:,}" in (out / "README.md").read_text()
     assert costs.macs(ArchSpec.of(model)) == row["worst_macs"]
     assert sum(parameter.numel() for parameter in model.parameters()) == row["params"]
     kinds = {type(module).__module__ for module in model.modules()}
