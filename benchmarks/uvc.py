@@ -18,7 +18,7 @@ class Method:
     experiment: str
     overrides: tuple[str, ...] = ()
     digits: tuple[int, ...] = EVERY
-    glyphs: tuple[int, ...] = HALF
+    glyphs: tuple[int, ...] = EVERY
 
     @property
     def slug(self) -> str:
@@ -28,8 +28,8 @@ class Method:
 
 METHODS = (
     Method("UVC", "uvc"),
-    Method("UVC prune only", "uvc", ("method.skip=none",), glyphs=HALF),
-    Method("UVC skip only", "uvc", ("method.prune=false",), glyphs=HALF),
+    Method("UVC prune only", "uvc", ("method.skip=none",)),
+    Method("UVC skip only", "uvc", ("method.prune=false",)),
     Method("UVC skipping sublayers", "uvc", ("method.skip=sublayer",), digits=HALF, glyphs=HALF),
     Method("UVC without distillation", "uvc", ("method.distillation=0",), digits=HALF, glyphs=HALF),
     Method("magnitude", "magnitude"),
