@@ -17,13 +17,13 @@ from study import REPOSITORY, markdown, write_section
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, BlockSpec
 from lightning_vitc.backbone import template
-from lightning_vitc.benchmark import benchmark
-from lightning_vitc.candidates import candidate_of
-from lightning_vitc.projection import project
-from lightning_vitc.prunable import Masks, UnitCosts, pruned_spec
-from lightning_vitc.results import environment
+from lightning_vitc.budget.projection import project
+from lightning_vitc.budget.prunable import Masks, UnitCosts, pruned_spec
+from lightning_vitc.measuring.benchmark import benchmark
+from lightning_vitc.measuring.candidates import candidate_of
+from lightning_vitc.measuring.subjects import Settings
 from lightning_vitc.schema import MinKeepConfig, ModelConfig
-from lightning_vitc.subjects import Settings
+from lightning_vitc.training.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "deploy.md"
 SHARE = 0.5

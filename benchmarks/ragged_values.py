@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_vitc.architecture import ArchSpec, AttentionSpec
 from lightning_vitc.backbone import template
+from lightning_vitc.measuring.timing import interleaved, percentiles
 from lightning_vitc.schema import ModelConfig
-from lightning_vitc.timing import interleaved, percentiles
 from lightning_vitc.vit import Attention
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "deploy.md"

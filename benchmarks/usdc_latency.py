@@ -18,7 +18,7 @@ from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.gate_shapes import GATES
 from lightning_vitc.dynamic.skipping import set_gating
-from lightning_vitc.results import environment
+from lightning_vitc.training.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "usdc.md"
 RATES = (1.0, 0.75, 0.5, 0.25, 0.0)

@@ -10,13 +10,13 @@ import torch
 from study import REPOSITORY, markdown, write_section
 
 from lightning_vitc import create_backbone
-from lightning_vitc.budget import target_of
+from lightning_vitc.budget.target import target_of
 from lightning_vitc.methods.dense import Arguments as DenseArguments
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.methods.uvc import UVC, Arguments
-from lightning_vitc.results import environment
 from lightning_vitc.schema import BudgetConfig, OptimizerConfig
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.results import environment
+from lightning_vitc.training.teacher import Teacher
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "uvc.md"
 

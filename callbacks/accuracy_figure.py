@@ -4,7 +4,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_vitc import costs
-from lightning_vitc.figures import accuracy_over_macs
+from lightning_vitc.reporting.figures import accuracy_over_macs
 
 
 class AccuracyFigure(Callback):

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_vitc.interruption import Interruption
 from lightning_vitc.schema import bounded
+from lightning_vitc.training.interruption import Interruption
 
 
 @dataclass

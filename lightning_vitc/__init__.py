@@ -11,35 +11,38 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_vitc import costs
     from lightning_vitc.architecture import ArchSpec
-    from lightning_vitc.artifact import load
     from lightning_vitc.backbone import create_backbone
     from lightning_vitc.compact import compact
     from lightning_vitc.dynamic.skipping import set_gating
+    from lightning_vitc.export.artifact import load
     from lightning_vitc.methods.dcvit import DCViT
     from lightning_vitc.methods.dense import Dense
     from lightning_vitc.methods.practise import Practise
     from lightning_vitc.methods.scala import Scala
     from lightning_vitc.methods.usdc import USDC
-    from lightning_vitc.module import CompressionModule
+    from lightning_vitc.methods.uvc import UVC
+    from lightning_vitc.training.module import CompressionModule
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "USDC": "methods.usdc",
+    "UVC": "methods.uvc",
     "ArchSpec": "architecture",
-    "CompressionModule": "module",
+    "CompressionModule": "training.module",
     "DCViT": "methods.dcvit",
     "Dense": "methods.dense",
     "Practise": "methods.practise",
     "Scala": "methods.scala",
     "compact": "compact",
     "create_backbone": "backbone",
-    "load": "artifact",
+    "load": "export.artifact",
     "set_gating": "dynamic.skipping",
 }
 
 __all__ = [
     "USDC",
+    "UVC",
     "ArchSpec",
     "CompressionModule",
     "DCViT",

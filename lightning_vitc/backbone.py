@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.checkpoints import read_weights
 from lightning_vitc.errors import UserError
 from lightning_vitc.inspection import spec_of
 from lightning_vitc.kept import Kept, gather
 from lightning_vitc.schema import ModelConfig
 from lightning_vitc.suggest import did_you_mean
+from lightning_vitc.training.checkpoints import read_weights
 from lightning_vitc.vit import build, initialize, place_buffers
 
 BranchGate = Callable[[int, int, Tensor], Tensor]

@@ -57,7 +57,7 @@ def load_method(name: str) -> type[Any]:
     """Import `methods/<name>.py` and return its LightningModule class."""
     if name not in methods():
         raise UserError(unknown_name("method.name", "method", name, methods()))
-    base = import_module("lightning_vitc.module").CompressionModule
+    base = import_module("lightning_vitc.training.module").CompressionModule
     return public_class(import_module(f"lightning_vitc.methods.{name}"), base)
 
 

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lightning_vitc.checkpoints import write_atomically
+from lightning_vitc.budget.planning import check_start
 from lightning_vitc.data.sampler import EpochBatchSampler
 from lightning_vitc.errors import UserError
-from lightning_vitc.planning import check_start
-from lightning_vitc.run_directory import RunDirectory
 from lightning_vitc.schema import Experiment
+from lightning_vitc.training.checkpoints import write_atomically
+from lightning_vitc.training.run_directory import RunDirectory
 
 
 def write_script(experiment: Experiment, name: str, overrides: list[str]) -> Path:

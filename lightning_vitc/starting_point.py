@@ -10,12 +10,13 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from lightning_vitc import artifact, backbone
+from lightning_vitc import backbone
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import RATES, Backbone, create_backbone, from_spec, load_strictly, timm_kwargs
-from lightning_vitc.checkpoints import read_weights
 from lightning_vitc.errors import UserError
+from lightning_vitc.export import artifact
 from lightning_vitc.schema import ModelConfig, is_directory_name
+from lightning_vitc.training.checkpoints import read_weights
 
 HEADS = ("head.", "head_dist.")
 
@@ -72,7 +73,7 @@ def _compressed(name: str) -> tuple[VisionTransformer, dict[str, Any]]:
             "preprocessing"
         ) or {}
     # a run's networks are made by its pipeline, which makes what starts here
-    from lightning_vitc.finished import networks_of_run, pick
+    from lightning_vitc.training.finished import networks_of_run, pick
 
     pipeline, _ = networks_of_run(name)
     return _without_gates(pick(pipeline, None, name).module, name), pipeline.data.preprocessing

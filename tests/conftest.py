@@ -16,7 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in sub
 
 # Processes are forked from a server that has done the imports, which take longer than the tiny trainings.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["lightning_vitc.train", "lightning_vitc.finished", "sklearn.datasets"])
+_FORKS.set_forkserver_preload(["lightning_vitc.training.train", "lightning_vitc.training.finished", "sklearn.datasets"])
 _MAIN = """
 import multiprocessing, os, sys
 multiprocessing.set_start_method("fork", force=True)  # as in a process of its own

@@ -128,7 +128,7 @@ def test_other_faults_keep_their_traceback(monkeypatch, raised: BaseException) -
 def test_train_gets_the_typed_experiment(monkeypatch, tmp_path: Path) -> None:
     calls = []
     fake = SimpleNamespace(train=lambda experiment, fresh: calls.append((experiment, fresh)))
-    monkeypatch.setitem(sys.modules, "lightning_vitc.train", fake)
+    monkeypatch.setitem(sys.modules, "lightning_vitc.training.train", fake)
     arguments = ["train", "scala_digits", "seed=3", "--fresh", f"output_dir={tmp_path}"]
     assert cli.main(arguments) == 0
     [(experiment, fresh)] = calls

@@ -8,9 +8,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_vitc import artifact, cli, costs
+from lightning_vitc import cli, costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.errors import UserError
+from lightning_vitc.export import artifact
 from lightning_vitc.vit import build
 
 

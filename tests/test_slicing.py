@@ -6,11 +6,12 @@ import timm
 import torch
 from timm.layers import set_fused_attn
 
-from lightning_vitc import artifact, costs
+from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone, create_backbone, from_timm
 from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
+from lightning_vitc.export import artifact
 from lightning_vitc.kept import gather
 from lightning_vitc.methods.scala import Arguments, Scala
 from lightning_vitc.schema import OptimizerConfig

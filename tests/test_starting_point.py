@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lightning_vitc import artifact, compact, create_backbone
+from lightning_vitc import compact, create_backbone
 from lightning_vitc.errors import UserError
+from lightning_vitc.export import artifact
 from lightning_vitc.few_shot.dropped_attention import drop_attention
 from lightning_vitc.schema import ModelConfig
 from lightning_vitc.starting_point import starting_network, template

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from lightning_vitc.errors import UserError
-from lightning_vitc.formats import RUNNABLE, parse_formats
+from lightning_vitc.export.formats import RUNNABLE, parse_formats
 
 DTYPES = ("fp32", "bf16")
 
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     import torch
 
-    from lightning_vitc.benchmark import benchmark
-    from lightning_vitc.candidates import candidates_of
-    from lightning_vitc.subjects import Settings
+    from lightning_vitc.measuring.benchmark import benchmark
+    from lightning_vitc.measuring.candidates import candidates_of
+    from lightning_vitc.measuring.subjects import Settings
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)

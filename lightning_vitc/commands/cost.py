@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace) -> tuple[ArchSpec, str | None]:
     """The network, and the method that made it where that is known."""
     if Path(args.model).is_dir():
-        from lightning_vitc.artifact import read_arch
+        from lightning_vitc.export.artifact import read_arch
 
         if args.arguments:
             raise UserError(f"{args.arguments[0]}: {args.model} is an exported network, which takes no timm arguments")

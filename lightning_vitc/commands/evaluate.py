@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from lightning_vitc.formats import RUNNABLE, parse_formats
+from lightning_vitc.export.formats import RUNNABLE, parse_formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
     formats = None if args.formats is None else parse_formats(args.formats, RUNNABLE)
     from lightning.pytorch.utilities import rank_zero_only
 
-    from lightning_vitc.evaluating import evaluate_source
-    from lightning_vitc.train import hush
+    from lightning_vitc.measuring.evaluating import evaluate_source
+    from lightning_vitc.training.train import hush
 
     hush()
     rows = evaluate_source(args.source, args.width, args.split, args.overrides, formats)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from lightning_vitc.formats import FILES, parse_formats
+from lightning_vitc.export.formats import FILES, parse_formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the directory."""
     formats = parse_formats(args.formats)
-    from lightning_vitc.exporting import export
-    from lightning_vitc.train import hush
+    from lightning_vitc.export.exporting import export
+    from lightning_vitc.training.train import hush
 
     hush()
     names = export(

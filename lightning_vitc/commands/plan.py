@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
     experiment = load_experiment(args.experiment, args.overrides, check_files=False)
-    from lightning_vitc.planning import plan_experiment
+    from lightning_vitc.budget.planning import plan_experiment
 
     document = plan_experiment(experiment)
     if args.json:

@@ -21,9 +21,9 @@ def run(args: argparse.Namespace) -> int:
     for key in ("batch_size", "repeats"):
         if (value := getattr(args, key)) < 1:
             raise UserError(f"--{key.replace('_', '-')}: {value} must be a whole number >= 1")
-    from lightning_vitc.report import PAGE, report
-    from lightning_vitc.subjects import Settings
-    from lightning_vitc.train import hush
+    from lightning_vitc.measuring.subjects import Settings
+    from lightning_vitc.reporting.report import PAGE, report
+    from lightning_vitc.training.train import hush
 
     hush()
     settings = Settings(batch_sizes=(args.batch_size,), device=args.device, repeats=args.repeats)

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lightning_vitc.checkpoints import write_atomically
 from lightning_vitc.data.batches import TensorBatches, TransformedBatches
 from lightning_vitc.data.loader import ImageLoader, ResumableLoader
 from lightning_vitc.data.mixing import BatchMixer
@@ -26,6 +25,7 @@ from lightning_vitc.data.transforms import (
     training_transform,
 )
 from lightning_vitc.schema import DataConfig
+from lightning_vitc.training.checkpoints import write_atomically
 
 
 class VisionData(LightningDataModule):

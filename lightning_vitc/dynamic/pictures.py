@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from lightning_vitc.checkpoints import write_atomically
-from lightning_vitc.figures import number_with_unit
+from lightning_vitc.reporting.figures import number_with_unit
+from lightning_vitc.training.checkpoints import write_atomically
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 RATES, IMAGES = "run_rates.png", "cheapest_and_dearest.png"
 SEEN = 64  # pixels: smaller images are enlarged in the picture

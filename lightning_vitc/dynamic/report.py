@@ -14,10 +14,10 @@ from lightning_vitc.dynamic.pictures import write_pictures
 from lightning_vitc.dynamic.rates import RunRates
 from lightning_vitc.dynamic.skipping import noting_decisions
 from lightning_vitc.dynamic.targets import DynamicTargets
-from lightning_vitc.trainers import test_trainer
+from lightning_vitc.training.trainers import test_trainer
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 SHOWN = 24  # cheapest and dearest images in the picture
 FIRST, LARGEST = 0.25, 16.0  # shifts of the gates' logits

@@ -14,10 +14,10 @@ from lightning_vitc.dynamic.gate_networks import settle
 from lightning_vitc.dynamic.grouping import GroupGates, generator_of, group_sizes, gumbel_noise, units
 from lightning_vitc.dynamic.rates import RunRates
 from lightning_vitc.dynamic.targets import DynamicTargets
-from lightning_vitc.losses import distilled_cross_entropy
-from lightning_vitc.module import CompressionModule, StepResult, Variant
 from lightning_vitc.schema import OptimizerConfig
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.losses import distilled_cross_entropy
+from lightning_vitc.training.module import CompressionModule, StepResult, Variant
+from lightning_vitc.training.teacher import Teacher
 
 
 class GatedTraining(CompressionModule):

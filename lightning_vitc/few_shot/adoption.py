@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.metric_set import FILE, PICTURE
-from lightning_vitc.run_directory import FREE, RunDirectory, flat
+from lightning_vitc.training.run_directory import FREE, RunDirectory, flat
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 UNRELATED = ("name", "description", "method.trials_of")  # to what a trial computes
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, BlockSpec
-from lightning_vitc.budget import Target, target_of
+from lightning_vitc.budget.planning import Plan, Reach
+from lightning_vitc.budget.prunable import uniform
+from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.errors import UserError
-from lightning_vitc.planning import Plan, Reach
-from lightning_vitc.prunable import uniform
 from lightning_vitc.schema import BudgetConfig
 
 COLLAPSE = 40  # percent: beyond this reduction the method is known to fail

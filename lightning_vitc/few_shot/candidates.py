@@ -12,7 +12,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.feature_matching import FeatureMatching
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 SAVED = 3  # numbers a parameter in a checkpoint: itself and AdamW's two moments
 

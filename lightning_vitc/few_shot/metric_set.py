@@ -12,12 +12,12 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.checkpoints import write_atomically
 from lightning_vitc.few_shot.synthetic import synthesize
 from lightning_vitc.schema import SyntheticConfig
+from lightning_vitc.training.checkpoints import write_atomically
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 FILE, PICTURE = "synthetic.safetensors", "synthetic.png"
 SEEN = 64  # pixels: smaller images are enlarged in the picture

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
+from lightning_vitc.budget.planning import Plan
 from lightning_vitc.few_shot.adoption import adopt_trials
 from lightning_vitc.few_shot.block_plan import BlockPlan, block_target, plan_blocks, plan_of_blocks
 from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
@@ -21,11 +22,10 @@ from lightning_vitc.few_shot.dropped_attention import drop_attention
 from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
 from lightning_vitc.few_shot.metric_set import metric_set
 from lightning_vitc.few_shot.scores import score
-from lightning_vitc.planning import Plan
 from lightning_vitc.schema import Experiment, SyntheticConfig, bounded, must_be_trained
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 
 @dataclass

@@ -10,15 +10,15 @@ from torch import Tensor
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
+from lightning_vitc.budget.planning import Plan, plan_of_choices
 from lightning_vitc.errors import UserError
-from lightning_vitc.losses import cross_entropy, distilled_cross_entropy
-from lightning_vitc.module import CompressionModule, StepResult
-from lightning_vitc.planning import Plan, plan_of_choices
 from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.losses import cross_entropy, distilled_cross_entropy
+from lightning_vitc.training.module import CompressionModule, StepResult
+from lightning_vitc.training.teacher import Teacher
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 
 @dataclass

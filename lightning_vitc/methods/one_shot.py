@@ -9,13 +9,9 @@ from torch import Tensor
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget import target_of
-from lightning_vitc.errors import UserError
-from lightning_vitc.methods.dense import Dense
-from lightning_vitc.planning import Plan, Reach
-from lightning_vitc.post_training import post_train
-from lightning_vitc.projection import rounded_up
-from lightning_vitc.prunable import (
+from lightning_vitc.budget.planning import Plan, Reach
+from lightning_vitc.budget.projection import rounded_up
+from lightning_vitc.budget.prunable import (
     Masks,
     UnitCosts,
     as_indices,
@@ -26,11 +22,15 @@ from lightning_vitc.prunable import (
     removed,
     uniform,
 )
+from lightning_vitc.budget.target import target_of
+from lightning_vitc.errors import UserError
+from lightning_vitc.methods.dense import Dense
 from lightning_vitc.schema import BudgetConfig, Experiment, bounded, must_be_trained
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.post_training import post_train
+from lightning_vitc.training.teacher import Teacher
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 
 @dataclass

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget import Target
+from lightning_vitc.budget.planning import Plan, Reach
+from lightning_vitc.budget.target import Target
 from lightning_vitc.compact import compact_backbone
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.adaptors import adapted
@@ -23,11 +24,10 @@ from lightning_vitc.few_shot.dropped_attention import without_blocks
 from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
 from lightning_vitc.few_shot.latency import latencies
 from lightning_vitc.few_shot.scores import score
-from lightning_vitc.planning import Plan, Reach
 from lightning_vitc.schema import Experiment, bounded, must_be_trained
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 LEAST = 1e-3  # percent: a reduction that noise hides
 

@@ -16,18 +16,18 @@ from torch import Tensor
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
+from lightning_vitc.budget.planning import Plan, plan_of_choices
 from lightning_vitc.compact import compact
-from lightning_vitc.elastic import Cut, ElasticViT
+from lightning_vitc.export.elastic import Cut, ElasticViT
 from lightning_vitc.kept import Kept
-from lightning_vitc.losses import cross_entropy, distillation
-from lightning_vitc.module import CompressionModule, StepResult, Variant
-from lightning_vitc.planning import Plan, plan_of_choices
 from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
 from lightning_vitc.slicing import End, slice_width
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.losses import cross_entropy, distillation
+from lightning_vitc.training.module import CompressionModule, StepResult, Variant
+from lightning_vitc.training.teacher import Teacher
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 
 @dataclass

@@ -16,17 +16,9 @@ from torch.func import functional_call
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone, BranchGate
-from lightning_vitc.dynamic.attaching import with_gates, without_gates
-from lightning_vitc.dynamic.finetuning import GatedFinetuning
-from lightning_vitc.dynamic.gate_selection import GateSelection
-from lightning_vitc.dynamic.report import settled
-from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
-from lightning_vitc.dynamic.training import GatedTraining
-from lightning_vitc.module import StepResult, Variant
-from lightning_vitc.planning import Plan
-from lightning_vitc.post_training import post_train
-from lightning_vitc.projection import project
-from lightning_vitc.prunable import (
+from lightning_vitc.budget.planning import Plan
+from lightning_vitc.budget.projection import project
+from lightning_vitc.budget.prunable import (
     Masks,
     UnitCosts,
     as_indices,
@@ -38,12 +30,20 @@ from lightning_vitc.prunable import (
     pruned_spec,
     removed,
 )
+from lightning_vitc.budget.search import BudgetedSearch, SearchRates
+from lightning_vitc.dynamic.attaching import with_gates, without_gates
+from lightning_vitc.dynamic.finetuning import GatedFinetuning
+from lightning_vitc.dynamic.gate_selection import GateSelection
+from lightning_vitc.dynamic.report import settled
+from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
+from lightning_vitc.dynamic.training import GatedTraining
 from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded, must_be_trained
-from lightning_vitc.search import BudgetedSearch, SearchRates
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.module import StepResult, Variant
+from lightning_vitc.training.post_training import post_train
+from lightning_vitc.training.teacher import Teacher
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 
 @dataclass

@@ -15,14 +15,10 @@ from torch.func import functional_call
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget import Target, target_of
-from lightning_vitc.gates import SkipGates
-from lightning_vitc.losses import distilled_cross_entropy
-from lightning_vitc.module import CompressionModule, StepResult, Variant
-from lightning_vitc.planning import Plan
-from lightning_vitc.post_training import post_train
-from lightning_vitc.projection import project
-from lightning_vitc.prunable import (
+from lightning_vitc.budget.gates import SkipGates
+from lightning_vitc.budget.planning import Plan
+from lightning_vitc.budget.projection import project
+from lightning_vitc.budget.prunable import (
     Masks,
     UnitCosts,
     as_indices,
@@ -34,13 +30,17 @@ from lightning_vitc.prunable import (
     pruned_spec,
     removed,
 )
-from lightning_vitc.reach import least_blocks, reach_of, smallest
+from lightning_vitc.budget.reach import least_blocks, reach_of, smallest
+from lightning_vitc.budget.search import BudgetedSearch, SearchRates
+from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded, must_be_trained
-from lightning_vitc.search import BudgetedSearch, SearchRates
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.losses import distilled_cross_entropy
+from lightning_vitc.training.module import CompressionModule, StepResult, Variant
+from lightning_vitc.training.post_training import post_train
+from lightning_vitc.training.teacher import Teacher
 
 if TYPE_CHECKING:
-    from lightning_vitc.pipeline import Pipeline
+    from lightning_vitc.training.pipeline import Pipeline
 
 UNDECIDED = -1.0
 PIECES = ("heads", "dims", "channels")

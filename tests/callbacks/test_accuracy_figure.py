@@ -13,7 +13,7 @@ from lightning_vitc import ArchSpec, costs
 from lightning_vitc.backbone import create_backbone
 from lightning_vitc.callbacks import accuracy_figure
 from lightning_vitc.callbacks.accuracy_figure import AccuracyFigure
-from lightning_vitc.module import Variant
+from lightning_vitc.training.module import Variant
 
 
 def spec(width: str) -> ArchSpec:

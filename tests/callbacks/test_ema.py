@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning_vitc.callbacks.checkpoint import StageCheckpoint
 from lightning_vitc.callbacks.ema import EMA
 from lightning_vitc.callbacks.step_seed import StepSeed
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.teacher import Teacher
 
 
 def averages(weights: list[torch.Tensor], decay: float, start: int = 0, every: int = 1) -> list[torch.Tensor]:

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from lightning_vitc import ArchSpec, compact, costs, load
-from lightning_vitc.artifact import save
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.deployed import OnnxNetwork, Pt2Network
+from lightning_vitc.budget.prunable import Masks, kept_of, masked_weights
 from lightning_vitc.dynamic.attaching import lower, without_gates
 from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.rates import RunRates
 from lightning_vitc.dynamic.report import closest_within
 from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
-from lightning_vitc.prunable import Masks, kept_of, masked_weights
-from lightning_vitc.write_formats import write_onnx, write_pt2
+from lightning_vitc.export.artifact import save
+from lightning_vitc.export.deployed import OnnxNetwork, Pt2Network
+from lightning_vitc.export.write_formats import write_onnx, write_pt2
 
 TOLERANCE = dict(rtol=0, atol=1e-5)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.backbone import template
-from lightning_vitc.budget import Target
+from lightning_vitc.budget.target import Target
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.block_plan import BlockCosts, BlockPlan, block_target, plan_blocks, plan_of_blocks
 from lightning_vitc.schema import BudgetConfig, ModelConfig

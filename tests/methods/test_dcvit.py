@@ -17,8 +17,8 @@ from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.dropped_attention import random_units
 from lightning_vitc.methods.dcvit import DCViT
-from lightning_vitc.pipeline import Pipeline
-from lightning_vitc.run_directory import RunDirectory
+from lightning_vitc.training.pipeline import Pipeline
+from lightning_vitc.training.run_directory import RunDirectory
 
 TINY = (
     "model.depth=5", "model.embed_dim=24", "model.num_heads=2", "model.patch_size=4", "teacher.epochs=2",

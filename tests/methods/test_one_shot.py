@@ -8,9 +8,9 @@ import torch
 
 from lightning_vitc import costs
 from lightning_vitc.backbone import create_backbone
+from lightning_vitc.budget.prunable import UnitCosts, energies, pruned_spec
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.one_shot import cut, uniform_size
-from lightning_vitc.prunable import UnitCosts, energies, pruned_spec
 from lightning_vitc.schema import BudgetConfig, MinKeepConfig
 
 TINY = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 96, "num_heads": 6, "depth": 4, "num_classes": 10}

@@ -11,7 +11,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.methods import scala
 from lightning_vitc.methods.scala import Arguments, Scala, width_name
 from lightning_vitc.schema import OptimizerConfig
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.teacher import Teacher
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
 QUARTERS = tuple(Fraction(number, 4) for number in (4, 3, 2, 1))

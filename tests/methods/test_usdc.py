@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_vitc import ArchSpec, compact, costs, load
 from lightning_vitc.backbone import Backbone, create_backbone
+from lightning_vitc.budget.prunable import Masks, kept_of, pruned_spec
 from lightning_vitc.callbacks.gate_freezing import GateFreezing
 from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
 from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
@@ -27,10 +28,9 @@ from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
 from lightning_vitc.dynamic.targets import targets_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.usdc import USDC, Arguments
-from lightning_vitc.prunable import Masks, kept_of, pruned_spec
 from lightning_vitc.schema import BudgetConfig, ModelConfig, OptimizerConfig
 from lightning_vitc.starting_point import starting_network
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.teacher import Teacher
 
 TINY = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "num_heads": 3, "depth": 3, "num_classes": 10}
 RUN = (

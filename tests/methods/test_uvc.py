@@ -15,13 +15,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_vitc import costs, load
 from lightning_vitc.backbone import Backbone, create_backbone
-from lightning_vitc.budget import target_of
+from lightning_vitc.budget.prunable import energies, kept_of, pruned_spec
+from lightning_vitc.budget.target import target_of
 from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.uvc import UVC, Arguments
-from lightning_vitc.prunable import energies, kept_of, pruned_spec
 from lightning_vitc.schema import BudgetConfig, MinKeepConfig, OptimizerConfig
-from lightning_vitc.teacher import Teacher
+from lightning_vitc.training.teacher import Teacher
 
 TINY = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "num_heads": 3, "depth": 4, "num_classes": 10}
 RUN = (

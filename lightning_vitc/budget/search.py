@@ -1,0 +1,197 @@
+"""The budgeted search for what to prune and skip, by a primal-dual method (UVC, Yu et al., ICLR 2022).
+
+Everything is vectorized over blocks and stays on its device. L blocks, H heads, d dimensions a head, F channels.
+Names of the paper: s1 `cut_heads`, s3 `cut_channels`, r `cut_dims`; duals y `dual_heads`, `dual_channels`,
+p `dual_dims`, z `price`.
+
+Ours, against the faults of the released code: the variables move by their share of the dense cost, so that a head
+and a channel are weighed by what they cost; energies are relative to the mean of their kind; the price of the budget
+is an augmented Lagrangian with a bounded integral, so that it acts from the first step, whatever the budget, and does
+not wind up; every variable may come back from its bound.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.budget.prunable import ATTN, MLP, Masks, UnitCosts, energies, proj_and_fc2, uniform
+from lightning_vitc.schema import MinKeepConfig
+
+CUT = 1e-6  # what is cut counts this much of its energy: enough to be ordered, and less than all that is kept
+
+
+@dataclass
+class SearchRates:
+    """Step sizes of the search."""
+
+    cut: float = 0.005  # of s and r, in shares of the dense cost of a block a step
+    dual: float = 0.01  # of y and p
+    price: float = 1.0  # of z
+    penalty: float = 10.0  # weight of the excess itself beside its integral
+    price_limit: float = 10.0  # anti-windup: z stays in 0..price_limit
+
+
+class BudgetedSearch(nn.Module):
+    """Cuts and duals of a network under a budget; all state is in buffers, equal on every rank.
+
+    Args:
+        spec: the dense network.
+        costs: of its pieces.
+        least: what has to stay.
+        rates: step sizes.
+    """
+
+    cut_heads: Tensor
+    cut_channels: Tensor
+    cut_dims: Tensor
+    dual_heads: Tensor
+    dual_channels: Tensor
+    dual_dims: Tensor
+    price: Tensor
+    excess: Tensor
+
+    def __init__(self, spec: ArchSpec, costs: UnitCosts, least: MinKeepConfig, rates: SearchRates):
+        super().__init__()
+        attn, hidden = uniform(spec)
+        self.heads, self.dims, self.channels = attn.num_heads, attn.head_dim, hidden
+        self.costs, self.least, self.rates = costs, least, rates
+        for name, shape in {
+            "heads": (spec.depth,),
+            "channels": (spec.depth,),
+            "dims": (spec.depth, self.heads),
+        }.items():
+            self.register_buffer(f"cut_{name}", torch.zeros(shape))
+            self.register_buffer(f"dual_{name}", torch.ones(shape))
+        self.register_buffer("price", torch.zeros(()))
+        self.register_buffer("excess", torch.zeros(()))
+
+    def masks(self, dims: Tensor, channels: Tensor, branches: Tensor) -> Masks:
+        """What the cuts keep, given the energies: the ceil(s) groups of smallest energy go."""
+        heads = ~smallest(dims.sum(-1), self.cut_heads)
+        return Masks(
+            ~smallest(dims, self.cut_dims) & heads[..., None], ~smallest(channels, self.cut_channels), branches
+        )
+
+    def ratio(self, run: Tensor) -> Tensor:
+        """Cost over dense cost with branches run with probability `run` [L, 2]; differentiable in `run`.
+
+        Of s and r themselves, not of their ceilings: masks remove up to one group more of each. The budget is
+        met by the projection, not by this number.
+        """
+        return (self.costs.fixed + (self.branches() * run).sum()) / self.costs.dense
+
+    def branches(self) -> Tensor:
+        """[L, 2] cost of attention and MLP, of s and r as they are now."""
+        heads = self.heads - self.cut_heads
+        dims = heads * (self.dims - self.cut_dims.mean(-1))
+        return self.costs.branches(heads, dims, self.channels - self.cut_channels)
+
+    @torch.no_grad()
+    def observe(self, run: Tensor, target: float) -> dict[str, Tensor]:
+        """Scalars for the logs: ratio, target, price, mean duals, mean cuts in percent, and how likely blocks run."""
+        sizes = {"heads": self.heads, "dims": self.dims, "channels": self.channels}
+        scalars = {"search/ratio": self.ratio(run), "search/target": run.new_tensor(target), "search/price": self.price}
+        for name, size in sizes.items():
+            scalars[f"search/dual_{name}"] = getattr(self, f"dual_{name}").mean()
+            scalars[f"search/cut_{name}_percent"] = 100 * getattr(self, f"cut_{name}").mean() / size
+        for number, (attn, mlp) in enumerate(run.unbind()):
+            scalars |= {f"gates/attn_{number:02d}": attn, f"gates/mlp_{number:02d}": mlp}
+        return scalars
+
+    @torch.no_grad()
+    def shrink(
+        self, weights: Sequence[Sequence[Tensor]], dims: Tensor, channels: Tensor, lr: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        """The proximal step: columns that are cut are divided by 1 + 2 lr dual.
+
+        Args:
+            weights: of `attn.proj` and of `mlp.fc2`, block by block; changed in place.
+            dims, channels: their energies, [L, H, d] and [L, F].
+            lr: the learning rate of the weights.
+
+        Returns:
+            The energies after it.
+        """
+        head = torch.where(smallest(dims.sum(-1), self.cut_heads), 1 + 2 * lr * self.dual_heads[:, None], 1.0)
+        dim = torch.where(smallest(dims, self.cut_dims), 1 + 2 * lr * self.dual_dims[..., None], 1.0)
+        channel = torch.where(smallest(channels, self.cut_channels), 1 + 2 * lr * self.dual_channels[:, None], 1.0)
+        dim = head[..., None] * dim
+        for kind, divisor in zip(weights, (dim.flatten(1)[:, None], channel[:, None]), strict=True):
+            torch._foreach_div_(list(kind), list(divisor.unbind()))
+        return dims / dim.square(), channels / channel.square()
+
+    @torch.no_grad()
+    def prune(self, network: nn.Module, run: Tensor, lr: Tensor | float) -> None:
+        """The proximal step on the weights of a network at their learning rate `lr`, then a step of the cuts."""
+        self.move(*self.shrink(proj_and_fc2(network), *energies(network), lr), run)
+
+    @torch.no_grad()
+    def measure(self, run: Tensor, target: float) -> None:
+        """Note by how much the cost with branches run with probability `run` [L, 2] exceeds the target ratio."""
+        self.excess.copy_(self.ratio(run) - target)
+
+    @property
+    def pressure(self) -> Tensor:
+        """What a unit of the dense cost is worth in loss: the price and the penalty of the excess."""
+        return self.price + self.rates.penalty * self.excess.clamp_min(0)
+
+    @torch.no_grad()
+    def move(self, dims: Tensor, channels: Tensor, run: Tensor) -> None:
+        """Move s and r against the pressure and the energy of the next group, then their duals.
+
+        Args:
+            dims: energies [L, H, d] of the value dimensions.
+            channels: energies [L, F] of the channels.
+            run: probability that each branch runs, [L, 2].
+        """
+        rates, costs, pressure = self.rates, self.costs, self.pressure
+        block = (costs.dense - costs.fixed) / len(self.cut_heads)
+        head_cost = costs.head + (self.dims - self.cut_dims.mean(-1)) * costs.dim
+        for name, energy, unit, probability, least in (
+            ("heads", dims.sum(-1), head_cost, run[:, ATTN], self.least.heads),
+            ("dims", dims, costs.dim, run[:, ATTN, None], self.least.dims),
+            ("channels", channels, costs.channel, run[:, MLP], self.least.channels),
+        ):
+            cut, dual = getattr(self, f"cut_{name}"), getattr(self, f"dual_{name}")
+            gone, following = lowest(relative(energy), cut)
+            share = rates.cut * (pressure * probability - dual * following)
+            each = block * len(cut) / cut.numel()  # a block's share goes to all variables of a kind together
+            cut.add_(share * each / unit).clamp_(0, energy.shape[-1] - least)
+            dual.add_(rates.dual * gone / energy.shape[-1])
+
+    @torch.no_grad()
+    def reprice(self) -> None:
+        """Dual ascent on the price of the budget."""
+        self.price.add_(self.rates.price * self.excess).clamp_(0, self.rates.price_limit)
+
+    def importance(self, dims: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the projection goes by: relative energies, those of what is cut so far below the others.
+
+        Args:
+            dims, channels: energies, [L, H, d] and [L, F].
+        """
+        masks = self.masks(dims, channels, torch.ones(len(dims), 2, dtype=torch.bool))
+        return relative(dims) * (masks.dims + CUT), relative(channels) * (masks.channels + CUT)
+
+
+def relative(energy: Tensor) -> Tensor:
+    """Energies over the mean of their kind."""
+    return energy / energy.mean().clamp_min(1e-12)
+
+
+def smallest(energy: Tensor, count: Tensor) -> Tensor:
+    """True for the ceil(count) smallest of the last dimension: energy [..., n], count [...]."""
+    ranks = energy.argsort(dim=-1, stable=True).argsort(dim=-1)
+    return ranks < count.ceil()[..., None]
+
+
+def lowest(energy: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the ceil(count) smallest, the bottom-s norm, and the next one, its sub-gradient in `count`."""
+    ordered = energy.sort(-1).values
+    number = count.ceil().long()[..., None]
+    positions = torch.arange(energy.shape[-1], device=energy.device)
+    gone = torch.where(positions < number, ordered, 0).sum(-1)
+    return gone, ordered.gather(-1, number.clamp_max(energy.shape[-1] - 1)).squeeze(-1)

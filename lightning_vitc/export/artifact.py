@@ -1,0 +1,202 @@
+"""A compressed model as a directory: `model.safetensors`, `arch.json` and a model card. Nothing is pickled.
+
+`arch.json` holds the digests of the other files, and `model.safetensors` that of the architecture: files of two
+exports do not pass for one.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as serialize
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import load_strictly
+from lightning_vitc.errors import UserError
+from lightning_vitc.export.directory_swap import swapped_in
+from lightning_vitc.export.elastic import ElasticViT
+from lightning_vitc.export.formats import FILES
+from lightning_vitc.export.model_card import model_card
+from lightning_vitc.training.checkpoints import read_weights
+from lightning_vitc.vit import build
+
+WEIGHTS, ARCH, CARD, SEVERAL = FILES["safetensors"], "arch.json", "README.md", "models.json"
+FORMAT = 1
+DIGEST = "architecture_sha256"  # in the metadata of the weights
+Model = VisionTransformer | ElasticViT
+KINDS: dict[str, Callable[[VisionTransformer, dict[str, Any]], Model]] = {"elastic": ElasticViT.restored}
+
+
+def load(directory: str | Path) -> Model:
+    """The model in an exported directory, in evaluation mode, on the CPU: a plain ViT, or an `ElasticViT`.
+
+    Raises:
+        UserError: where a file is missing, damaged, or does not belong to the other.
+    """
+    directory = Path(directory)
+    document = read_arch(directory)
+    network = _empty(document["architecture"], directory / ARCH)
+    weights = read_weights(directory / WEIGHTS)
+    load_strictly(network, weights, str(directory / WEIGHTS), assign=True)
+    check(directory, WEIGHTS)
+    if "kind" not in document:
+        return network.eval()
+    try:
+        return KINDS[document["kind"]](network, document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{directory / ARCH}: damaged: no such network ({error}); export the model again") from None
+
+
+def check(directory: str | Path, name: str) -> Path:
+    """The path of a file that belongs to the directory's `arch.json`.
+
+    Raises:
+        UserError: where it is missing, was changed, or comes from another export.
+    """
+    path, document = Path(directory) / name, read_arch(directory)
+    again = "the directory was changed after its export; export the model again"
+    if not path.is_file():
+        there = [form for form, file in FILES.items() if (Path(directory) / file).is_file()]
+        raise UserError(f"{path}: no such file; {directory} was exported as {', '.join(there) or 'nothing'}")
+    if (document.get("files") or {}).get(name) != _digest_of_file(path):
+        raise UserError(f"{path}: not the file that {ARCH} describes; {again}")
+    if name == WEIGHTS:
+        with safe_open(path, "pt") as file:
+            belongs = (file.metadata() or {}).get(DIGEST)
+        if belongs != _digest_of_architecture(document["architecture"]):
+            raise UserError(f"{Path(directory) / ARCH}: not the architecture that {WEIGHTS} was written for; {again}")
+    return path
+
+
+def _empty(architecture: dict[str, Any], path: Path) -> VisionTransformer:
+    try:
+        with torch.device("meta"):
+            return build(ArchSpec.from_dict(architecture))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (ArithmeticError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: no such network can be built ({type(error).__name__}: {error})") from None
+
+
+def read_arch(directory: str | Path) -> dict[str, Any]:
+    """The content of `arch.json`.
+
+    Raises:
+        UserError: where it is missing, damaged or of a later format.
+    """
+    path = Path(directory) / ARCH
+    try:
+        document = json.loads(path.read_text())
+        known = document["format"] == FORMAT
+        if known and not isinstance(document["architecture"], dict):
+            raise TypeError
+    except OSError:
+        if (Path(directory) / SEVERAL).is_file():
+            names = ", ".join(models_in(directory))
+            raise UserError(f"{directory}: holds several models; name one of its folders: {names}") from None
+        raise UserError(f"{path}: no such file; expected a directory written by 'vitc export'") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; export the model again") from None
+    if not known:
+        raise UserError(f"{path}: format {document['format']} is not known to this version, which reads {FORMAT}")
+    return document
+
+
+def models_in(directory: str | Path) -> list[str]:
+    """The folders of an export of several models."""
+    document = json.loads((Path(directory) / SEVERAL).read_text())
+    return [str(name) for name in document["models"]]
+
+
+Complete = Callable[[Path], dict[str, Any]]
+
+
+def save(model: Model, directory: str | Path, facts: dict[str, Any], complete: Complete | None = None) -> None:
+    """Write the directory whole, or leave what is there.
+
+    Args:
+        model: a compacted model, or one that switches its width.
+        directory: a new one, or an earlier export, which is replaced.
+        facts: `method`, `budget`, `accuracy`, `preprocessing`, `provenance`, ... for `arch.json` and the card.
+        complete: writes other formats into the folder it is given, and returns more facts.
+
+    Raises:
+        UserError: where the directory holds something else or cannot be written.
+    """
+
+    def fill(folder: Path) -> None:
+        _write(model, folder, facts, complete)
+
+    _replace(directory, fill)
+
+
+def save_several(models: Mapping[str, tuple[Model, dict[str, Any], Complete | None]], directory: str | Path) -> None:
+    """Write several models into folders of one directory, whole as `save` does; the values are its arguments."""
+
+    def fill(folder: Path) -> None:
+        for name, (model, facts, complete) in models.items():
+            (folder / name).mkdir()
+            _write(model, folder / name, facts, complete)
+        (folder / SEVERAL).write_text(json.dumps({"format": FORMAT, "models": list(models)}) + "\n")
+
+    _replace(directory, fill)
+
+
+def check_target(directory: str | Path) -> None:
+    """Refuse to write over what is no export.
+
+    Raises:
+        UserError: where the directory is a file or holds something else.
+    """
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"--out: {directory} is a file; name a directory")
+    ours = any((target / name).is_file() for name in (ARCH, SEVERAL))
+    if target.exists() and not ours and any(target.iterdir()):
+        raise UserError(f"--out: {directory} is not empty and no exported model; name another directory")
+
+
+def _replace(directory: str | Path, fill: Callable[[Path], None]) -> None:
+    check_target(directory)
+    try:
+        with swapped_in(Path(directory)) as folder:
+            fill(folder)
+    except OSError as error:
+        raise UserError(f"--out: {directory} cannot be written ({error.strerror or error})") from None
+
+
+def _write(model: Model, folder: Path, facts: dict[str, Any], complete: Complete | None) -> None:
+    fields, weights = model.stored() if isinstance(model, ElasticViT) else ({}, model.state_dict())
+    full = model.full if isinstance(model, ElasticViT) else model
+    architecture = json.loads(ArchSpec.of(full).to_json())
+    (folder / WEIGHTS).write_bytes(_serialize(weights, architecture))
+    facts = {**facts, **(complete(folder) if complete else {})}
+    files = {path.name: _digest_of_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    document = {"format": FORMAT, "architecture": architecture, "files": files, **fields, **facts}
+    (folder / ARCH).write_text(json.dumps(document, indent=1) + "\n")
+    (folder / CARD).write_text(model_card(ArchSpec.of(full), {**fields, **facts}))
+
+
+def _serialize(weights: dict[str, Tensor], architecture: dict[str, Any]) -> bytes:
+    """Not by safetensors' save_file, which makes files that only the owner can read."""
+    metadata = {"format": "pt", DIGEST: _digest_of_architecture(architecture)}
+    return serialize({name: weight.contiguous() for name, weight in weights.items()}, metadata)
+
+
+def _digest_of_architecture(architecture: dict[str, Any]) -> str:
+    return _digest(json.dumps(architecture, sort_keys=True).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

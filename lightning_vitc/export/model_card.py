@@ -1,0 +1,112 @@
+"""The model card of an export: `README.md` with the metadata block that model hubs read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.export.formats import FILES
+
+_LOAD = {
+    "onnx": ("import onnxruntime", 'session = onnxruntime.InferenceSession("model.onnx")',
+             '(logits,) = session.run(None, {"images": images})  # float32 [B, C, H, W], any B'),
+    "int8": ("import onnxruntime", 'session = onnxruntime.InferenceSession("model.int8.onnx")'),
+    "pt2": ("import torch", 'model = torch.export.load("model.pt2").module()'),
+    "timm": ("import timm", 'model = timm.create_model("local-dir:timm", pretrained=True).eval()'),
+}  # fmt: skip
+
+
+def model_card(spec: ArchSpec, facts: dict[str, Any]) -> str:
+    """Markdown: what the model is, how accurate, on which data, how to load it, and with what it was made.
+
+    Args:
+        spec: of the exported network; the full one where it switches its width.
+        facts: of `artifact.save`.
+    """
+    sections = [
+        _metadata(facts),
+        f"# {spec.name}, compressed by {facts.get('method')}",
+        _table(["", ""], _properties(spec, facts)),
+        *_formats(facts),
+        "## Load it",
+        *_loading(facts),
+        *_provenance(facts),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _metadata(facts: dict[str, Any]) -> str:
+    lines = ["---", "library_name: lightning-vitc", "pipeline_tag: image-classification",
+             f"license: {facts.get('license') or 'unknown'}"]  # fmt: skip
+    if name := _data_name(facts):
+        lines += ["datasets:", f"- {name}"]
+    return "\n".join(
+        [*lines, "tags:", "- vision-transformer", "- model-compression", f"- {facts.get('method')}", "---"]
+    )
+
+
+def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    dense = facts.get("dense")
+    share = f" ({100 * costs.macs(spec) / costs.macs(ArchSpec.from_dict(dense)):.1f} % of dense)" if dense else ""
+    rows = [(name, str(value)) for name, value in _budget_of(facts).items()]
+    rows += [("MACs of one image", f"{costs.macs(spec):,}{share}"), ("parameters", f"{costs.params(spec):,}")]
+    rows += [(name.replace("_", " "), f"{value:,}") for name, value in (facts.get("costs") or {}).items()]
+    rows += [(name, f"{value:.2f} %") for name, value in (facts.get("accuracy") or {}).items()]
+    if name := _data_name(facts):
+        rows.append(("data", f"{name}, {facts.get('split', 'test')} split"))
+    rows += [
+        ("input", f"{spec.in_chans} x {spec.img_size[0]} x {spec.img_size[1]}"),
+        ("classes", str(spec.num_classes)),
+    ]
+    preprocessing = facts.get("preprocessing") or {}
+    rows += [(key, str(preprocessing[key])) for key in ("mean", "std", "interpolation") if key in preprocessing]
+    if facts.get("kind") == "elastic":
+        rows.append(("widths", ", ".join(row["width"] for row in facts["widths"])))
+    return [*rows, ("license", facts.get("license") or "unknown: set it with vitc export --license")]
+
+
+def _formats(facts: dict[str, Any]) -> list[str]:
+    """A table of what was written, as it was checked against PyTorch; none for the weights alone."""
+    formats = facts.get("formats") or {}
+    if not formats.keys() - {"safetensors"}:
+        return []
+    rows = []
+    for name, found in formats.items():
+        difference = f"{found['max_difference']:.1e}" if "max_difference" in found else ""
+        top1 = f"{found['top1']:.2f} %" if "top1" in found else ""
+        rows.append((f"`{FILES[name]}`", f"{found['bytes']:,}", top1, difference))
+    return ["## Files", _table(["file", "bytes", "top-1", "largest difference of a logit"], rows)]
+
+
+def _loading(facts: dict[str, Any]) -> list[str]:
+    lines = ["import lightning_vitc", 'model = lightning_vitc.load("this directory")']
+    if facts.get("kind") == "elastic":
+        lines.append(f'model.set_width("{facts["widths"][0]["width"]}")')
+    blocks = ["\n".join(["```python", *lines, "```"])]
+    for name in facts.get("formats") or {}:
+        if name in _LOAD:
+            blocks.append("\n".join(["```python", *_LOAD[name], "```"]))
+    return [*blocks, "`arch.json` holds the architecture, the preprocessing and where the model comes from."]
+
+
+def _provenance(facts: dict[str, Any]) -> list[str]:
+    provenance = facts.get("provenance") or {}
+    rows = [(key, str(provenance[key])) for key in ("run", "seed", "commit", "device", "python") if key in provenance]
+    rows += [(name, version) for name, version in (provenance.get("versions") or {}).items()]
+    return ["## Where it comes from", _table(["", ""], rows)] if rows else []
+
+
+def _table(header: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _data_name(facts: dict[str, Any]) -> str | None:
+    return ((facts.get("experiment") or {}).get("data") or {}).get("name")
+
+
+def _budget_of(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the network had to fit: its width, or the budget of its experiment."""
+    asked = (facts.get("experiment") or {}).get("budget") or {}
+    budget = {f"budget of {key}": asked.get(key) for key in ("macs", "static", "params")}
+    return {key: value for key, value in {**(facts.get("budget") or {}), **budget}.items() if value is not None}

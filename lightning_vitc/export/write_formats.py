@@ -1,0 +1,169 @@
+"""Writes a network in the formats beside safetensors; every file takes images [B, C, H, W] for any B."""
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.export import Dim
+
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.errors import UserError
+from lightning_vitc.export.formats import FILES
+
+OPSET = 20  # the first with a Gelu of its own
+Shape = tuple[int, int, int]  # of an image: channels, height, width
+BATCH = ({0: Dim("batch", min=1)},)
+LINEAR = ["MatMul", "Gemm"]  # what is quantized: the patch embedding, a convolution, stays in fp32
+
+
+def write_formats(model: VisionTransformer, folder: Path, formats: list[str], preprocessing: dict[str, Any]) -> None:
+    """Write the files of `formats` (not safetensors) into a folder.
+
+    Args:
+        model: a plain network in evaluation mode, on the CPU.
+        folder: that exists.
+        formats: names of `formats.FILES`.
+        preprocessing: timm's `input_size`, `mean`, ...; goes into timm's configuration.
+
+    Raises:
+        UserError: where timm cannot describe the network.
+    """
+    if "timm" in formats:
+        write_timm(model, folder / FILES["timm"], preprocessing)
+    spec = ArchSpec.of(model)
+    shape = (spec.in_chans, *spec.img_size)
+    if "pt2" in formats:
+        write_pt2(model, shape, folder / FILES["pt2"])
+    if {"onnx", "int8"} & set(formats):
+        with tempfile.TemporaryDirectory() as scratch:
+            onnx = (folder if "onnx" in formats else Path(scratch)) / FILES["onnx"]
+            write_onnx(model, shape, onnx)
+            if "int8" in formats:
+                write_int8(onnx, folder / FILES["int8"])
+
+
+def write_pt2(model: nn.Module, shape: Shape, path: Path) -> None:
+    """The graph of `torch.export`, for images of `shape`."""
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(model, _example(shape), dynamic_shapes=BATCH)
+        program.example_inputs = None  # else they are pickled into the file
+        torch.export.save(program, path)
+
+
+def write_onnx(model: nn.Module, shape: Shape, path: Path) -> None:
+    """One ONNX file with the weights inside; input `images`, of `shape`, output `logits`."""
+    with _quiet():
+        program = torch.onnx.export(
+            model, _example(shape), dynamo=True, dynamic_shapes=BATCH, input_names=["images"],
+            output_names=["logits"], opset_version=OPSET, external_data=False, verbose=False,
+        )  # fmt: skip
+        assert program is not None
+        program.save(path, external_data=False)
+
+
+def _example(shape: Shape) -> tuple[Tensor]:
+    return (torch.zeros(2, *shape),)  # a batch of one would be taken for a constant
+
+
+def write_int8(onnx: Path, path: Path) -> None:
+    """The ONNX file with linear layers in 8 bits: weights by channel, activations when they are computed."""
+    import onnx as onnx_package
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx_package.load(onnx)
+    del model.graph.value_info[:]  # shapes the exporter noted, which no longer hold for transposed weights
+    with _quiet():
+        quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=LINEAR)
+
+
+def write_timm(model: VisionTransformer, folder: Path, preprocessing: dict[str, Any]) -> None:
+    """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
+
+    An attention scale that is not timm's own is folded into the queries.
+
+    Raises:
+        UserError: for a shape that timm's VisionTransformer does not have.
+    """
+    spec = ArchSpec.of(model)
+    name, arguments = timm_arguments(spec)
+    folder.mkdir()
+    config: dict[str, Any] = {
+        "architecture": name, "num_classes": spec.num_classes, "num_features": spec.embed_dim, "model_args": arguments,
+        "pretrained_cfg": {"num_classes": spec.num_classes, "first_conv": "patch_embed.proj", "classifier": "head",
+                           "fixed_input_size": True, **preprocessing},
+    }  # fmt: skip
+    if spec.distilled:
+        config["pretrained_cfg"]["classifier"] = ["head", "head_dist"]
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    save_file(_with_timms_scale(model, spec), folder / "model.safetensors", {"format": "pt"})
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # save_file keeps it to the owner
+
+
+def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
+    """timm's model name and arguments for a shape.
+
+    Raises:
+        UserError: where timm has none: blocks that differ, heads that do not add up to the embedding.
+    """
+    from lightning_vitc.backbone import create_timm
+
+    block, name = spec.blocks[0] if spec.blocks else None, "vit_base_patch16_224"
+    if block is None or block.attn is None or not block.hidden or any(block.gates) or len(set(spec.blocks)) > 1:
+        raise UserError(f"--formats: timm has no {spec.name} of this shape: its blocks must be alike and whole")
+    arguments: dict[str, Any] = {
+        key: getattr(spec, key) for key in (
+            "img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "global_pool", "class_token",
+            "no_embed_class", "pool_include_prefix", "qkv_bias", "qk_norm", "proj_bias", "pre_norm", "final_norm",
+            "fc_norm", "reg_tokens",
+        )
+    }  # fmt: skip
+    arguments |= {"num_heads": block.attn.num_heads, "mlp_ratio": (block.hidden + 0.5) / spec.embed_dim,
+                  "pos_embed": "learn" if spec.pos_embed else "none", "act_layer": spec.act,
+                  "init_values": 1e-5 if spec.layer_scale else None}  # fmt: skip
+    if spec.distilled:
+        name = "deit_base_distilled_patch16_224"
+    with torch.device("meta"):
+        found = ArchSpec.of(create_timm(name, **arguments))
+    if replace(found, name=spec.name, scale=spec.scale) != spec:
+        raise UserError(
+            f"--formats: timm has no {spec.name} of this shape: {block.attn.num_heads} heads with "
+            f"{block.attn.value_dim} value dimensions, an embedding of {spec.embed_dim}"
+        )
+    return name, arguments
+
+
+def _with_timms_scale(model: VisionTransformer, spec: ArchSpec) -> dict[str, Tensor]:
+    weights = {name: weight.detach().clone().contiguous() for name, weight in model.state_dict().items()}
+    attn = spec.blocks[0].attn
+    assert attn is not None
+    factor, part = spec.scale * attn.head_dim**0.5, "q_norm" if spec.qk_norm else "qkv"
+    for name, weight in weights.items():
+        if f".attn.{part}." in name and factor != 1:
+            weight[: attn.head_dim if spec.qk_norm else attn.qk_dim] *= factor
+    return weights
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what exporters say about themselves out of the output."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

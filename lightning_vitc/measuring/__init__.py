@@ -1,0 +1,1 @@
+"""Latency, memory and accuracy of runs, exported directories and timm models."""

@@ -1,0 +1,90 @@
+"""Latency, memory and size of networks beside the dense ones they come from.
+
+All run interleaved in one process, in every runtime that is asked for; a speed-up is over the dense network in the
+same runtime, precision and batch size.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_vitc.errors import UserError
+from lightning_vitc.measuring.subjects import Candidate, Settings, Subject, subjects_of
+from lightning_vitc.measuring.timing import interleaved, peak_bytes, percentiles
+
+# torch.compile counts the networks of one class together, and would else quietly run the ninth one eagerly.
+_COMPILE: dict[str, Any] = {
+    "recompile_limit": 1024,
+    "accumulated_recompile_limit": 1024,
+    "fail_on_recompile_limit_hit": True,
+}
+
+
+def benchmark(candidates: Sequence[Candidate], settings: Settings) -> list[dict[str, Any]]:
+    """A row for every candidate and its dense network, runtime, precision and batch size.
+
+    Returns:
+        Rows with `name`, `device`, `runtime`, `dtype`, `compile`, `batch_size`, `threads`, `latency_ms` (percentiles),
+        `images_per_second`, `peak_bytes` (weights and what a forward pass adds), `file_bytes`, `macs`,
+        `macs_reduction`, `speedup`, `realised` (speed-up over MACs reduction) and `dense`.
+
+    Raises:
+        UserError: for a device or runtime that is not there.
+    """
+    device = _device(settings.device)
+    everyone = list(dict.fromkeys([*(candidate.reference for candidate in candidates), *candidates]))
+    with tempfile.TemporaryDirectory() as folder, torch._dynamo.config.patch(_COMPILE):
+        subjects: list[Subject] = []
+        for number, candidate in enumerate(everyone):
+            scratch = Path(folder) / str(number)
+            scratch.mkdir()
+            subjects += subjects_of(candidate, settings, device, scratch)
+        return [row for size in settings.batch_sizes for row in _measured(subjects, size, settings, device)]
+
+
+def _measured(subjects: list[Subject], size: int, settings: Settings, device: torch.device) -> list[dict[str, Any]]:
+    calls, peaks = {}, {}
+    generator = torch.Generator().manual_seed(0)
+    for subject in subjects:
+        images = torch.randn(size, *subject.candidate.shape, generator=generator).to(device, subject.dtype)
+        call = calls[subject.key] = subject.call_with(images)
+        with torch.inference_mode():
+            call()  # compiles, and fills what is filled once
+        peak = peak_bytes(call, device)
+        peaks[subject.key] = None if peak is None else peak + subject.file_bytes
+    times = interleaved(calls, device, settings.repeats, settings.warmup)
+    found = {key: percentiles(values) for key, values in times.items()}
+    return [_row(subject, size, found, peaks[subject.key], device) for subject in subjects]
+
+
+def _row(subject: Subject, size: int, found: dict[Any, Any], peak: int | None, device: torch.device) -> dict[str, Any]:
+    candidate, latency = subject.candidate, found[subject.key]
+    reduction = candidate.reference.macs / candidate.macs
+    speedup = found[subject.dense_key]["p50"] / latency["p50"]
+    return {
+        "name": candidate.name, "device": device_name(device), **subject.runtime, "batch_size": size,
+        "threads": torch.get_num_threads(), "latency_ms": latency,
+        "images_per_second": round(1e3 * size / latency["p50"], 2), "peak_bytes": peak,
+        "file_bytes": subject.file_bytes, "macs": candidate.macs, "macs_reduction": round(reduction, 4),
+        "speedup": round(speedup, 4), "realised": round(speedup / reduction, 4), "dense": candidate.reference.name,
+    }  # fmt: skip
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device: {name!r} is no device; cpu and cuda are") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: there is no GPU that torch can use; cpu is there")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device: {name!r} cannot be timed; cpu and cuda can")
+    return device

@@ -1,0 +1,111 @@
+"""What the arguments of `vitc benchmark` name: exported directories, and any model of timm."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import create_timm
+from lightning_vitc.errors import UserError
+from lightning_vitc.export import artifact
+from lightning_vitc.export.elastic import ElasticViT
+from lightning_vitc.export.formats import FILES, RUNNABLE
+from lightning_vitc.measuring.subjects import Candidate
+from lightning_vitc.suggest import did_you_mean
+from lightning_vitc.vit import build, initialize
+
+
+def candidates_of(sources: list[str], timm_arguments: dict[str, Any] | None = None) -> list[Candidate]:
+    """The networks that the sources name; those from one dense network share it.
+
+    Args:
+        sources: exported directories, or names of timm, which get random weights.
+        timm_arguments: for the latter.
+
+    Raises:
+        UserError: for a source that is neither.
+    """
+    dense: dict[ArchSpec, Candidate] = {}
+    found: list[Candidate] = []
+    named = [source for source in sources if not Path(source).is_dir()]
+    for source in named:
+        candidate = _of_timm(source, timm_arguments or {})
+        if (spec := _spec_of(candidate.module)) is not None:
+            dense.setdefault(spec, candidate)
+        found.append(candidate)
+    if timm_arguments and not named:
+        raise UserError(f"{next(iter(timm_arguments))}: exported networks take no timm arguments")
+    for source in sources:
+        if Path(source).is_dir():
+            found += [candidate for path in _directories(Path(source)) for candidate in _of_directory(path, dense)]
+    return found
+
+
+def candidate_of(
+    name: str, spec: ArchSpec, module: torch.nn.Module | None = None, dense: Candidate | None = None,
+    files: dict[str, Path] | None = None,
+) -> Candidate:  # fmt: skip
+    """A network of this library; with random weights where there is no module."""
+    if module is None:
+        module = build(spec).eval()
+        initialize(module)  # type: ignore[arg-type]
+    shape = (spec.in_chans, *spec.img_size)
+    return Candidate(name, module, costs.macs(spec), shape, dense, files or {})
+
+
+def _directories(path: Path) -> list[Path]:
+    several = (path / artifact.SEVERAL).is_file()
+    return [path / name for name in artifact.models_in(path)] if several else [path]
+
+
+def _of_directory(path: Path, dense: dict[ArchSpec, Candidate]) -> list[Candidate]:
+    document, model, name = artifact.read_arch(path), artifact.load(path), path.name
+    reference = None
+    if document.get("dense"):
+        spec = ArchSpec.from_dict(document["dense"])
+        reference = dense[spec] = dense.get(spec) or candidate_of(spec.name, spec)
+    if isinstance(model, ElasticViT):
+        networks = {f"{name} at {float(width):g}": model.network_at(width) for width in model.cuts}
+        return [candidate_of(key, ArchSpec.of(network), network, reference) for key, network in networks.items()]
+    files = {form: artifact.check(path, FILES[form]) for form in RUNNABLE[1:] if (path / FILES[form]).is_file()}
+    return [candidate_of(name, ArchSpec.of(model), model, reference, files)]
+
+
+def _of_timm(name: str, arguments: dict[str, Any]) -> Candidate:
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models())
+        raise UserError(f"{name}: neither an exported directory nor a model of timm{hint}")
+    module = create_timm(name, **arguments).eval()
+    spec = _spec_of(module)
+    if spec is not None:
+        return Candidate(name, module, costs.macs(spec), (spec.in_chans, *spec.img_size))
+    shape = _input_of(module, arguments)
+    return Candidate(name, module, _counted_macs(name, arguments, shape), shape)
+
+
+def _spec_of(module: Any) -> ArchSpec | None:
+    try:
+        return ArchSpec.of(module)
+    except UserError:
+        return None
+
+
+def _input_of(module: Any, arguments: dict[str, Any]) -> tuple[int, int, int]:
+    channels, height, width = module.pretrained_cfg["input_size"]
+    size = arguments.get("img_size")
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+    return arguments.get("in_chans", channels), height, width
+
+
+def _counted_macs(name: str, arguments: dict[str, Any], shape: tuple[int, int, int]) -> int:
+    """By running the model on the `meta` device, where no fused kernel hides a product."""
+    with torch.device("meta"):
+        module, images = create_timm(name, **arguments).eval(), torch.empty(1, *shape)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(images)
+    return counter.get_total_flops() // 2

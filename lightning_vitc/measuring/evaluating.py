@@ -1,0 +1,93 @@
+"""`vitc evaluate`: accuracies of a run's networks, or of an exported directory in any of its formats."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec, as_ratio
+from lightning_vitc.config import experiment_of
+from lightning_vitc.errors import UserError
+from lightning_vitc.export import artifact
+from lightning_vitc.export.deployed import open_format
+from lightning_vitc.export.elastic import ElasticViT
+from lightning_vitc.training.evaluation import evaluate
+from lightning_vitc.training.finished import networks_of_run, pick
+from lightning_vitc.training.pipeline import Pipeline
+from lightning_vitc.training.processes import part
+from lightning_vitc.training.run_directory import RunDirectory
+from lightning_vitc.training.trainers import test_trainer
+
+
+@dataclass
+class _Candidate:
+    """A network to evaluate, and what its row says beside the numbers."""
+
+    name: str
+    module: nn.Module
+    spec: ArchSpec
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate_source(
+    source: str, width: str | None, split: str, overrides: list[str], formats: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """Rows with `name`, `macs`, `params`, `top1` and `top5` of a run's networks, or of an exported model.
+
+    Args:
+        source: a run or an exported directory.
+        width: one of several widths; default: all.
+        split: `validation` or `test`.
+        overrides: of the experiment.
+        formats: of an exported directory; its rows then have a `format`. Default: the PyTorch model.
+
+    Raises:
+        UserError: where there is no such network.
+    """
+    if any((Path(source) / name).is_file() for name in (artifact.ARCH, artifact.SEVERAL)):
+        pipeline, candidates = _exported(source, width, overrides, formats)
+    elif formats is not None:
+        raise UserError(f"--formats: {source} is a run, not an exported directory; leave the option out")
+    else:
+        pipeline, networks = networks_of_run(source, overrides)
+        chosen = networks if width is None else [pick(pipeline, width, source)]
+        candidates = [_Candidate(network.name, network.module, network.spec) for network in chosen]
+    modules = {str(number): candidate.module for number, candidate in enumerate(candidates)}
+    loader = pipeline.data.loader_of(split)
+    accuracy = evaluate(test_trainer(pipeline.experiment), modules, pipeline.data.num_classes, loader)
+    part()
+    return [
+        {"name": candidate.name, **candidate.columns, "macs": costs.macs(candidate.spec),
+         "params": costs.params(candidate.spec), **accuracy[str(number)]}
+        for number, candidate in enumerate(candidates)
+    ]  # fmt: skip
+
+
+def _exported(
+    source: str, width: str | None, overrides: list[str], formats: list[str] | None
+) -> tuple[Pipeline, list[_Candidate]]:
+    written = artifact.read_arch(source).get("experiment")
+    if not isinstance(written, dict):
+        raise UserError(f"{source}: {artifact.ARCH} names no experiment, whose data to evaluate on")
+    experiment = experiment_of(written, overrides, check_files=False)
+    model, name = artifact.load(source), Path(source).name
+    if isinstance(model, ElasticViT):
+        candidates = _at_widths(model, name, width, formats)
+    elif width is not None:
+        raise UserError(f"--width: {source} is one exported network; leave the option out")
+    else:
+        spec = ArchSpec.of(model)
+        candidates = [_Candidate(name, open_format(source, form), spec, {"format": form}) for form in formats or []]
+        candidates = candidates or [_Candidate(name, model, spec)]
+    return Pipeline(experiment, RunDirectory(source)), candidates
+
+
+def _at_widths(model: ElasticViT, name: str, width: str | None, formats: list[str] | None) -> list[_Candidate]:
+    if formats not in (None, ["safetensors"]):
+        raise UserError("--formats: a network that switches its width has only safetensors")
+    if width is not None:
+        model = model.restricted([width])
+    networks = {float(each): model.network_at(as_ratio(each)) for each in model.cuts}
+    return [_Candidate(name, network, ArchSpec.of(network), {"width": each}) for each, network in networks.items()]

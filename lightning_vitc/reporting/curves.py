@@ -1,0 +1,70 @@
+"""Training curves of a run, from its `metrics.jsonl`."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lightning_vitc.reporting.figures import SERIES_COLORS
+
+Curves = dict[str, list[tuple[float, float]]]  # (steps since the run began, value) by name
+LOSS, ACCURACY = "train/loss", "val_top1"
+
+
+def read_curves(path: Path) -> tuple[Curves, Curves]:
+    """Training loss by stage, and validation top-1 in percent by stage and network; stages one after another.
+
+    Args:
+        path: of `metrics.jsonl`; lines that are damaged are left out.
+    """
+    losses: Curves = {}
+    accuracies: Curves = {}
+    for stage, start, lines in _stages(path):
+        for line in lines:
+            for key, value in line.items():
+                place = (start + line["step"], value)
+                if key == LOSS:
+                    losses.setdefault(stage, []).append(place)
+                elif key.endswith(f"/{ACCURACY}"):
+                    name = key.removesuffix(f"/{ACCURACY}")
+                    accuracies.setdefault(stage if name == stage else f"{stage}: {name}", []).append(place)
+    return losses, accuracies
+
+
+def _stages(path: Path) -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
+    """Each stage with the number of steps before it and its lines."""
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+            stages.setdefault(line["stage"], []).append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    start = 0
+    for stage, lines in stages.items():
+        yield stage, start, lines
+        start += 1 + max(line["step"] for line in lines)
+
+
+def curves_figure(curves: Curves, label: str) -> Figure:
+    """Curves over the steps of the run.
+
+    Args:
+        curves: by name.
+        label: what they show, with its unit.
+    """
+    figure = Figure(figsize=(5.4, 3.9), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (name, places) in enumerate(curves.items()):
+        steps, values = zip(*places, strict=True)
+        color = SERIES_COLORS[number % len(SERIES_COLORS)]
+        axes.plot(steps, values, color=color, linewidth=1.3, label=name)
+    axes.set(xlabel="optimizer steps", ylabel=label)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    return figure

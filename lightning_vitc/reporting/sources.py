@@ -1,0 +1,146 @@
+"""What `vitc report` compares: the networks of finished runs, and exported directories in each of their formats."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.errors import UserError
+from lightning_vitc.export import artifact
+from lightning_vitc.export.formats import RUNNABLE
+from lightning_vitc.measuring.candidates import candidate_of, candidates_of
+from lightning_vitc.measuring.subjects import Candidate
+from lightning_vitc.training.finished import networks_of_run
+from lightning_vitc.training.pipeline import Network, Pipeline
+from lightning_vitc.training.results import split_of
+
+BUDGETS = ("macs", "params", "latency_ms", "drop_blocks")
+
+
+@dataclass
+class Entry:
+    """A row of the table, and what is timed for it: a candidate in one format."""
+
+    row: dict[str, Any]
+    candidate: Candidate
+    form: str = "safetensors"
+
+
+@dataclass
+class Drawing:
+    """An architecture to draw; see `architecture_figure`."""
+
+    name: str
+    spec: ArchSpec
+    sources: Sequence[int] | None = None
+
+
+@dataclass
+class Source:
+    """A run or an exported directory."""
+
+    label: str
+    entries: list[Entry]
+    dense: ArchSpec
+    drawings: list[Drawing]
+    split: str  # in words
+    facts: dict[str, Any] = field(default_factory=dict)
+    metrics: Path | None = None
+
+
+def sources_of(paths: Sequence[str]) -> list[Source]:
+    """The sources at the paths, with labels that tell them apart.
+
+    Raises:
+        UserError: where a path is neither a finished run nor an exported network with an accuracy.
+    """
+    pairs = zip(paths, _labels(paths), strict=True)
+    return [(_of_directory if (Path(path) / artifact.ARCH).is_file() else _of_run)(path, name) for path, name in pairs]
+
+
+def _labels(paths: Sequence[str]) -> list[str]:
+    """The shortest ends of the paths that are different, without `default`."""
+    parts = [Path(path).resolve().parts for path in paths]
+    for length in (2, 3, 4):
+        labels = ["/".join(part for part in path[-length:] if part != "default") for path in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(Path(path)) for path in paths]
+
+
+def _of_run(path: str, label: str) -> Source:
+    pipeline, networks = networks_of_run(path)
+    result = pipeline.directory.read_result()
+    written = {row["name"]: row for row in [result["dense"], *result["rows"]] if row}
+    trained = [network.module for network in networks if network.name == pipeline.dense_name]
+    dense_name = f"{label} {pipeline.dense_name or 'dense'}"
+    dense = candidate_of(dense_name, pipeline.dense_spec, trained[0] if trained else None)
+    entries = []
+    for network in networks:
+        row = _row_of_run(label, pipeline, result["method"], written[network.name])
+        made = candidate_of(f"{label} {network.name}", network.spec, network.module, dense)
+        entries.append(Entry(row, dense if row["dense"] else made))
+    facts = {"run": path, "method": result["method"], "seed": result["seed"],
+             "data": pipeline.experiment.data.name, "evaluated on": split_of(result),
+             "training": f"{result['wall_seconds']:,.0f} s", **_environment(result["environment"])}  # fmt: skip
+    drawings, metrics = _drawings(networks, pipeline.dense_spec), pipeline.directory.path / "metrics.jsonl"
+    return Source(label, entries, pipeline.dense_spec, drawings, split_of(result), facts, metrics)
+
+
+def _row_of_run(label: str, pipeline: Pipeline, method: str, written: dict[str, Any]) -> dict[str, Any]:
+    budget, is_dense = vars(pipeline.experiment.budget), written["name"] == pipeline.dense_name
+    if is_dense:
+        asked = ""
+    elif written.get("width") is not None:
+        asked = f"width {written['width']:g}"
+    else:
+        asked = _in_words(budget)
+    return {
+        "run": label, "name": written["name"], "dense": is_dense, "method": method, "budget": asked,
+        "share": written["macs"] / costs.macs(pipeline.dense_spec), "runtime": "pytorch",
+        **{key: written[key] for key in ("macs", "params", "bytes", "top1", "top5")},
+    }  # fmt: skip
+
+
+def _of_directory(path: str, label: str) -> Source:
+    document, (candidate, *others) = artifact.read_arch(path), candidates_of([path])
+    accuracy, formats = document.get("accuracy") or {}, document.get("formats") or {}
+    if others or "top1" not in accuracy or not document.get("dense"):
+        raise UserError(f"{path}: not one network with an accuracy and a dense model; name its run instead")
+    dense, spec = ArchSpec.from_dict(document["dense"]), ArchSpec.from_dict(document["architecture"])
+    asked = document.get("budget") or (document.get("experiment") or {}).get("budget") or {}
+    row = {"run": label, "dense": False, "method": document.get("method"), "budget": _in_words(asked),
+           "share": costs.macs(spec) / costs.macs(dense), "macs": costs.macs(spec),
+           "params": costs.params(spec)}  # fmt: skip
+    formats["safetensors"] = {"bytes": 4 * costs.params(spec), **formats.get("safetensors", {}), **accuracy}
+    entries = []
+    for form in RUNNABLE:
+        if "top1" in (found := formats.get(form, {})):  # else only its logits were compared
+            measured = {key: found[key] for key in ("bytes", "top1", "top5")}
+            columns = {"name": f"{candidate.name}, {form}", "runtime": form}
+            entries.append(Entry(row | columns | measured, candidate, form))
+    facts = {"directory": path, "method": document.get("method"), "license": document.get("license") or "unknown"}
+    provenance = document.get("provenance") or {}
+    facts |= {"trained as": provenance.get("run"), **(_environment(provenance) if provenance else {})}
+    return Source(label, entries, dense, [Drawing(candidate.name, spec)], split_of(document), facts)
+
+
+def _in_words(budget: dict[str, Any]) -> str:
+    """`macs 50%`; `width 0.5`."""
+    return ", ".join(f"{key} {budget[key]}" for key in ("width", *BUDGETS) if budget.get(key) is not None)
+
+
+def _drawings(networks: Sequence[Network], dense: ArchSpec) -> list[Drawing]:
+    """Networks with blocks that differ; of those that are only narrower all over, the one nearest to half the MACs."""
+    uneven = [network for network in networks if len({*network.spec.blocks}) > 1 or network.spec.depth < dense.depth]
+    even = [network for network in networks if network not in uneven and network.spec.blocks != dense.blocks]
+    half = costs.macs(dense) / 2
+    nearest = sorted(even, key=lambda network: abs(costs.macs(network.spec) - half))[:1]
+    return [Drawing(network.name, network.spec, network.sources) for network in [*uneven, *nearest]]
+
+
+def _environment(place: dict[str, Any]) -> dict[str, str]:
+    versions = ", ".join(f"{name} {version}" for name, version in place["versions"].items())
+    return {key: str(place[key]) for key in ("device", "threads", "commit", "platform")} | {"versions": versions}

@@ -1,0 +1,1 @@
+"""Runs: their directory, stages, Trainer, checkpoints and results."""

@@ -1,0 +1,45 @@
+"""Accuracy on a split, exact for any batch size and number of processes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_vitc.training.module import accuracies
+
+Accuracy = dict[str, float]  # top1, top5 in percent
+
+
+class Evaluation(LightningModule):
+    """Runs several networks over the same images.
+
+    Args:
+        networks: by name; each maps images [B, C, H, W] to logits [B, classes].
+        num_classes: of all of them.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module], num_classes: int):
+        super().__init__()
+        self.names = list(networks)
+        self.networks = nn.ModuleList(networks.values())
+        self.counters = nn.ModuleList(accuracies(num_classes) for _ in self.names)
+        self.accuracy: dict[str, Accuracy] = {}
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count."""
+        images, targets = batch
+        for network, counter in zip(self.networks, self.counters, strict=True):
+            counter.update(network(images), targets)  # type: ignore[operator]
+
+    def on_test_epoch_end(self) -> None:
+        """Sum up over processes."""
+        for name, counter in zip(self.names, self.counters, strict=True):
+            self.accuracy[name] = {key: round(100 * float(value), 4) for key, value in counter.compute().items()}  # type: ignore[operator]
+
+
+def evaluate(trainer: Trainer, networks: Mapping[str, nn.Module], num_classes: int, loader: Any) -> dict[str, Accuracy]:
+    """Accuracy of every network over the loader, or over the test split of a data module."""
+    evaluation = Evaluation(networks, num_classes)
+    trainer.test(evaluation, loader, verbose=False)
+    return evaluation.accuracy

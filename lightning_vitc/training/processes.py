@@ -1,0 +1,49 @@
+"""The processes of a run outside of a training: who they are, where they compute, and waiting for each other."""
+
+from typing import Any
+
+import torch.distributed
+from lightning.pytorch.strategies import DDPStrategy
+
+from lightning_vitc.schema import Experiment
+from lightning_vitc.training.trainers import test_trainer
+
+
+class Processes:
+    """Started when they are first asked for, as a training would start them.
+
+    Args:
+        experiment: says how many, on which devices.
+    """
+
+    def __init__(self, experiment: Experiment):
+        self._strategy: Any = test_trainer(experiment).strategy
+        if isinstance(self._strategy, DDPStrategy) and not torch.distributed.is_initialized():
+            self._strategy.launcher.launch(self._strategy.setup_environment)  # type: ignore[union-attr]
+        elif isinstance(self._strategy, DDPStrategy):
+            self._strategy.setup_environment()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._strategy.world_size if isinstance(self._strategy, DDPStrategy) else 1
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is, from 0."""
+        return self._strategy.global_rank if isinstance(self._strategy, DDPStrategy) else 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where this one computes."""
+        return self._strategy.root_device
+
+    def wait(self) -> None:
+        """For all others to get here."""
+        self._strategy.barrier()
+
+
+def part() -> None:
+    """Close the connections between the processes: threads of theirs that outlive the interpreter would abort it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,182 @@
+"""The end of a run: rows, `result.json`, the table and the picture."""
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.reporting.architecture_figure import architecture_figure
+from lightning_vitc.reporting.figures import accuracy_over_macs
+from lightning_vitc.training.checkpoints import write_atomically
+
+if TYPE_CHECKING:
+    from lightning_vitc.training.pipeline import Network
+
+COMMON = ("name", "macs", "params", "top1", "top5", "bytes", "width")  # a width is in the name of its row
+PACKAGES = ("lightning-vitc", "torch", "timm", "lightning", "torchmetrics", "omegaconf", "numpy")
+
+
+@dataclasses.dataclass
+class Row:
+    """One network of the final table; accuracies in percent, `columns` those that only its method has."""
+
+    name: str
+    macs: int
+    params: int
+    top1: float
+    top5: float
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON of a row; `bytes` are those of its weights in fp32."""
+        values = dataclasses.asdict(self)
+        columns = values.pop("columns")
+        return values | {"bytes": 4 * self.params} | columns
+
+
+def result_document(*, experiment: str, method: str, seed: int, seconds: float, dense: Row | None,
+                    rows: Sequence[Row], device: str, split: str = "test",
+                    budget: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+    """The content of `result.json`; `split` is `validation` where the data set has no test split."""
+    return {
+        "experiment": experiment,
+        "method": method,
+        "seed": seed,
+        "split": split,
+        "wall_seconds": round(seconds, 1),
+        "dense": None if dense is None else dense.as_dict(),
+        "rows": [row.as_dict() for row in rows],
+        "budget": budget or {},
+        "environment": environment(device),
+    }
+
+
+def split_of(document: dict[str, Any]) -> str:
+    """What the accuracies were measured on, in words."""
+    return "test split" if document.get("split", "test") == "test" else "validation split (there is no test split)"
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, machine and commit that produced a number."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, marked `-dirty` where files differ; or `None`."""
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def write_result(path: Path, document: dict[str, Any]) -> None:
+    """Write `result.json`."""
+    write_atomically(path, (json.dumps(document, indent=1) + os.linesep).encode())
+
+
+def write_picture(path: Path, document: dict[str, Any]) -> None:
+    """Save accuracy over MACs beside the dense model."""
+    with _picture(document) as figure:
+        figure.savefig(path)
+
+
+def _picture(document: dict[str, Any]) -> AbstractContextManager[Figure]:
+    series = {document["method"]: [_point(row) for row in document["rows"]]}
+    if document["dense"] is not None:
+        series["dense"] = [_point(document["dense"])]
+    return accuracy_over_macs(series, title=f"{document['experiment']}, {split_of(document)}")
+
+
+def write_architectures(directory: Path, networks: Sequence["Network"], dense: ArchSpec) -> None:
+    """Draw every network that was cut inside its blocks, into the run's directory and into TensorBoard."""
+    logger = TensorBoardLogger(directory, name="tensorboard", version="result", default_hp_metric=False)
+    for network in networks:
+        spec = network.spec
+        if spec.embed_dim == dense.embed_dim and spec.blocks != dense.blocks:
+            figure = architecture_figure(spec, dense, network.sources)
+            figure.savefig(directory / f"architecture_{network.name}.png")
+            logger.experiment.add_figure(f"architecture/{network.name}", figure, close=False)
+            figure.clear()
+    logger.finalize("success")
+
+
+def log_to_tensorboard(directory: Path, document: dict[str, Any], hyperparameters: Mapping[str, Any]) -> None:
+    """Add the final accuracies beside the hyperparameters, and the final picture."""
+    shutil.rmtree(directory / "tensorboard" / "result", ignore_errors=True)  # of an interrupted end of this run
+    logger = TensorBoardLogger(directory, name="tensorboard", version="result", default_hp_metric=False)
+    rows = document["rows"] + ([document["dense"]] if document["dense"] else [])
+    logger.log_hyperparams(dict(hyperparameters), {f"{row['name']}/test_top1": row["top1"] for row in rows})
+    with _picture(document) as figure:
+        logger.experiment.add_figure("accuracy_over_macs", figure, close=False)
+    logger.finalize("success")
+
+
+def print_table(document: dict[str, Any], console: Console | None = None) -> None:
+    """Print the final table."""
+    table = Table(title=f"{document['experiment']} (seed {document['seed']}), {split_of(document)}")
+    table.add_column("network")
+    dense = document["dense"]
+    own = list(dict.fromkeys(key for row in document["rows"] for key in row if key not in COMMON))
+    for title in ("MACs", "% of dense", "params", "top-1 %", "top-5 %", *map(_title, own)):
+        table.add_column(title, justify="right")
+    reference = dense["macs"] if dense else max(row["macs"] for row in document["rows"])
+    for row in ([dense] if dense else []) + document["rows"]:
+        cells = [row["name"], count(row["macs"]), f"{100 * row['macs'] / reference:.1f}", f"{row['params']:,}"]
+        cells += [f"{row['top1']:.2f}", f"{row['top5']:.2f}", *(_cell(row.get(key)) for key in own)]
+        table.add_row(*cells, end_section=row is dense)
+    (console or _wide_console()).print(table)
+
+
+def _wide_console() -> Console:
+    """A file has room for every column."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 120))
+
+
+def _title(key: str) -> str:
+    return key.replace("_percent", " %").replace("_", " ")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "" if value is None else str(value)
+
+
+def count(macs: int) -> str:
+    """MACs for people: `4.624 G`, `11.87 M`."""
+    return f"{macs / 1e9:.3f} G" if macs >= 1e8 else f"{macs / 1e6:.3f} M"
+
+
+def _point(row: dict[str, Any]) -> tuple[str, int, float]:
+    return row["name"], row["macs"], row["top1"]

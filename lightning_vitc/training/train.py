@@ -1,0 +1,129 @@
+"""`vitc train`: run a whole experiment, or continue it."""
+
+import logging
+import os
+import time
+import warnings
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from lightning_vitc import registry
+from lightning_vitc.budget.planning import budget_of, check_start
+from lightning_vitc.errors import UserError
+from lightning_vitc.schema import Experiment
+from lightning_vitc.training import results
+from lightning_vitc.training.pipeline import Pipeline
+from lightning_vitc.training.processes import part
+from lightning_vitc.training.run_directory import RunDirectory, flat
+
+QUIET = (
+    "The '.*dataloader' does not have many workers",
+    "Found .* module\\(s\\) in eval mode at the start of training",  # networks evaluated in an earlier stage
+    "Checkpoint directory .* exists and is not empty",  # the run continues
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the loader continues there
+    "The number of training batches",
+    "This DataLoader will create .* worker processes",
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+    "`broadcast_buffers` is deprecated",  # its successor is not in every torch we support
+    "The `srun` command is available on your system but is not used",  # `vitc slurm` uses it
+    "It is recommended to use .* sync_dist=True",  # torchmetrics has done that
+)
+
+
+def train(experiment: Experiment, fresh: bool = False) -> None:
+    """Run every stage of the experiment that is not finished, then write and print the result.
+
+    Args:
+        experiment: what to run.
+        fresh: delete the run there is and start over.
+
+    Raises:
+        UserError: where it cannot be run; a run that was not there before has then left no files.
+    """
+    hush()
+    directory = RunDirectory.of(experiment)
+    _must_continue(directory)
+    pipeline = None if directory.is_complete() and not fresh else _checked(experiment, directory)
+    if _is_rank_zero():
+        directory.open(experiment, fresh)
+    try:
+        if pipeline is None or directory.is_complete():
+            _say(f"[bold]{directory.path}[/] is complete (use --fresh to start over)")
+        else:
+            _run(pipeline)
+        if _is_rank_zero():
+            _show(directory)
+    except UserError:
+        directory.withdraw()
+        raise
+    finally:
+        directory.close()
+        part()
+
+
+def _must_continue(directory: RunDirectory) -> None:
+    """A Slurm job that was started again has a checkpoint, or it would silently start over."""
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    if restarts != "0" and not any(directory.path.glob("checkpoints/*/last.ckpt")) and not directory.is_complete():
+        raise UserError(
+            f"{directory.path}: this Slurm job was restarted ({restarts}), and there is no checkpoint to continue "
+            "from; submit it anew to start over"
+        )
+
+
+def hush() -> None:
+    """Keep Lightning's remarks about itself out of the output."""
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _checked(experiment: Experiment, directory: RunDirectory) -> Pipeline:
+    """The pipeline of an experiment that can start: refused before anything is written or trained."""
+    check_start(experiment)
+    if experiment.threads is not None:
+        torch.set_num_threads(experiment.threads)
+    pipeline = Pipeline(experiment, directory)
+    pipeline.data.setup()
+    pipeline.data.train_dataloader()  # refuses a batch larger than the training set
+    return pipeline
+
+
+def _run(pipeline: Pipeline) -> None:
+    experiment, directory = pipeline.experiment, pipeline.directory
+    if experiment.data.num_samples is not None and _is_rank_zero():
+        pipeline.data.save_subset(directory.path / "subset.json")
+    registry.load_method(experiment.method_name).pipeline(pipeline)
+    started = time.monotonic()
+    dense, rows = pipeline.rows()
+    seconds = sum(pipeline.seconds.values()) + time.monotonic() - started
+    if not _is_rank_zero():
+        return
+    document = results.result_document(
+        experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
+        seconds=seconds, dense=dense, rows=rows, device=pipeline.device, split=pipeline.data.evaluation_split,
+        budget=budget_of(experiment),
+    )  # fmt: skip
+    results.write_picture(directory.path / "accuracy_over_macs.png", document)
+    results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))
+    results.write_architectures(directory.path, pipeline.networks, pipeline.dense_spec)
+    results.write_result(directory.result, document)
+
+
+def _show(directory: RunDirectory) -> None:
+    results.print_table(directory.read_result())
+    pictures = sorted(path.name for path in directory.path.glob("*.png"))
+    for name in ("result.json", *pictures, "tensorboard"):
+        _say(f"  {directory.path / name}")
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(text)
+
+
+def _is_rank_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0

@@ -1,0 +1,107 @@
+"""The projection onto a budget: never over, as close as the pieces allow, better than any single exchange."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
+from lightning_vitc.budget.projection import project
+from lightning_vitc.budget.prunable import Masks, UnitCosts, pruned_spec
+from lightning_vitc.schema import MinKeepConfig
+
+SPEC = ArchSpec("small", (32, 32), (4, 4), 3, 10, 48, (BlockSpec(AttentionSpec(16, (16,) * 3), 96),) * 4, 0.25)
+DEIT_S = ArchSpec(
+    "deit", (224, 224), (16, 16), 3, 1000, 384, (BlockSpec(AttentionSpec(64, (64,) * 6), 1536),) * 12, 0.125
+)
+
+
+def importances(spec: ArchSpec, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    full = Masks.full(spec)
+    return torch.rand(full.dims.shape, generator=generator), torch.rand(full.channels.shape, generator=generator)
+
+
+def random_masks(spec: ArchSpec, seed: int) -> Masks:
+    generator = torch.Generator().manual_seed(seed)
+    full = Masks.full(spec)
+    masks = Masks(*(torch.rand(mask.shape, generator=generator) < 0.6 for mask in vars(full).values()))
+    masks.dims &= (torch.rand(masks.heads.shape, generator=generator) < 0.7)[..., None]
+    return masks
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    ("quantity", "convention"), [("macs", "full"), ("macs", "paper"), ("params", "full")], ids=lambda value: value
+)
+def test_unit_costs_add_up_to_the_cost_model(seed: int, quantity: str, convention: str) -> None:
+    masks = random_masks(SPEC, seed)
+    masks.branches[:, 0] &= masks.heads.any(-1)  # attention without heads is no attention
+    unit, left = UnitCosts.of(SPEC, quantity, convention, "uvc"), pruned_spec(SPEC, masks)
+    expected = costs.params(left) if quantity == "params" else costs.macs(left, convention, "uvc")
+    assert unit.total(masks) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.2, 1.0), st.sampled_from([1, 2, 4, 8]))
+def test_never_over_and_close(seed: int, share: float, round_to: int) -> None:
+    unit = UnitCosts.of(SPEC)
+    least = unit.total(project(Masks.full(SPEC), *importances(SPEC, seed), unit, 0, MinKeepConfig(), round_to))
+    limit = max(int(share * unit.dense), least)
+    masks = project(Masks.full(SPEC), *importances(SPEC, seed), unit, limit, MinKeepConfig(), round_to)
+    cost = unit.total(masks)
+    assert cost <= limit
+    assert limit - cost <= round_to * max(unit.dim, unit.channel) or share == 1.0
+
+
+@pytest.mark.parametrize("share", [0.2, 0.3, 0.5, 0.7, 0.9])
+def test_within_half_a_percent_on_deit_s(share: float) -> None:
+    unit = UnitCosts.of(DEIT_S)
+    limit = int(share * unit.dense)
+    masks = project(Masks.full(DEIT_S), *importances(DEIT_S, 0), unit, limit, MinKeepConfig(), 8)
+    assert 0 <= limit - costs.macs(pruned_spec(DEIT_S, masks)) <= 0.005 * unit.dense
+
+
+def test_minima_are_kept_where_the_budget_cannot_be_met() -> None:
+    unit, least = UnitCosts.of(SPEC), MinKeepConfig(heads=2, dims=4, channels=8)
+    masks = project(Masks.full(SPEC), *importances(SPEC, 1), unit, 0, least)
+    assert masks.heads.sum(-1).tolist() == [2] * 4
+    assert set(masks.dims.sum(-1)[masks.heads].tolist()) == {4}
+    assert masks.channels.sum(-1).tolist() == [8] * 4
+
+
+def test_multiples_of_round_to() -> None:
+    unit = UnitCosts.of(SPEC)
+    masks = project(Masks.full(SPEC), *importances(SPEC, 2), unit, unit.dense // 2, MinKeepConfig(), 8)
+    assert all(count % 8 == 0 for count in masks.channels.sum(-1).tolist())
+    assert all(count % 8 == 0 for count in masks.dims.sum(-1).flatten().tolist())
+
+
+def test_the_least_important_pieces_go_first() -> None:
+    unit = UnitCosts.of(SPEC)
+    dims, channels = importances(SPEC, 3)
+    channels[0] *= 1e-6
+    masks = project(Masks.full(SPEC), dims, channels, unit, unit.dense - 20 * unit.channel, MinKeepConfig())
+    assert masks.channels[0].sum() == 96 - 20
+    assert bool(masks.channels[1:].all())
+    assert bool(masks.dims.all())
+    assert channels[0][~masks.channels[0]].max() < channels[0][masks.channels[0]].min()
+
+
+def test_a_head_of_no_use_goes_whole() -> None:
+    unit = UnitCosts.of(SPEC)
+    dims, channels = importances(SPEC, 4)
+    dims[2, 1] = 1e-9
+    masks = project(Masks.full(SPEC), dims, channels, unit, unit.dense - unit.head - 16 * unit.dim, MinKeepConfig())
+    assert not bool(masks.heads[2, 1])
+    assert unit.total(masks) == unit.dense - unit.head - 16 * unit.dim
+
+
+def test_branches_that_do_not_run_are_left_alone() -> None:
+    unit, masks = UnitCosts.of(SPEC), Masks.full(SPEC)
+    masks.branches[1] = False
+    result = project(masks, *importances(SPEC, 5), unit, unit.dense // 2, MinKeepConfig())
+    assert bool(result.dims[1].all())
+    assert bool(result.channels[1].all())
+    assert unit.total(result) <= unit.dense // 2

@@ -1,0 +1,127 @@
+"""Masked and compacted networks give the same logits, for random masks of every kind and several kinds of model."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import functional_call
+
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import Backbone, create_backbone
+from lightning_vitc.budget.prunable import (
+    Masks,
+    as_indices,
+    from_indices,
+    kept_of,
+    masked_weights,
+    pruned_spec,
+    uniform,
+)
+from lightning_vitc.compact import compact
+from lightning_vitc.errors import UserError
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 3, "num_classes": 7}
+KINDS = {
+    "vit": ("vit_tiny_patch16_224", {}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "LayerScale": ("deit3_small_patch16_224", {"init_values": 0.3}),
+    "qk-norm": ("vit_tiny_patch16_224", {"qk_norm": True}),
+    "registers and average pooling": ("vit_medium_patch16_reg4_gap_256", {}),
+}
+
+
+def network(kind: str) -> Backbone:
+    name, extra = KINDS[kind]
+    torch.manual_seed(0)
+    model = create_backbone(name, **(SMALL | extra)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+NETWORKS = {kind: network(kind) for kind in KINDS}
+
+
+@st.composite
+def masks(draw: st.DrawFn, depth: int = 3, heads: int = 3, dims: int = 16, hidden: int = 192) -> Masks:
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    share = draw(st.sampled_from([0.1, 0.5, 0.9, 1.0]))
+    dim_mask = torch.rand(depth, heads, dims, generator=generator) < share
+    dim_mask &= torch.rand(depth, heads, 1, generator=generator) < draw(st.sampled_from([0.4, 1.0]))
+    channels = torch.rand(depth, hidden, generator=generator) < share
+    branches = torch.rand(depth, 2, generator=generator) < draw(st.sampled_from([0.5, 1.0]))
+    branches[0, 1] = True  # something has to be left
+    return Masks(dim_mask, channels, branches)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None)
+@given(chosen=masks())
+def test_masked_equals_compact(kind: str, chosen: Masks) -> None:
+    model = NETWORKS[kind]
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    chosen.branches[:, 0] &= chosen.heads.any(-1)  # attention without heads adds its bias in the masked network
+    small = compact(model, kept_of(model.spec, chosen))
+    assert ArchSpec.of(small).blocks == pruned_spec(model.spec, chosen).blocks
+    with torch.no_grad():
+        masked = functional_call(model, masked_weights(dict(model.named_parameters()), chosen), (images,))
+        assert torch.allclose(small(images), masked, atol=1e-5)
+
+
+def test_pruned_pieces_are_gone_from_the_state_dict() -> None:
+    model = NETWORKS["vit"]
+    chosen = Masks.full(model.spec)
+    chosen.dims[0, 1], chosen.dims[1, 0, 5:], chosen.channels[2, 100:], chosen.branches[1, 1] = (
+        False,
+        False,
+        False,
+        False,
+    )
+    weights = compact(model, kept_of(model.spec, chosen)).state_dict()
+    assert weights["blocks.0.attn.qkv.weight"].shape == (3 * 32, 48)
+    assert weights["blocks.1.attn.qkv.weight"].shape == (2 * 48 + 37, 48)
+    assert weights["blocks.2.mlp.fc1.weight"].shape == (100, 48)
+    assert not any(name.startswith(("blocks.1.mlp", "blocks.1.norm2")) for name in weights)
+
+
+def test_a_skipped_block_is_gone() -> None:
+    model = NETWORKS["distilled"]
+    chosen = Masks.full(model.spec)
+    chosen.branches[1] = False
+    small = compact(model, kept_of(model.spec, chosen))
+    assert len(small.blocks) == 2
+    assert torch.equal(small.blocks[1].mlp.fc1.weight, model.blocks[2].mlp.fc1.weight)
+
+
+def test_a_pruned_network_is_refused() -> None:
+    model = NETWORKS["vit"]
+    chosen = Masks.full(model.spec)
+    chosen.channels[0, 0] = False
+    with pytest.raises(UserError, match="is already pruned; start from a dense model"):
+        uniform(pruned_spec(model.spec, chosen))
+
+
+@settings(max_examples=20, deadline=None)
+@given(chosen=masks())
+def test_a_record_is_read_back_as_it_was(chosen: Masks) -> None:
+    spec = NETWORKS["vit"].spec
+    read = from_indices(spec, json.loads(json.dumps(as_indices(chosen))))
+    assert all(torch.equal(one, two) for one, two in zip(vars(chosen).values(), vars(read).values(), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit_small_distilled_patch16_224"])
+def test_masked_equals_compact_at_full_size(name: str) -> None:
+    torch.manual_seed(0)
+    model, generator = create_backbone(name).eval(), torch.Generator().manual_seed(1)
+    full = Masks.full(model.spec)
+    chosen = Masks(*(torch.rand(mask.shape, generator=generator) < 0.6 for mask in vars(full).values()))
+    chosen.dims &= (torch.rand(full.heads.shape, generator=generator) < 0.7)[..., None]
+    chosen.branches[:, 0] &= chosen.heads.any(-1)
+    images = torch.randn(2, 3, 224, 224, generator=generator)
+    with torch.no_grad():
+        masked = functional_call(model, masked_weights(dict(model.named_parameters()), chosen), (images,))
+        assert torch.allclose(masked, compact(model, kept_of(model.spec, chosen))(images), atol=1e-5)

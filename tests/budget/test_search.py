@@ -1,0 +1,133 @@
+"""The primal-dual search: the paper's examples, and what the released code gets wrong."""
+
+import pytest
+import torch
+
+from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
+from lightning_vitc.budget.prunable import UnitCosts
+from lightning_vitc.budget.search import BudgetedSearch, SearchRates, lowest, smallest
+from lightning_vitc.schema import MinKeepConfig
+
+BLOCK = BlockSpec(AttentionSpec(16, (16,) * 6), 384)
+SPEC = ArchSpec("small", (8, 8), (2, 2), 1, 10, 96, (BLOCK,) * 4, 0.25)
+
+
+def search(**rates: float) -> BudgetedSearch:
+    return BudgetedSearch(SPEC, UnitCosts.of(SPEC), MinKeepConfig(), SearchRates(**rates))
+
+
+def energies(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(4, 6, 16, generator=generator) + 0.5, torch.rand(4, 384, generator=generator) + 0.5
+
+
+def update(budget: BudgetedSearch, run: torch.Tensor, target: float, seed: int = 0) -> None:
+    """What the method does after a step."""
+    budget.measure(run, target)
+    budget.move(*energies(seed), run)
+    budget.reprice()
+
+
+def test_the_bottom_norm_and_its_subgradient() -> None:
+    gone, following = lowest(torch.tensor([4.0, 1, 3, 2]), torch.tensor(1.2))
+    assert (float(gone), float(following)) == (3.0, 3.0)
+    assert smallest(torch.tensor([4.0, 1, 3, 2]), torch.tensor(1.2)).tolist() == [False, True, False, True]
+
+
+def test_the_proximal_factor() -> None:
+    budget = search()
+    budget.cut_channels[0], budget.dual_channels[:] = 2, 1000
+    dims, channels = energies()
+    weights = [[torch.ones(96, 96) for _ in range(4)], [torch.ones(96, 384) for _ in range(4)]]
+    left_dims, left_channels = budget.shrink(weights, dims, channels, 1e-4)
+    cut = channels[0].argsort()[:2]
+    assert weights[1][0][:, cut].unique().item() == pytest.approx(0.8333, abs=1e-4)
+    assert int((weights[1][0] != 1).any(0).sum()) == 2
+    assert all(bool((weight == 1).all()) for weight in [*weights[0], *weights[1][1:]])
+    assert torch.equal(left_dims, dims)
+    assert torch.allclose(left_channels[0], channels[0] * weights[1][0][0].square())
+
+
+def test_the_proximal_step_of_heads_and_dimensions_multiplies() -> None:
+    budget, (dims, channels) = search(), energies()
+    budget.cut_heads[1], budget.cut_dims[1], budget.dual_heads[:], budget.dual_dims[:] = 1, 3, 50, 200
+    weights = [[torch.ones(96, 96) for _ in range(4)], [torch.ones(96, 384) for _ in range(4)]]
+    left, _ = budget.shrink(weights, dims, channels, 1e-3)
+    head = int(dims[1].sum(-1).argmin())
+    factors = weights[0][1][0].view(6, 16)
+    assert sorted({round(float(factor), 4) for factor in factors[head]}) == [round(1 / 1.1 / 1.4, 4), round(1 / 1.1, 4)]
+    assert torch.allclose(left[1], dims[1] * factors.square())
+
+
+@pytest.mark.parametrize("target", [0.2, 0.3, 0.5, 0.9])
+def test_the_budget_moves_everything_from_the_first_step_and_is_met(target: float) -> None:
+    budget, run = search(), torch.ones(4, 2)
+    update(budget, run, target)
+    for name in ("heads", "channels", "dims"):
+        assert bool((getattr(budget, f"cut_{name}") > 0).all())
+    for _ in range(400):
+        update(budget, run, target)
+    assert float(budget.ratio(run)) == pytest.approx(target, abs=0.02)
+
+
+def test_the_price_does_not_wind_up() -> None:
+    budget, run = search(price_limit=3.0), torch.ones(4, 2)
+    for _ in range(300):
+        update(budget, run, 0.0)  # out of reach
+    assert float(budget.price) == 3.0
+    for _ in range(300):
+        update(budget, run, 1.0)
+    assert float(budget.ratio(run)) > 0.9  # variables come back from their bounds
+
+
+def test_a_head_and_a_channel_move_by_the_same_cost() -> None:
+    budget, run = search(dual=0.0), torch.ones(4, 2)
+    flat = torch.ones(4, 6, 16), torch.ones(4, 384)
+    for name in ("heads", "channels", "dims"):
+        getattr(budget, f"dual_{name}").zero_()
+    budget.measure(run, 0.5)
+    budget.move(*flat, run)
+    costs = budget.costs
+    heads = budget.cut_heads * (costs.head + 16 * costs.dim)
+    channels = budget.cut_channels * costs.channel
+    dims = (budget.cut_dims * costs.dim).sum(-1)
+    assert torch.allclose(heads, channels)
+    assert torch.allclose(dims, channels)
+
+
+def test_the_ratio_is_that_of_the_cost_model() -> None:
+    budget, run = search(), torch.ones(4, 2)
+    budget.cut_heads[:], budget.cut_channels[:], budget.cut_dims[:] = 2, 100, 4
+    masks = budget.masks(*energies(), run.bool())
+    assert float(budget.ratio(run)) == pytest.approx(budget.costs.total(masks) / budget.costs.dense, abs=1e-6)
+
+
+def test_the_price_moves_without_pruning() -> None:
+    budget, run = search(), torch.full((4, 2), 0.9)
+    budget.measure(run, 0.5)
+    budget.reprice()
+    assert float(budget.price) == pytest.approx(float(budget.ratio(run)) - 0.5)
+    assert float(budget.pressure) > float(budget.price)
+
+
+def test_what_is_cut_is_less_important_than_all_that_is_kept() -> None:
+    budget, (dims, channels) = search(), energies()
+    budget.cut_heads[0], budget.cut_channels[2] = 2, 50
+    dim_importance, channel_importance = budget.importance(dims, channels)
+    masks = budget.masks(dims, channels, torch.ones(4, 2, dtype=torch.bool))
+    assert int((~masks.dims).sum()) == 2 * 16
+    assert dim_importance[~masks.dims].max() < dim_importance[masks.dims].min()
+    assert channel_importance[~masks.channels].max() < channel_importance[masks.channels].min()
+    order = channel_importance[2][~masks.channels[2]].argsort()
+    assert torch.equal(order, channels[2][~masks.channels[2]].argsort()), "among themselves in their order"
+
+
+def test_no_step_reads_a_number_back_from_the_device() -> None:
+    """On the meta device whatever needs a value on the host raises."""
+    budget, run = search().to("meta"), torch.ones(4, 2, device="meta")
+    dims, channels = (energy.to("meta") for energy in energies())
+    budget.measure(run, 0.5)
+    weights = [[torch.ones(96, size, device="meta") for _ in range(4)] for size in (96, 384)]
+    budget.move(*budget.shrink(weights, dims, channels, 1e-3), run)
+    budget.reprice()
+    assert all(scalar.is_meta for scalar in budget.observe(run, 0.5).values())

@@ -1,0 +1,161 @@
+import json
+import time
+
+import pytest
+import torch
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import create_backbone
+from lightning_vitc.compact import compact
+from lightning_vitc.errors import UserError
+from lightning_vitc.export import artifact
+from lightning_vitc.measuring.benchmark import benchmark
+from lightning_vitc.measuring.candidates import candidate_of, candidates_of
+from lightning_vitc.measuring.subjects import Candidate, Settings
+from lightning_vitc.measuring.timing import interleaved, peak_bytes, percentiles
+from lightning_vitc.slicing import slice_width
+
+CPU = torch.device("cpu")
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 4, "num_classes": 5}
+
+
+class Sleeps(torch.nn.Module):
+    """Takes a known time and memory."""
+
+    def __init__(self, seconds: float, count: int = 0):
+        super().__init__()
+        self.seconds, self.count = seconds, count
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds)
+        return torch.ones(self.count)
+
+
+# Timing
+
+
+def test_calls_take_turns_and_warm_up_does_not_count():
+    order = []
+    times = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, CPU, repeats=3, warmup=2)
+    assert order == ["a", "b"] * 5
+    assert [len(values) for values in times.values()] == [3, 3]
+
+
+def test_milliseconds():
+    sleeping = Sleeps(0.02)
+    (found,) = interleaved({"": lambda: sleeping(torch.empty(0))}, CPU, repeats=3, warmup=0).values()
+    assert 20 <= min(found) < 200
+
+
+def test_percentiles():
+    assert percentiles([float(value) for value in range(101)]) == {"p10": 10.0, "p50": 50.0, "p90": 90.0}
+
+
+def test_peak_memory_is_what_a_call_adds():
+    call = Sleeps(0, count=20_000_000)
+    found = peak_bytes(lambda: call(torch.empty(0)), CPU)
+    assert found == pytest.approx(80_000_000, rel=0.1)
+    assert peak_bytes(lambda: None, CPU) < 4_000_000
+
+
+# Rows
+
+
+def test_speedup_and_its_realized_share():
+    dense = Candidate("dense", Sleeps(0.03), 1000, (3, 4, 4))
+    half = Candidate("half", Sleeps(0.015), 250, (3, 4, 4), dense)
+    rows = benchmark([half], Settings(batch_sizes=(1, 4), repeats=3, warmup=0))
+    assert [(row["name"], row["batch_size"]) for row in rows] == [("dense", 1), ("half", 1), ("dense", 4), ("half", 4)]
+    first, second = rows[0], rows[1]
+    assert (first["speedup"], first["macs_reduction"], first["realised"]) == (1, 1, 1)
+    assert second["macs_reduction"] == 4
+    assert second["speedup"] == pytest.approx(first["latency_ms"]["p50"] / second["latency_ms"]["p50"], abs=1e-3)
+    assert 1 < second["speedup"] < 4  # about 2, on an idle machine
+    assert second["realised"] == pytest.approx(second["speedup"] / 4, abs=1e-3)
+    assert rows[3]["images_per_second"] == pytest.approx(4000 / rows[3]["latency_ms"]["p50"], abs=0.01)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A half-width export that knows its dense network."""
+    torch.manual_seed(0)
+    full = create_backbone("deit_tiny_patch16_224", **SMALL).eval()
+    dense = json.loads(full.spec.to_json())
+    artifact.save(compact(full, slice_width(full.spec, 0.5)), tmp_path / "half", {"dense": dense})
+    return tmp_path / "half"
+
+
+def test_a_directory_is_compared_with_its_dense_network_in_every_runtime(directory):
+    settings = Settings(formats=("safetensors", "onnx", "int8"), dtypes=("fp32", "bf16"), repeats=2, warmup=0)
+    rows = benchmark(candidates_of([str(directory)]), settings)
+    runtimes = [("pytorch", "fp32"), ("pytorch", "bf16"), ("onnx", "fp32"), ("onnx", "int8")]
+    found = [(row["name"], row["runtime"], row["dtype"]) for row in rows]
+    assert found == [(name, *runtime) for name in ("deit_tiny_patch16_224", "half") for runtime in runtimes]
+    by_key = dict(zip(found, rows, strict=True))
+    model = artifact.load(directory)
+    fp32, bf16 = (by_key["half", "pytorch", dtype] for dtype in ("fp32", "bf16"))
+    assert fp32["macs"] == costs.macs(ArchSpec.of(model))
+    assert fp32["file_bytes"] == 2 * bf16["file_bytes"] == 4 * costs.params(ArchSpec.of(model))
+    assert by_key["half", "onnx", "int8"]["file_bytes"] < by_key["half", "onnx", "fp32"]["file_bytes"]
+    assert all(row["peak_bytes"] >= row["file_bytes"] and row["threads"] == torch.get_num_threads() for row in rows)
+
+
+def test_models_of_timm_are_dense_themselves_and_shared(directory):
+    named = candidates_of(["deit_tiny_patch16_224", "resnet18", str(directory)])
+    assert [candidate.name for candidate in named] == ["deit_tiny_patch16_224", "resnet18", "half"]
+    deit, resnet, half = named
+    assert (deit.dense, resnet.dense, half.reference.name) == (None, None, "deit_tiny_patch16_224")
+    assert half.reference is not deit  # another size
+    assert resnet.macs == pytest.approx(1.814e9, rel=0.001)
+    spec = ArchSpec.of(deit.module)
+    again = candidate_of("again", spec, dense=deit)
+    assert again.macs == deit.macs
+
+
+@pytest.mark.slow
+def test_compiled_networks_run_beside_eager_ones(directory):
+    rows = benchmark(candidates_of([str(directory)]), Settings(compiled=True, repeats=2, warmup=0))
+    assert [row["compile"] for row in rows] == [False, True] * 2
+
+
+# The command
+
+
+def test_json_and_table(directory, vitc):
+    done = vitc("benchmark", str(directory), "--json", "--repeats", "2", "--batch-sizes", "1,2")
+    assert (done.code, done.error) == (0, "")
+    rows = json.loads(done.out)
+    wanted = {"name", "device", "dtype", "compile", "batch_size", "latency_ms", "images_per_second", "peak_bytes",
+              "macs", "macs_reduction", "speedup", "realised"}  # fmt: skip
+    assert all(row.keys() >= wanted and row["latency_ms"].keys() == {"p10", "p50", "p90"} for row in rows)
+    assert [row["batch_size"] for row in rows] == [1, 1, 2, 2]
+    done = vitc("benchmark", str(directory), "--repeats", "2")
+    assert "cpu, 1 threads, 2 interleaved rounds" in done.out
+    assert "pytorch fp32" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "nothing: neither an exported directory nor a model of timm"),
+        (["resnet19"], "resnet19: neither an exported directory nor a model of timm; did you mean 'resnet18'?"),
+        ([".", "--batch-sizes", "1,b"], "--batch-sizes: '1,b' is not a list of whole numbers > 0, such as 1,64"),
+        ([".", "--batch-sizes", "0"], "--batch-sizes: '0' is not a list of whole numbers > 0, such as 1,64"),
+        ([".", "--dtypes", "fp16"], "--dtypes: 'fp16' is not one of fp32, bf16"),
+        ([".", "--repeats", "0"], "--repeats: 0 must be a whole number >= 1"),
+        ([".", "--formats", "timm"], "--formats: 'timm' is not one of safetensors, onnx, pt2, int8"),
+        (["."], "arch.json: no such file; expected a directory written by 'vitc export'"),
+    ],
+)  # fmt: skip
+def test_refusals(vitc, arguments, message):
+    done = vitc("benchmark", *arguments)
+    assert (done.code, done.out, done.error) == (2, "", f"error: {message}\n")
+
+
+def test_devices_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refusals = {"cuda": "there is no GPU that torch can use", "gpu": "'gpu' is no device", "meta": "'meta' cannot be"}
+    for name, message in refusals.items():
+        with pytest.raises(UserError, match=f"^--device: {message}"):
+            benchmark([], Settings(device=name))

@@ -1,0 +1,202 @@
+"""The page over runs: its numbers, its pictures, and how a browser shows it."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_vitc.reporting.curves import read_curves
+from lightning_vitc.reporting.front import Point, front_figure, pareto_front
+
+BROWSER = next(
+    (
+        name
+        for name in ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+        if shutil.which(name)
+    ),
+    None,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(finished, tmp_path_factory) -> Path:
+    from lightning_vitc.measuring.subjects import Settings
+    from lightning_vitc.reporting.report import report
+
+    place = tmp_path_factory.mktemp("report")
+    shutil.copytree(finished, place / "runs" / "scala_digits" / "second")
+    report([str(finished), str(place / "runs" / "scala_digits" / "second")], str(place / "page"), Settings(repeats=2))
+    return place / "page"
+
+
+# What is written
+
+
+def test_rows(folder, finished):
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    document = json.loads((finished / "result.json").read_text())
+    written = [document["dense"], *document["rows"]]
+    assert [row["name"] for row in rows] == 2 * [row["name"] for row in written]
+    for row, wanted in zip(rows, written, strict=False):
+        assert all(row[key] == wanted[key] for key in ("macs", "params", "bytes", "top1"))
+        assert row["share"] == pytest.approx(wanted["macs"] / document["dense"]["macs"])
+        assert row["realised"] == pytest.approx(row["speedup"] * row["share"], rel=1e-3)
+    assert rows[0]["dense"]
+    assert rows[0]["speedup"] == 1
+    assert [row["budget"] for row in rows[:3]] == ["", "width 0.25", "width 0.5"]
+    assert {row["run"] for row in rows} == {"scala_digits", "scala_digits/second"}
+
+
+def test_the_page_is_one_file_with_every_picture_in_it_and_beside_it(folder):
+    html = (folder / "index.html").read_text()
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    assert {"accuracy_over_macs.png", "accuracy_over_latency.png", "loss_0.png", "accuracy_1.png"} <= {*pictures}
+    assert len([name for name in pictures if name.startswith("architecture_0")]) == 1
+    assert html.count("data:image/png;base64,") == len(pictures)
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
+    assert list((folder / "tensorboard").glob("events*"))
+
+
+def test_the_page_shows_the_numbers_and_where_they_come_from(folder):
+    html = (folder / "index.html").read_text()
+    for row in json.loads((folder / "report.json").read_text())["rows"]:
+        assert f"<b>{row['top1']:.2f} %</b>" in html
+        assert f">{row['speedup']:.2f}" in html
+    for shown in ("width 0.25", "test split", "torch 2.", "<dt>seed</dt><dd>0</dd>", "2 rounds"):
+        assert shown in html
+
+
+def test_an_earlier_report_is_replaced_and_nothing_else(folder, finished, vitc):
+    shutil.copytree(folder, vitc.place / "page")
+    done = vitc("report", str(finished), "--out", "page", "--repeats", "1")
+    assert (done.code, done.out, done.error) == (0, "page/index.html\n", "")
+    assert len(json.loads((vitc.place / "page" / "report.json").read_text())["rows"]) == 5
+    (vitc.place / "mine").mkdir()
+    (vitc.place / "mine" / "notes").write_text("")
+    for arguments, message in (
+        ((str(finished), "--out", "mine"), "--out: mine is not empty and no report; name another directory"),
+        (("nowhere", "--out", "x"), "nowhere: not a run directory: it has no config.yaml"),
+        ((str(finished), "--out", "x", "--repeats", "0"), "--repeats: 0 must be a whole number >= 1"),
+    ):
+        done = vitc("report", *arguments)
+        assert (done.code, done.out, done.error) == (2, "", f"error: {message}\n")
+    assert not (vitc.place / "x").exists()
+
+
+@pytest.mark.slow
+def test_an_exported_directory_has_a_row_a_format(finished, vitc):
+    done = vitc("export", str(finished), "--out", "half", "--width", ".5", "--formats", "onnx,int8")
+    assert done.code == 0, done.error
+    done = vitc("report", "half", str(finished), "--out", "page", "--repeats", "1", "--json")
+    assert (done.code, done.error) == (0, "")
+    rows = [row for row in json.loads(done.out) if "half" in row["name"]]
+    assert [row["name"] for row in rows] == ["half, safetensors", "half, onnx", "half, int8"]
+    formats = json.loads((vitc.place / "half" / "arch.json").read_text())["formats"]
+    for row in rows:
+        assert (row["top1"], row["bytes"]) == tuple(formats[row["runtime"]][key] for key in ("top1", "bytes"))
+        assert row["latency_ms"]["p50"] > 0
+        assert row["budget"] == "width 0.5"
+    vitc("export", str(finished), "--out", "all", "--variant", "elastic")
+    done = vitc("report", "all", "--out", "x")
+    message = "all: not one network with an accuracy and a dense model; name its run instead"
+    assert (done.code, done.error) == (2, f"error: {message}\n")
+
+
+# Its parts
+
+
+def test_the_front_is_what_nothing_beats():
+    places = {
+        "a": (1.0, 70.0),
+        "b": (2.0, 80.0),
+        "c": (2.5, 79.0),
+        "d": (3.0, 80.0),
+        "e": (2.0, 75.0),
+        "f": (4.0, 81.0),
+    }
+    points = [Point(label, "series", *place) for label, place in places.items()]
+    assert [point.label for point in pareto_front(points)] == ["a", "b", "f"]
+    assert [point.label for point in pareto_front(points[::-1])] == ["a", "b", "f"]
+    axes = front_figure(points, "GMACs").axes[0]
+    assert axes.lines[0].get_xydata().tolist() == [[1, 70], [2, 80], [4, 81]]
+    assert [text.get_text() for text in axes.texts] == ["a", "b", "f"]
+
+
+def test_a_star_for_the_dense_network():
+    points = [Point("small", "s", 1.0, 70.0), Point("dense", "s", 2.0, 72.0, dense=True)]
+    stars = [line for line in front_figure(points, "ms").axes[0].lines if line.get_marker() == "*"]
+    assert [line.get_xydata().tolist() for line in stars] == [[[2, 72]]]
+
+
+def test_curves_put_stages_one_after_another(tmp_path):
+    lines = [{"stage": "dense", "step": 9, "train/loss": 2.0}, {"stage": "dense", "step": 9, "dense/val_top1": 50.0},
+             {"stage": "dense", "step": 19, "train/loss": 1.0, "val/top1": 60.0},
+             {"stage": "scala", "step": 4, "train/loss": 3.0, "width_0.50/val_top1": 40.0}]  # fmt: skip
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join([*map(json.dumps, lines), '{"stage": "sca']))
+    losses, accuracies = read_curves(path)
+    assert losses == {"dense": [(9, 2.0), (19, 1.0)], "scala": [(24, 3.0)]}
+    assert accuracies == {"dense": [(9, 50.0)], "scala: width_0.50": [(24, 40.0)]}
+    assert read_curves(tmp_path / "none") == ({}, {})
+
+
+# In a browser
+
+
+def browse(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+               "--enable-logging=stderr", f"--user-data-dir={page.parent / 'profile'}", *options,
+               f"file://{page}"]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+
+def console_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed: the page is not looked at")
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_it_without_a_complaint(folder, tmp_path, width):
+    shutil.copy(folder / "index.html", tmp_path)
+    done = browse(tmp_path / "index.html", f"--window-size={width},1600", f"--screenshot={tmp_path / 'shot.png'}")
+    assert console_of(done) == []
+    picture = Image.open(tmp_path / "shot.png")
+    assert picture.size == (width, 1600)
+    rows = np.asarray(picture.convert("L"))
+    assert (rows.min(axis=1) < 128).mean() > 0.2  # ink on many lines: not a blank page
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_sticks_out_at_the_side(folder, tmp_path, width):
+    script = "<script>document.title = document.documentElement.scrollWidth + ' ' + innerWidth</script></body>"
+    page = tmp_path / "page.html"
+    page.write_text((folder / "index.html").read_text().replace("</body>", script))
+    done = browse(page, f"--window-size={width},1600", "--dump-dom")
+    match = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
+    assert match is not None
+    assert int(match[1]) <= int(match[2]) == width
+
+
+@needs_browser
+def test_it_is_printed_with_all_pictures(folder, tmp_path):
+    shutil.copy(folder / "index.html", tmp_path)
+    browse(tmp_path / "index.html", f"--print-to-pdf={tmp_path / 'page.pdf'}")
+    pdf = (tmp_path / "page.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    different = {path.read_bytes() for path in folder.glob("*.png")}
+    assert pdf.count(b"/Subtype /Image") >= len(different) > 3
+
+
+@needs_browser
+def test_a_complaint_would_be_seen(tmp_path):
+    (tmp_path / "page.html").write_text("<script>console.error('oh'); throw new Error('no')</script>")
+    assert len(console_of(browse(tmp_path / "page.html", f"--screenshot={tmp_path / 'shot.png'}"))) == 2

@@ -1,0 +1,143 @@
+import math
+import re
+
+import pytest
+import timm
+import torch
+
+from lightning_vitc.backbone import from_timm
+from lightning_vitc.errors import UserError
+from lightning_vitc.methods.dense import Dense
+from lightning_vitc.schema import OptimizerConfig
+from lightning_vitc.training.optimizer import build_optimizer, lr_factor
+
+SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
+RECIPE = OptimizerConfig(lr=2e-3, warmup_lr=2e-5, min_lr=1e-5)
+
+
+def backbone(name: str = "deit_tiny_distilled_patch16_224", **arguments):
+    return from_timm(timm.create_model(name, **SMALL | arguments))
+
+
+# The schedule
+
+
+def test_the_corners_of_the_schedule():
+    factor = {step: lr_factor(step, RECIPE, 100, 20) for step in range(131)}
+    assert factor[0] * RECIPE.lr == pytest.approx(2e-5)
+    assert factor[10] * RECIPE.lr == pytest.approx((2e-5 + 2e-3) / 2)
+    assert factor[20] == 1
+    assert factor[60] * RECIPE.lr == pytest.approx((2e-3 + 1e-5) / 2)
+    assert factor[100] * RECIPE.lr == pytest.approx(1e-5)
+    assert factor[130] == factor[100]
+    assert max(factor.values()) == 1
+    for step in range(20):
+        assert factor[step + 1] - factor[step] == pytest.approx((1 - 0.01) / 20)
+    for step in range(20, 101):
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - 20) / 80))
+        assert factor[step] == pytest.approx(0.005 + 0.995 * cosine)
+
+
+def test_without_warm_up_it_starts_at_the_top():
+    assert lr_factor(0, RECIPE, 100, 0) == 1
+    assert lr_factor(100, RECIPE, 100, 0) == pytest.approx(0.005)
+
+
+def test_fewer_steps_than_warm_up():
+    factor = [lr_factor(step, RECIPE, 5, 10) for step in range(14)]
+    assert factor[:10] == sorted(factor[:10])
+    assert factor[4] == pytest.approx(0.01 + 0.99 * 0.4)
+    assert factor[10] == 1
+    assert factor[13] == pytest.approx(0.005)
+    assert all(0 < value <= 1 for value in factor)
+
+
+def test_only_warm_up_and_a_single_step():
+    assert [lr_factor(step, RECIPE, 4, 4) for step in (0, 4, 5)] == [pytest.approx(0.01), 1, pytest.approx(0.005)]
+    assert lr_factor(0, RECIPE, 1, 0) == 1
+
+
+def test_a_minimum_above_the_rate_keeps_the_rate():
+    high = OptimizerConfig(lr=1e-6, min_lr=1e-5, warmup_lr=0.0)
+    assert [lr_factor(step, high, 10, 2) for step in (0, 1, 2, 6, 10)] == [0, 0.5, 1, 1, 1]
+
+
+def test_the_scheduler_steps_through_the_factors():
+    optimizer, scheduler = build_optimizer(backbone(), RECIPE, total_steps=8, warmup_steps=3)
+    seen = []
+    for _ in range(9):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    expected = [2e-3 * lr_factor(step, RECIPE, 8, 3) for step in range(9)]
+    assert all(lrs == [pytest.approx(lr)] * 2 for lrs, lr in zip(seen, expected, strict=True))
+
+
+# What is decayed
+
+KINDS = {
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "layer scale": ("deit3_small_patch16_224", {}),
+    "registers, gap": ("vit_medium_patch16_reg4_gap_256", {}),
+    "registers, class token": ("vit_small_patch14_reg4_dinov2", {}),
+    "qk norm, clip": ("vit_base_patch16_clip_quickgelu_224", {"qk_norm": True}),
+}
+DECAYED = r"(.*\.)?(patch_embed\.proj|qkv|attn\.proj|fc1|fc2|head|head_dist)\.weight"
+NOT_DECAYED = r".*\.bias|.*(norm|norm1|norm2|norm_pre|q_norm|k_norm)\.weight|.*(cls|dist|reg)_token|.*pos_embed|.*gamma"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wrapped", [False, True], ids=["backbone", "module"])
+def test_biases_norms_tokens_positions_and_gains_are_not_decayed(kind, wrapped):
+    name, arguments = KINDS[kind]
+    model = backbone(name, **arguments)
+    module = Dense(model, RECIPE) if wrapped else model
+    optimizer, _ = build_optimizer(module, RECIPE, 10, 0)
+    names = {parameter: key for key, parameter in module.named_parameters()}
+    groups = {
+        group["weight_decay"]: {names[parameter] for parameter in group["params"]} for group in optimizer.param_groups
+    }
+    assert set(groups) == {0.0, 0.05}
+    assert groups[0.05] == {key for key in names.values() if re.fullmatch(DECAYED, key)}
+    assert groups[0.0] == {key for key in names.values() if re.fullmatch(NOT_DECAYED, key)}
+    assert groups[0.0] | groups[0.05] == set(names.values())
+    ones = {key for parameter, key in names.items() if parameter.dim() <= 1}
+    tokens = {key for key in names.values() if key.endswith(("token", "pos_embed"))}
+    assert groups[0.0] == ones | tokens
+
+
+def test_the_teacher_and_frozen_weights_have_no_optimizer():
+    model = backbone()
+    model.patch_embed.requires_grad_(False)
+    optimizer, _ = build_optimizer(model, RECIPE, 10, 0)
+    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    assert trained == {parameter for parameter in model.parameters() if parameter.requires_grad}
+
+
+# Which optimizer
+
+
+def test_the_recipe_reaches_the_optimizer():
+    recipe = OptimizerConfig(lr=3e-4, weight_decay=0.2, betas=[0.8, 0.95], eps=1e-7)
+    optimizer, _ = build_optimizer(backbone(), recipe, 10, 0)
+    assert type(optimizer) is torch.optim.AdamW
+    for group in optimizer.param_groups:
+        assert (tuple(group["betas"]), group["eps"], group["initial_lr"]) == ((0.8, 0.95), 1e-7, 3e-4)
+    assert sorted(group["weight_decay"] for group in optimizer.param_groups) == [0, 0.2]
+
+
+@pytest.mark.parametrize("name", ["sgd", "lamb", "nadamw", "lion", "adafactor", "rmsprop"])
+def test_other_optimizers_of_timm_take_a_step(name):
+    model = backbone()
+    optimizer, scheduler = build_optimizer(model, OptimizerConfig(name=name, lr=1e-3), 10, 2)
+    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    optimizer.step()
+    scheduler.step()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_an_unknown_optimizer():
+    with pytest.raises(UserError) as caught:
+        build_optimizer(backbone(), OptimizerConfig(name="adamm", lr=1e-3), 10, 0)
+    assert str(caught.value).startswith("optimizer.name: 'adamm' cannot be built by timm.optim (")
+    assert "\n" not in str(caught.value)
