@@ -17,8 +17,10 @@ from study import REPOSITORY, markdown, write_section
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, BlockSpec
 from lightning_vitc.backbone import template
+from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import Masks, UnitCosts, pruned_spec
+from lightning_vitc.budget.prunable import pruned_spec
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.measuring.benchmark import benchmark
 from lightning_vitc.measuring.candidates import candidate_of
 from lightning_vitc.measuring.subjects import Settings

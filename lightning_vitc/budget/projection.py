@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_vitc.budget.prunable import ATTN, MLP, Masks, UnitCosts
+from lightning_vitc.budget.masks import ATTN, MLP, Masks
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import MinKeepConfig
 
 

@@ -1,133 +1,17 @@
-"""What can be pruned of a uniform ViT, and what each piece costs: heads, value dimensions, channels, branches.
+"""Pruning a uniform ViT: the norms that decide, the masked weights, and what is left.
 
-Masks are boolean, `True` is kept. L blocks, H heads, d dimensions a head, F channels.
+L blocks, H heads, d dimensions a head, F channels.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
-from lightning_vitc.errors import UserError
+from lightning_vitc.budget.masks import Masks, uniform
 from lightning_vitc.kept import AttentionKept, BlockKept, Kept
-from lightning_vitc.schema import MinKeepConfig
-
-ATTN, MLP = 0, 1  # columns of `branches`
-
-
-@dataclass
-class Masks:
-    """A pruned network.
-
-    Attributes:
-        dims: [L, H, d] value dimensions; a head without any is removed whole, queries and keys too.
-        channels: [L, F] MLP channels.
-        branches: [L, 2] whether attention and MLP of a block run at all.
-    """
-
-    dims: Tensor
-    channels: Tensor
-    branches: Tensor
-
-    @classmethod
-    def full(cls, spec: ArchSpec) -> "Masks":
-        """Everything is kept.
-
-        Raises:
-            UserError: for a network whose blocks or heads differ.
-        """
-        attn, hidden = uniform(spec)
-        shape = (spec.depth, attn.num_heads, attn.head_dim)
-        return cls(*(torch.ones(s, dtype=torch.bool) for s in (shape, (spec.depth, hidden), (spec.depth, 2))))
-
-    @property
-    def heads(self) -> Tensor:
-        """[L, H] heads that keep a dimension."""
-        return self.dims.any(-1)
-
-    def clone(self) -> "Masks":
-        """A copy."""
-        return Masks(self.dims.clone(), self.channels.clone(), self.branches.clone())
-
-    def running(self, branches: Tensor) -> "Masks":
-        """The same pruning where other branches run."""
-        return Masks(self.dims, self.channels, branches)
-
-
-def uniform(spec: ArchSpec) -> tuple[AttentionSpec, int]:
-    """Attention and hidden width of a network whose blocks are all alike, as timm's are."""
-    first = spec.blocks[0]
-    shapes = {(block.attn, block.hidden) for block in spec.blocks}
-    if first.attn is None or first.hidden is None or len(shapes) > 1:
-        raise UserError(f"model.name: {spec.name} is already pruned; start from a dense model")
-    return first.attn, first.hidden
-
-
-@dataclass(frozen=True)
-class UnitCosts:
-    """The cost of a pruned network as a sum over its pieces; exact, see `total`.
-
-    Attributes:
-        fixed: what no pruning removes.
-        attn, mlp: of a branch that runs, beside its pieces.
-        head: of a head beside its value dimensions: query and key rows and their product.
-        dim: of a value dimension: its rows and columns, and its part of AV.
-        channel: of an MLP channel.
-        dense: of the whole network.
-    """
-
-    fixed: int
-    attn: int
-    mlp: int
-    head: int
-    dim: int
-    channel: int
-    dense: int
-
-    @classmethod
-    def of(cls, spec: ArchSpec, quantity: str = "macs", convention: str = "full", method: str = "uvc") -> "UnitCosts":
-        """Read the unit costs off the cost model, by the difference that removing one piece makes."""
-
-        def measure(*blocks: BlockSpec) -> int:
-            changed = replace(spec, blocks=blocks)
-            return costs.params(changed) if quantity == "params" else costs.macs(changed, convention, method)
-
-        attn, hidden = uniform(spec)
-        two = AttentionSpec(attn.head_dim, (2, 2))
-        bare, whole = measure(), measure(BlockSpec(attn, hidden))
-        less_dim = measure(BlockSpec(AttentionSpec(attn.head_dim, (2, 1)), None))
-        less_head = measure(BlockSpec(AttentionSpec(attn.head_dim, (2,)), None))
-        dim = measure(BlockSpec(two, None)) - less_dim
-        head = measure(BlockSpec(two, None)) - less_head - 2 * dim
-        channel = measure(BlockSpec(None, 2)) - measure(BlockSpec(None, 1))
-        attn_alone = measure(BlockSpec(attn, None)) - bare - attn.num_heads * head - attn.value_dim * dim
-        mlp_alone = whole - measure(BlockSpec(attn, None)) - hidden * channel
-        return cls(bare, attn_alone, mlp_alone, head, dim, channel, measure(*spec.blocks))
-
-    def branches(self, heads: Tensor, dims: Tensor, channels: Tensor) -> Tensor:
-        """[L, 2] cost of attention and MLP with so many heads [L], value dimensions [L] and channels [L]."""
-        attn = self.attn + heads * self.head + dims * self.dim
-        return torch.stack([attn, self.mlp + channels * self.channel], dim=-1)
-
-    def total(self, masks: Masks) -> int:
-        """The cost of a pruned network."""
-        per_branch = self.branches(masks.heads.sum(-1), masks.dims.sum((-1, -2)), masks.channels.sum(-1))
-        return self.fixed + int((per_branch * masks.branches).sum())
-
-
-def removed(masks: Masks, costs: UnitCosts) -> dict[str, Any]:
-    """In percent of the dense cost, in what the budget counts: removed by skipping, by pruning what runs, and left."""
-    unpruned = Masks(torch.ones_like(masks.dims), torch.ones_like(masks.channels), masks.branches)
-    skipped, left = costs.dense - costs.total(unpruned), costs.total(masks)
-    return {
-        "blocks": int(masks.branches.any(-1).sum()),
-        "skipped_percent": round(100 * skipped / costs.dense, 3),
-        "pruned_percent": round(100 * (costs.dense - skipped - left) / costs.dense, 3),
-        "left_percent": round(100 * left / costs.dense, 3),
-    }
 
 
 @torch.no_grad()
@@ -145,37 +29,6 @@ def proj_and_fc2(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """The weights whose columns are pruned, block by block: of `attn.proj` and of `mlp.fc2`."""
     blocks: Any = network.blocks
     return [block.attn.proj.weight for block in blocks], [block.mlp.fc2.weight for block in blocks]
-
-
-def as_indices(masks: Masks) -> dict[str, Any]:
-    """What is kept, block by block, as a record: the value dimensions of every head, channels, branches."""
-    dims = [[head.nonzero().flatten().tolist() for head in block] for block in masks.dims]
-    channels = [block.nonzero().flatten().tolist() for block in masks.channels]
-    return {"dims": dims, "channels": channels, "branches": masks.branches.tolist()}
-
-
-def from_indices(spec: ArchSpec, record: dict[str, Any]) -> Masks:
-    """The masks of a record."""
-    masks = Masks.full(spec)
-    masks.branches = torch.tensor(record["branches"])
-    for block, (heads, channels) in enumerate(zip(record["dims"], record["channels"], strict=True)):
-        masks.channels[block] = torch.isin(torch.arange(masks.channels.shape[1]), torch.tensor(channels))
-        for head, dims in enumerate(heads):
-            masks.dims[block, head] = torch.isin(torch.arange(masks.dims.shape[2]), torch.tensor(dims))
-    return masks
-
-
-def check_minima(least: MinKeepConfig, spec: ArchSpec) -> None:
-    """Refuse minima that are more than the dense network has.
-
-    Raises:
-        UserError: naming the first.
-    """
-    attn, hidden = uniform(spec)
-    most = {"heads": attn.num_heads, "dims": attn.head_dim, "channels": hidden, "blocks": spec.depth}
-    for key, limit in most.items():
-        if (asked := getattr(least, key)) is not None and asked > limit:
-            raise UserError(f"budget.min_keep.{key}: {asked} is more than the {limit} that {spec.name} has")
 
 
 def pruned_spec(spec: ArchSpec, masks: Masks) -> ArchSpec:

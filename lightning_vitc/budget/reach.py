@@ -3,10 +3,11 @@
 import math
 
 from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.budget.masks import Masks, uniform
 from lightning_vitc.budget.planning import Reach
 from lightning_vitc.budget.projection import project, rounded_up
-from lightning_vitc.budget.prunable import Masks, UnitCosts, uniform
 from lightning_vitc.budget.target import Target
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import BudgetConfig
 
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.budget.prunable import ATTN, MLP, Masks, UnitCosts, energies, proj_and_fc2, uniform
+from lightning_vitc.budget.masks import ATTN, MLP, Masks, uniform
+from lightning_vitc.budget.prunable import energies, proj_and_fc2
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import MinKeepConfig
 
 CUT = 1e-6  # what is cut counts this much of its energy: enough to be ordered, and less than all that is kept

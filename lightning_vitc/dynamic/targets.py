@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.budget.planning import Plan, Reach
-from lightning_vitc.budget.prunable import UnitCosts
 from lightning_vitc.budget.reach import reach_of
 from lightning_vitc.budget.target import Target, parse_amount, target_of
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import BudgetConfig

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, BlockSpec
+from lightning_vitc.budget.masks import uniform
 from lightning_vitc.budget.planning import Plan, Reach
-from lightning_vitc.budget.prunable import uniform
 from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import BudgetConfig

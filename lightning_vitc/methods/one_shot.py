@@ -2,30 +2,22 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
+from lightning_vitc.budget.masks import Masks, as_indices, check_minima, from_indices, uniform
 from lightning_vitc.budget.planning import Plan, Reach
 from lightning_vitc.budget.projection import rounded_up
-from lightning_vitc.budget.prunable import (
-    Masks,
-    UnitCosts,
-    as_indices,
-    check_minima,
-    energies,
-    from_indices,
-    kept_of,
-    removed,
-    uniform,
-)
+from lightning_vitc.budget.prunable import energies, kept_of
 from lightning_vitc.budget.target import target_of
+from lightning_vitc.budget.unit_costs import UnitCosts, removed
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.dense import Dense
-from lightning_vitc.schema import BudgetConfig, Experiment, bounded, must_be_trained
+from lightning_vitc.schema import BudgetConfig, Experiment, PostTrainingArguments, must_be_trained
 from lightning_vitc.training.post_training import post_train
 from lightning_vitc.training.teacher import Teacher
 
@@ -34,17 +26,10 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Arguments:
+class Arguments(PostTrainingArguments):
     """Keys of `method:` for one-shot pruning."""
 
-    takes_budget: ClassVar[bool] = True
-
     criterion: Literal["magnitude", "random"] = "magnitude"  # what leaves a block: the smallest norms, or any
-    distillation: float = bounded(0.1, ge=0, le=1)  # share of the teacher in the loss
-    temperature: float = bounded(1.0, gt=0)
-    kd_reduction: Literal["batchmean", "numel"] = "batchmean"  # numel: also divided by classes
-    finetune_epochs: int = bounded(120, gt=0)
-    finetune_lr: float = bounded(1e-4, gt=0)
 
     def validate(self, experiment: Any = None) -> None:
         """Rules with the experiment's other keys; a violation is a ValueError naming the key."""

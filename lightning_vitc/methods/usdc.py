@@ -16,28 +16,19 @@ from torch.func import functional_call
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone, BranchGate
+from lightning_vitc.budget.masks import Masks, as_indices, check_minima, from_indices
 from lightning_vitc.budget.planning import Plan
 from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import (
-    Masks,
-    UnitCosts,
-    as_indices,
-    check_minima,
-    energies,
-    from_indices,
-    kept_of,
-    masked_weights,
-    pruned_spec,
-    removed,
-)
+from lightning_vitc.budget.prunable import energies, kept_of, masked_weights, pruned_spec
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
+from lightning_vitc.budget.unit_costs import UnitCosts, removed
 from lightning_vitc.dynamic.attaching import with_gates, without_gates
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_selection import GateSelection
 from lightning_vitc.dynamic.report import settled
 from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
 from lightning_vitc.dynamic.training import GatedTraining
-from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded, must_be_trained
+from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, SearchArguments, bounded, must_be_trained
 from lightning_vitc.training.module import StepResult, Variant
 from lightning_vitc.training.post_training import post_train
 from lightning_vitc.training.teacher import Teacher
@@ -47,10 +38,9 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Arguments:
+class Arguments(SearchArguments):
     """Keys of `method:` for USDC."""
 
-    takes_budget: ClassVar[bool] = True
     budget_keys: ClassVar[tuple[str, ...]] = ("macs", "static", "round_to", "min_keep")
 
     static: bool = True  # remove heads, value dimensions and channels
@@ -61,17 +51,9 @@ class Arguments:
     ] = "nas"  # fmt: skip
     grouping: Literal["recursive", "avg-32", "avg-8", "random", "sample", "batch"] = "recursive"
     gamma: float = bounded(50.0, gt=0)  # weight of L_res
-    distillation: float = bounded(0.1, ge=0, le=1)  # share of the teacher
-    temperature: float = bounded(1.0, gt=0)  # of the distillation
-    kd_reduction: Literal["batchmean", "numel"] = "batchmean"  # numel: also divided by classes
     gate_lr: float = bounded(1e-3, gt=0)
     architecture_lr: float = bounded(0.01, gt=0)  # of alpha
     architecture_temperature: float = bounded(1.0, gt=0)  # of the softmax over alpha
-    cut_lr: float = bounded(0.005, gt=0)  # as UVC's
-    dual_lr: float = bounded(0.01, gt=0)
-    price_lr: float = bounded(1.0, gt=0)
-    finetune_epochs: int = bounded(120, gt=0)  # of the compacted model with its gates
-    finetune_lr: float = bounded(1e-4, gt=0)
     finetune_temperature: float = bounded(0.5, gt=0)  # tau of that stage
 
     def validate(self, experiment: Experiment) -> None:

@@ -7,7 +7,7 @@ temperature.
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,24 +16,15 @@ from torch.func import functional_call
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
 from lightning_vitc.budget.gates import SkipGates
+from lightning_vitc.budget.masks import Masks, as_indices, check_minima, from_indices
 from lightning_vitc.budget.planning import Plan
 from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import (
-    Masks,
-    UnitCosts,
-    as_indices,
-    check_minima,
-    energies,
-    from_indices,
-    kept_of,
-    masked_weights,
-    pruned_spec,
-    removed,
-)
+from lightning_vitc.budget.prunable import energies, kept_of, masked_weights, pruned_spec
 from lightning_vitc.budget.reach import least_blocks, reach_of, smallest
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.target import Target, target_of
-from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, bounded, must_be_trained
+from lightning_vitc.budget.unit_costs import UnitCosts, removed
+from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, SearchArguments, bounded, must_be_trained
 from lightning_vitc.training.losses import distilled_cross_entropy
 from lightning_vitc.training.module import CompressionModule, StepResult, Variant
 from lightning_vitc.training.post_training import post_train
@@ -47,25 +38,15 @@ PIECES = ("heads", "dims", "channels")
 
 
 @dataclass
-class Arguments:
+class Arguments(SearchArguments):
     """Keys of `method:` for UVC."""
-
-    takes_budget: ClassVar[bool] = True
 
     prune: bool = True  # heads, value dimensions and channels
     skip: Literal["block", "sublayer", "none"] = "block"  # what a gate skips
-    distillation: float = bounded(0.1, ge=0, le=1)  # a
-    temperature: float = bounded(1.0, gt=0)  # T
-    kd_reduction: Literal["batchmean", "numel"] = "batchmean"  # numel: also divided by classes, as released
     skip_share: float = bounded(0.5, ge=0, le=1)  # of what is removed, removed by skipping at most; ours
     warmup_gate: float = bounded(0.5, gt=0, le=1)  # of every gate before the search
     gate_lr: float = bounded(0.05, gt=0)
     gate_every: int = bounded(50, gt=0)  # optimizer steps between updates of the gates
-    cut_lr: float = bounded(0.005, gt=0)  # of s and r, in shares of a block a step
-    dual_lr: float = bounded(0.01, gt=0)  # of y and p
-    price_lr: float = bounded(1.0, gt=0)  # of z
-    finetune_epochs: int = bounded(120, gt=0)  # post-training of the compacted model
-    finetune_lr: float = bounded(1e-4, gt=0)
 
     @property
     def share_of_skipping(self) -> float | None:

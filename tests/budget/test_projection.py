@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
+from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import Masks, UnitCosts, pruned_spec
+from lightning_vitc.budget.prunable import pruned_spec
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import MinKeepConfig
 
 SPEC = ArchSpec("small", (32, 32), (4, 4), 3, 10, 48, (BlockSpec(AttentionSpec(16, (16,) * 3), 96),) * 4, 0.25)

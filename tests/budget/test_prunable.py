@@ -10,15 +10,8 @@ from torch.func import functional_call
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone, create_backbone
-from lightning_vitc.budget.prunable import (
-    Masks,
-    as_indices,
-    from_indices,
-    kept_of,
-    masked_weights,
-    pruned_spec,
-    uniform,
-)
+from lightning_vitc.budget.masks import Masks, as_indices, from_indices, uniform
+from lightning_vitc.budget.prunable import kept_of, masked_weights, pruned_spec
 from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
 

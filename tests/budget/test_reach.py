@@ -3,9 +3,10 @@
 import pytest
 
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
-from lightning_vitc.budget.prunable import Masks, UnitCosts
+from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.reach import least_blocks, reach_of, smallest
 from lightning_vitc.budget.target import Target
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import BudgetConfig, MinKeepConfig
 
 BLOCK = BlockSpec(AttentionSpec(16, (16,) * 6), 384)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
-from lightning_vitc.budget.prunable import UnitCosts
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates, lowest, smallest
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import MinKeepConfig
 
 BLOCK = BlockSpec(AttentionSpec(16, (16,) * 6), 384)

@@ -9,7 +9,8 @@ import torch
 
 from lightning_vitc import ArchSpec, compact, costs, load
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget.prunable import Masks, kept_of, masked_weights
+from lightning_vitc.budget.masks import Masks
+from lightning_vitc.budget.prunable import kept_of, masked_weights
 from lightning_vitc.dynamic.attaching import lower, without_gates
 from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.rates import RunRates

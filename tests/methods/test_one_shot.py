@@ -8,7 +8,8 @@ import torch
 
 from lightning_vitc import costs
 from lightning_vitc.backbone import create_backbone
-from lightning_vitc.budget.prunable import UnitCosts, energies, pruned_spec
+from lightning_vitc.budget.prunable import energies, pruned_spec
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.one_shot import cut, uniform_size
 from lightning_vitc.schema import BudgetConfig, MinKeepConfig

@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_vitc import ArchSpec, compact, costs, load
 from lightning_vitc.backbone import Backbone, create_backbone
-from lightning_vitc.budget.prunable import Masks, kept_of, pruned_spec
+from lightning_vitc.budget.masks import Masks
+from lightning_vitc.budget.prunable import kept_of, pruned_spec
 from lightning_vitc.callbacks.gate_freezing import GateFreezing
 from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
 from lightning_vitc.callbacks.pruning_schedule import PruningSchedule

@@ -1,0 +1,95 @@
+"""What of a uniform ViT is kept: heads, value dimensions, channels and branches.
+
+Masks are boolean, `True` is kept. L blocks, H heads, d dimensions a head, F channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_vitc.architecture import ArchSpec, AttentionSpec
+from lightning_vitc.errors import UserError
+from lightning_vitc.schema import MinKeepConfig
+
+ATTN, MLP = 0, 1  # columns of `branches`
+
+
+@dataclass
+class Masks:
+    """A pruned network.
+
+    Attributes:
+        dims: [L, H, d] value dimensions; a head without any is removed whole, queries and keys too.
+        channels: [L, F] MLP channels.
+        branches: [L, 2] whether attention and MLP of a block run at all.
+    """
+
+    dims: Tensor
+    channels: Tensor
+    branches: Tensor
+
+    @classmethod
+    def full(cls, spec: ArchSpec) -> "Masks":
+        """Everything is kept.
+
+        Raises:
+            UserError: for a network whose blocks or heads differ.
+        """
+        attn, hidden = uniform(spec)
+        shape = (spec.depth, attn.num_heads, attn.head_dim)
+        return cls(*(torch.ones(s, dtype=torch.bool) for s in (shape, (spec.depth, hidden), (spec.depth, 2))))
+
+    @property
+    def heads(self) -> Tensor:
+        """[L, H] heads that keep a dimension."""
+        return self.dims.any(-1)
+
+    def clone(self) -> "Masks":
+        """A copy."""
+        return Masks(self.dims.clone(), self.channels.clone(), self.branches.clone())
+
+    def running(self, branches: Tensor) -> "Masks":
+        """The same pruning where other branches run."""
+        return Masks(self.dims, self.channels, branches)
+
+
+def uniform(spec: ArchSpec) -> tuple[AttentionSpec, int]:
+    """Attention and hidden width of a network whose blocks are all alike, as timm's are."""
+    first = spec.blocks[0]
+    shapes = {(block.attn, block.hidden) for block in spec.blocks}
+    if first.attn is None or first.hidden is None or len(shapes) > 1:
+        raise UserError(f"model.name: {spec.name} is already pruned; start from a dense model")
+    return first.attn, first.hidden
+
+
+def as_indices(masks: Masks) -> dict[str, Any]:
+    """What is kept, block by block, as a record: the value dimensions of every head, channels, branches."""
+    dims = [[head.nonzero().flatten().tolist() for head in block] for block in masks.dims]
+    channels = [block.nonzero().flatten().tolist() for block in masks.channels]
+    return {"dims": dims, "channels": channels, "branches": masks.branches.tolist()}
+
+
+def from_indices(spec: ArchSpec, record: dict[str, Any]) -> Masks:
+    """The masks of a record."""
+    masks = Masks.full(spec)
+    masks.branches = torch.tensor(record["branches"])
+    for block, (heads, channels) in enumerate(zip(record["dims"], record["channels"], strict=True)):
+        masks.channels[block] = torch.isin(torch.arange(masks.channels.shape[1]), torch.tensor(channels))
+        for head, dims in enumerate(heads):
+            masks.dims[block, head] = torch.isin(torch.arange(masks.dims.shape[2]), torch.tensor(dims))
+    return masks
+
+
+def check_minima(least: MinKeepConfig, spec: ArchSpec) -> None:
+    """Refuse minima that are more than the dense network has.
+
+    Raises:
+        UserError: naming the first.
+    """
+    attn, hidden = uniform(spec)
+    most = {"heads": attn.num_heads, "dims": attn.head_dim, "channels": hidden, "blocks": spec.depth}
+    for key, limit in most.items():
+        if (asked := getattr(least, key)) is not None and asked > limit:
+            raise UserError(f"budget.min_keep.{key}: {asked} is more than the {limit} that {spec.name} has")

@@ -1,0 +1,29 @@
+"""The section `budget`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lightning_vitc.schema.fields import bounded
+
+
+@dataclass
+class MinKeepConfig:
+    """The least that pruning leaves."""
+
+    heads: int = bounded(1, gt=0)  # of a block that keeps its attention
+    dims: int = bounded(1, gt=0)  # value dimensions of a head that is kept
+    channels: int = bounded(1, gt=0)  # of a block that keeps its MLP
+    blocks: int | None = bounded(None, gt=0)  # default: the budget's share of the blocks, rounded up
+
+
+@dataclass
+class BudgetConfig:
+    """What the compressed model may cost: one of `macs` and `params`, as 50%, 2.3G or a whole number."""
+
+    macs: int | str | None = None
+    params: int | str | None = None
+    static: int | str | None = None  # USDC: the MACs of the resident model, where `macs` limits the expected ones
+    drop_blocks: int | None = bounded(None, gt=0)  # DC-ViT, PRACTISE: the MACs without so many whole blocks
+    convention: Literal["full", "paper"] = "full"  # paper: as the method's authors count
+    min_keep: MinKeepConfig = field(default_factory=MinKeepConfig)
+    round_to: int = bounded(1, gt=0)  # channels and value dimensions are kept in multiples of it

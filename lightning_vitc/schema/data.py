@@ -1,0 +1,42 @@
+"""The section `data`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lightning_vitc.schema.fields import MISSING, bounded
+
+
+@dataclass
+class DataConfig:
+    """A data set, how it is split, augmented and loaded."""
+
+    name: Literal[
+        "digits", "glyphs", "fake", "folder", "imagenet", "cifar10", "cifar100", "flowers102", "pets"
+    ] = MISSING  # fmt: skip
+    root: str | None = None  # where the files are, for data sets that have files
+    batch_size: int = bounded(128, gt=0)  # images per optimizer step, over all processes and accumulation
+    eval_batch_size: int | None = bounded(None, gt=0)  # images per process; default: as in training
+    num_workers: int = bounded(0, ge=0)
+    pin_memory: bool = True  # used where there is a GPU
+    num_classes: int | None = bounded(None, gt=0)  # `fake` and `glyphs`; others know theirs
+    num_samples: int | None = bounded(None, gt=0)  # training images: size of `fake`/`glyphs`, subset of others
+    few_shot: bool = False  # draw `num_samples` training images by seed, stored as an index list in the run
+    balanced: bool = True  # few-shot images of every class alike; false: any, no label is read
+    val_fraction: float | None = bounded(None, gt=0, lt=1)  # of training, held out where no split is given (0.1)
+    on_error: Literal["raise", "skip"] = "raise"  # an unreadable image
+    # Augmentation, timm's names
+    no_aug: bool = False
+    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333333333333333])
+    hflip: float = bounded(0.5, ge=0, le=1)
+    color_jitter: float | None = bounded(None, ge=0)
+    auto_augment: str | None = None
+    re_prob: float = bounded(0.0, ge=0, le=1)
+    interpolation: Literal["bilinear", "bicubic", "nearest", "random"] | None = None  # default: the model's
+    crop_pct: float | None = bounded(None, gt=0, le=1)  # default: the model's; 1 for digits, glyphs and CIFAR
+    mean: list[float] | None = None  # default: the model's
+    std: list[float] | None = None
+    mixup: float = bounded(0.0, ge=0)
+    cutmix: float = bounded(0.0, ge=0)
+    mixup_prob: float = bounded(1.0, ge=0, le=1)
+    smoothing: float = bounded(0.0, ge=0, lt=1)

@@ -1,0 +1,42 @@
+"""The section `model`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_vitc.schema.fields import MISSING, bounded, weights
+
+
+@dataclass
+class ModelConfig:
+    """A timm Vision Transformer, or the directory of one that was compressed.
+
+    Keys that are left out keep the value of the named model. A compressed one, which is an exported directory or a
+    finished run, takes only `img_size`, `new_head` and the rates of dropping.
+    """
+
+    name: str = MISSING
+    new_head: bool = False  # a new classifier, also where the number of classes is the same
+    pretrained: bool | str = weights(False)  # false, true (the hub) or the path of a file
+    img_size: int | None = bounded(None, gt=0)
+    patch_size: int | None = bounded(None, gt=0)
+    in_chans: int | None = bounded(None, gt=0)
+    embed_dim: int | None = bounded(None, gt=0)
+    depth: int | None = bounded(None, gt=0)
+    num_heads: int | None = bounded(None, gt=0)
+    mlp_ratio: float | None = bounded(None, gt=0)
+    qkv_bias: bool | None = None
+    qk_norm: bool | None = None
+    init_values: float | None = bounded(None, gt=0)
+    class_token: bool | None = None
+    reg_tokens: int | None = bounded(None, ge=0)
+    no_embed_class: bool | None = None
+    global_pool: Literal["token", "avg"] | None = None
+    drop_rate: float | None = bounded(None, ge=0, lt=1)
+    proj_drop_rate: float | None = bounded(None, ge=0, lt=1)
+    attn_drop_rate: float | None = bounded(None, ge=0, lt=1)
+    drop_path_rate: float | None = bounded(None, ge=0, lt=1)
+
+
+def is_directory_name(name: str) -> bool:
+    """Whether `model.name` is the path of a compressed model; names of timm have no slash."""
+    return "/" in name
