@@ -1,6 +1,5 @@
 """One-shot pruning: the same share of heads and channels leaves every block at once; a baseline for UVC and USDC."""
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,17 +8,16 @@ from torch import Tensor
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget.masks import Masks, as_indices, check_minima, from_indices, uniform
+from lightning_vitc.budget.masks import Masks, check_minima, uniform
 from lightning_vitc.budget.planning import Plan, Reach
 from lightning_vitc.budget.projection import rounded_up
-from lightning_vitc.budget.prunable import energies, kept_of
+from lightning_vitc.budget.prunable import energies
 from lightning_vitc.budget.target import target_of
 from lightning_vitc.budget.unit_costs import UnitCosts, removed
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.schema import BudgetConfig, Experiment, PostTrainingArguments, must_be_trained
-from lightning_vitc.training.post_training import post_train
-from lightning_vitc.training.teacher import Teacher
+from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -61,15 +59,14 @@ class OneShot(Dense):
         """Dense teacher, cut, post-training, rows."""
         budget, keys = run.experiment.budget, run.arguments
         dense = run.start()
-        teacher = run.teacher() or Teacher(deepcopy(dense), dense.spec.num_classes) if keys.distillation else None
+        teacher = teacher_of(run, dense)
         target = target_of(budget, dense.spec, "uvc")
         costs = UnitCosts.of(dense.spec, target.quantity, target.convention, "uvc")
         sizes = uniform_size(dense.spec, costs, target.amount, budget)
-        kept = run.record(
-            "architecture", lambda: as_indices(cut(dense, keys.criterion, *sizes, seed=run.experiment.seed))
+        masks = decided_masks(
+            run, dense, costs, target.amount, lambda: cut(dense, keys.criterion, *sizes, seed=run.experiment.seed)
         )
-        masks = from_indices(dense.spec, kept)
-        final, sources = post_train(run, dense, kept_of(dense.spec, masks), teacher)
+        final, sources = post_train(run, dense, masks, teacher)
         run.add_row(keys.criterion, final, None, sources, **removed(masks, costs))
 
 

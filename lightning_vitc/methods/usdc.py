@@ -16,7 +16,7 @@ from torch.func import functional_call
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone, BranchGate
-from lightning_vitc.budget.masks import Masks, as_indices, check_minima, from_indices
+from lightning_vitc.budget.masks import Masks, check_minima
 from lightning_vitc.budget.planning import Plan
 from lightning_vitc.budget.projection import project
 from lightning_vitc.budget.prunable import energies, kept_of, masked_weights, pruned_spec
@@ -30,7 +30,7 @@ from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, 
 from lightning_vitc.dynamic.training import GatedTraining
 from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, SearchArguments, bounded, must_be_trained
 from lightning_vitc.training.module import StepResult, Variant
-from lightning_vitc.training.post_training import post_train
+from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
 from lightning_vitc.training.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -233,15 +233,15 @@ class USDC(GatedTraining):
         """Dense teacher, joint stage, projection and compaction, the compacted network with its gates, rows."""
         keys, budget, seed = run.arguments, run.experiment.budget, run.experiment.seed
         dense = run.start()
-        teacher = run.teacher() or Teacher(deepcopy(dense), dense.spec.num_classes) if keys.distillation else None
+        teacher = teacher_of(run, dense)
         targets = targets_of(budget, dense.spec, keys.static, keys.dynamic)
         usdc = run.fit(
             "joint", lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, targets, seed), select="last"
         )
-        masks = from_indices(dense.spec, run.record("architecture", lambda: as_indices(usdc.decide())))
+        masks = decided_masks(run, dense, usdc.costs, targets.static or usdc.costs.dense, usdc.decide)
         pruned = {"pruned_percent": removed(masks, usdc.costs)["pruned_percent"]}
         if not keys.dynamic:
-            final, sources = post_train(run, usdc.backbone, kept_of(dense.spec, masks), teacher)
+            final, sources = post_train(run, usdc.backbone, masks, teacher)
             macs = costs.macs(final.spec)
             run.add_row("usdc", final, None, sources, expected_macs=macs, worst_macs=macs, **pruned)
             return

@@ -16,10 +16,10 @@ from torch.func import functional_call
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
 from lightning_vitc.budget.gates import SkipGates
-from lightning_vitc.budget.masks import Masks, as_indices, check_minima, from_indices
+from lightning_vitc.budget.masks import Masks, check_minima
 from lightning_vitc.budget.planning import Plan
 from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import energies, kept_of, masked_weights, pruned_spec
+from lightning_vitc.budget.prunable import energies, masked_weights, pruned_spec
 from lightning_vitc.budget.reach import least_blocks, reach_of, smallest
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.target import Target, target_of
@@ -27,7 +27,7 @@ from lightning_vitc.budget.unit_costs import UnitCosts, removed
 from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, SearchArguments, bounded, must_be_trained
 from lightning_vitc.training.losses import distilled_cross_entropy
 from lightning_vitc.training.module import CompressionModule, StepResult, Variant
-from lightning_vitc.training.post_training import post_train
+from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
 from lightning_vitc.training.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -225,13 +225,13 @@ class UVC(CompressionModule):
         """Dense teacher, search, projection and compaction, post-training, rows."""
         keys, budget = run.arguments, run.experiment.budget
         dense = run.start()
-        teacher = run.teacher() or Teacher(deepcopy(dense), dense.spec.num_classes) if keys.distillation else None
+        teacher = teacher_of(run, dense)
         target = target_of(budget, dense.spec, "uvc")
         uvc = run.fit(
             "search",
             lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, target, run.experiment.seed),
             select="last",
         )
-        masks = from_indices(dense.spec, run.record("architecture", lambda: as_indices(uvc.decide())))
-        final, sources = post_train(run, uvc.backbone, kept_of(dense.spec, masks), teacher)
+        masks = decided_masks(run, dense, uvc.costs, target.amount, uvc.decide)
+        final, sources = post_train(run, uvc.backbone, masks, teacher)
         run.add_row("uvc", final, None, sources, **removed(masks, uvc.costs))

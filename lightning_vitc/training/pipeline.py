@@ -4,19 +4,13 @@ A method's `pipeline` reads like its algorithm: `run.teacher()`, `run.fit(...)`,
 that is finished is loaded instead of trained, so running a pipeline again continues it.
 """
 
-import json
-import platform
 import warnings
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-import torch
-from lightning.pytorch import Trainer, seed_everything
 from timm.data import resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
@@ -26,8 +20,6 @@ from lightning_vitc.backbone import (
     Backbone,
     create_teacher,
     from_spec,
-    load_strictly,
-    must_fit,
 )
 from lightning_vitc.compact import compact, compact_backbone
 from lightning_vitc.config import load_experiment
@@ -37,17 +29,13 @@ from lightning_vitc.kept import Kept
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig
 from lightning_vitc.starting_point import starting_network, template
-from lightning_vitc.training.checkpoints import read_checkpoint, write_atomically
+from lightning_vitc.training.checkpoints import read_checkpoint
 from lightning_vitc.training.evaluation import evaluate
-from lightning_vitc.training.module import CompressionModule
-from lightning_vitc.training.processes import Processes
 from lightning_vitc.training.results import Row
-from lightning_vitc.training.run_directory import RunDirectory, read_json
+from lightning_vitc.training.run_directory import RunDirectory
+from lightning_vitc.training.stages import Stages, load_selected, selected_file
 from lightning_vitc.training.teacher import Teacher, must_see_alike
-from lightning_vitc.training.trainers import stage_trainer, test_trainer
-
-Selection = Literal["best", "last"]
-Module = TypeVar("Module", bound=CompressionModule)
+from lightning_vitc.training.trainers import test_trainer
 
 
 @dataclass
@@ -69,7 +57,7 @@ class Network:
         return self.columns.get("expected_macs") or costs.macs(self.spec)
 
 
-class Pipeline:
+class Pipeline(Stages):
     """What a method's stages have in common: experiment, directory, data, and the rows of the final table.
 
     Args:
@@ -79,10 +67,9 @@ class Pipeline:
     """
 
     def __init__(self, experiment: Experiment, directory: RunDirectory, read_only: bool = False):
-        self.experiment, self.directory, self.read_only = experiment, directory, read_only
+        super().__init__(experiment, directory, read_only)
         self.arguments, self.optimizer = experiment.method, experiment.optimizer
         self.networks: list[Network] = []
-        self.seconds: dict[str, float] = {}  # that the training of each stage took
         self.variants: dict[str, Callable[[], Any]] = {}  # what `vitc export` can write beside the networks
         self.dense_name: str | None = None
         self._template = template(experiment.model)
@@ -144,100 +131,12 @@ class Pipeline:
             raise UserError(f"teacher.run: {config.run} holds another network than model.name; they must agree")
         return dense
 
-    def fit(
-        self, stage: str, build: Callable[[], Module], epochs: int | None = None, select: Selection = "best",
-        data: VisionData | None = None, validate: bool = True, alone: bool = False,
-    ) -> Module:  # fmt: skip
-        """Train the module that `build` makes, or load it where the stage is finished.
-
-        Args:
-            stage: its name.
-            build: makes the module; called after the stage has been seeded.
-            epochs: instead of `trainer.max_epochs`.
-            select: end with the weights that were `best` in validation, or with the `last` ones.
-            data: instead of the experiment's.
-            validate: whether to look at the validation split, and its labels.
-            alone: in this process only, see `spread`.
-
-        Raises:
-            UserError: where the stage is not finished and the pipeline is read-only.
-        """
-        folder = self.directory.stage(stage)
-        finished = (folder / "done.json").exists()
-        if self.read_only and not finished:
-            raise UserError(
-                f"{self.directory.path}: the stage {stage!r} is not finished; continue it with 'vitc train'"
-            )
-        seed_everything(zlib.crc32(f"{stage} {self.experiment.seed}".encode()), verbose=False)
-        module = build()
-        if not finished:
-            trains = dict(epochs=epochs, validate=validate, alone=alone)
-            self._train(stage, module, select, data or self.data, **trains)
-        load_selected(module, folder)
-        self.seconds[stage] = read_json(folder / "done.json").get("seconds", 0.0)
-        return module
-
-    def spread(self, stages: Mapping[str, Callable[[], Module]]) -> list[Module]:
-        """Independent stages, spread over the processes of the run; each ends with its last weights, not validated.
-
-        What a stage computes does not depend on how many processes there are: it runs in one of them, on whole
-        batches.
-        """
-        train = partial(self.fit, select="last", validate=False, alone=True)
-        if self.read_only:
-            return [train(stage, build) for stage, build in stages.items()]
-        share = list(stages)[self.processes.rank :: self.processes.count]
-        mine = {stage: train(stage, stages[stage]) for stage in share}
-        self.processes.wait()
-        return [mine[stage] if stage in mine else train(stage, build) for stage, build in stages.items()]
-
-    def record(self, name: str, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A decision, made once by the first process and kept as `<name>.json` in the run.
-
-        Raises:
-            UserError: where it is not made and the pipeline is read-only.
-        """
-        file = self.directory.path / f"{name}.json"
-        if self.read_only and not file.exists():
-            raise UserError(f"{self.directory.path}: {file.name} is not there; continue the run with 'vitc train'")
-        if not file.exists() and self.processes.rank == 0:
-            write_atomically(file, (json.dumps(decide(), indent=1) + "\n").encode())
-        if not self.read_only:
-            self.processes.wait()
-        return read_json(file)
-
-    @cached_property
-    def processes(self) -> Processes:
-        """The processes of the run, started if they are not."""
-        return Processes(self.experiment)
-
-    @property
-    def device(self) -> str:
-        """Where the run computes, for the record."""
-        return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
-
     def _fetched(self, pretrained: bool | str, what: str) -> bool | str:
         """`pretrained`, except that nothing is fetched for a dry run."""
         if self.experiment.data.name == "fake" and pretrained is True:
             warnings.warn(f"data.name=fake is a dry run: the {what} keeps random weights", stacklevel=3)
             return False
         return pretrained
-
-    def _train(
-        self, stage: str, module: CompressionModule, select: Selection, data: VisionData, **options: Any
-    ) -> None:
-        folder = self.directory.stage(stage)
-        last = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
-        resumed_at = None
-        if last is not None:
-            checkpoint = read_checkpoint(last)
-            must_fit(module, checkpoint["state_dict"], str(last))
-            resumed_at = checkpoint["global_step"]
-        trainer = stage_trainer(self.experiment, self.directory, stage, module, resumed_at=resumed_at, **options)
-        trainer.fit(module, data, ckpt_path=last, weights_only=True)
-        if trainer.is_global_zero:
-            _mark_done(folder, trainer, select)
-        trainer.strategy.barrier()
 
     def compacted(self, network: Backbone, kept: Kept) -> Backbone:
         """The sub-network as a backbone of its own, to be trained further."""
@@ -311,13 +210,6 @@ def _given(section: Any, *keys: str) -> dict[str, Any]:
     return {key: value for key in keys if (value := getattr(section, key)) is not None}
 
 
-def load_selected(module: CompressionModule, folder: Path) -> None:
-    """Load the weights a finished stage selected, and end evaluation-ready."""
-    file = _selected_file(folder)
-    load_strictly(module, read_checkpoint(file)["state_dict"], str(file))
-    module.eval()
-
-
 def dense_of_run(path: str) -> Backbone:
     """The dense network of another run: of its stage `dense`.
 
@@ -328,19 +220,8 @@ def dense_of_run(path: str) -> Backbone:
     folder = directory.stage("dense")
     if not (folder / "done.json").exists():
         raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")
-    classes = len(read_checkpoint(_selected_file(folder))["state_dict"]["backbone.head.bias"])
+    classes = len(read_checkpoint(selected_file(folder))["state_dict"]["backbone.head.bias"])
     model = replace(experiment.model, pretrained=False, new_head=False)
     dense = Dense(starting_network(model, classes), experiment.optimizer)
     load_selected(dense, folder)
     return dense.backbone
-
-
-def _selected_file(folder: Path) -> Path:
-    return folder / str(read_json(folder / "done.json", "weights")["weights"])
-
-
-def _mark_done(folder: Path, trainer: Trainer, select: Selection) -> None:
-    weights = "best.ckpt" if select == "best" and (folder / "best.ckpt").exists() else "last.ckpt"
-    seconds = trainer.checkpoint_callback.elapsed  # type: ignore[union-attr]
-    summary = {"weights": weights, "steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": seconds}
-    write_atomically(folder / "done.json", json.dumps(summary).encode())

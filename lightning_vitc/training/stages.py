@@ -1,0 +1,151 @@
+"""Stages of a run, each resumed where it stopped.
+
+A stage that is finished is loaded instead of trained, so running them again continues the run.
+"""
+
+import json
+import platform
+import zlib
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from lightning_vitc.backbone import load_strictly, must_fit
+from lightning_vitc.data import VisionData
+from lightning_vitc.errors import UserError
+from lightning_vitc.schema import Experiment
+from lightning_vitc.training.checkpoints import read_checkpoint, write_atomically
+from lightning_vitc.training.module import CompressionModule
+from lightning_vitc.training.processes import Processes
+from lightning_vitc.training.run_directory import RunDirectory, read_json
+from lightning_vitc.training.trainers import stage_trainer
+
+Selection = Literal["best", "last"]
+Module = TypeVar("Module", bound=CompressionModule)
+
+
+class Stages:
+    """What trains, decides and remembers.
+
+    Args:
+        experiment: what to run.
+        directory: of the run.
+        read_only: load finished stages and refuse to train others.
+    """
+
+    data: VisionData
+
+    def __init__(self, experiment: Experiment, directory: RunDirectory, read_only: bool = False):
+        self.experiment, self.directory, self.read_only = experiment, directory, read_only
+        self.seconds: dict[str, float] = {}  # that the training of each stage took
+
+    def fit(
+        self, stage: str, build: Callable[[], Module], epochs: int | None = None, select: Selection = "best",
+        data: VisionData | None = None, validate: bool = True, alone: bool = False,
+    ) -> Module:  # fmt: skip
+        """Train the module that `build` makes, or load it where the stage is finished.
+
+        Args:
+            stage: its name.
+            build: makes the module; called after the stage has been seeded.
+            epochs: instead of `trainer.max_epochs`.
+            select: end with the weights that were `best` in validation, or with the `last` ones.
+            data: instead of the experiment's.
+            validate: whether to look at the validation split, and its labels.
+            alone: in this process only, see `spread`.
+
+        Raises:
+            UserError: where the stage is not finished and the pipeline is read-only.
+        """
+        folder = self.directory.stage(stage)
+        finished = (folder / "done.json").exists()
+        if self.read_only and not finished:
+            raise UserError(
+                f"{self.directory.path}: the stage {stage!r} is not finished; continue it with 'vitc train'"
+            )
+        seed_everything(zlib.crc32(f"{stage} {self.experiment.seed}".encode()), verbose=False)
+        module = build()
+        if not finished:
+            trains = dict(epochs=epochs, validate=validate, alone=alone)
+            self._train(stage, module, select, data or self.data, **trains)
+        load_selected(module, folder)
+        self.seconds[stage] = read_json(folder / "done.json").get("seconds", 0.0)
+        return module
+
+    def spread(self, stages: Mapping[str, Callable[[], Module]]) -> list[Module]:
+        """Independent stages, spread over the processes of the run; each ends with its last weights, not validated.
+
+        What a stage computes does not depend on how many processes there are: it runs in one of them, on whole
+        batches.
+        """
+        train = partial(self.fit, select="last", validate=False, alone=True)
+        if self.read_only:
+            return [train(stage, build) for stage, build in stages.items()]
+        share = list(stages)[self.processes.rank :: self.processes.count]
+        mine = {stage: train(stage, stages[stage]) for stage in share}
+        self.processes.wait()
+        return [mine[stage] if stage in mine else train(stage, build) for stage, build in stages.items()]
+
+    def record(self, name: str, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A decision, made once by the first process and kept as `<name>.json` in the run.
+
+        Raises:
+            UserError: where it is not made and the pipeline is read-only.
+        """
+        file = self.directory.path / f"{name}.json"
+        if self.read_only and not file.exists():
+            raise UserError(f"{self.directory.path}: {file.name} is not there; continue the run with 'vitc train'")
+        if not file.exists() and self.processes.rank == 0:
+            write_atomically(file, (json.dumps(decide(), indent=1) + "\n").encode())
+        if not self.read_only:
+            self.processes.wait()
+        return read_json(file)
+
+    @cached_property
+    def processes(self) -> Processes:
+        """The processes of the run, started if they are not."""
+        return Processes(self.experiment)
+
+    @property
+    def device(self) -> str:
+        """Where the run computes, for the record."""
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
+
+    def _train(
+        self, stage: str, module: CompressionModule, select: Selection, data: VisionData, **options: Any
+    ) -> None:
+        folder = self.directory.stage(stage)
+        last = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
+        resumed_at = None
+        if last is not None:
+            checkpoint = read_checkpoint(last)
+            must_fit(module, checkpoint["state_dict"], str(last))
+            resumed_at = checkpoint["global_step"]
+        trainer = stage_trainer(self.experiment, self.directory, stage, module, resumed_at=resumed_at, **options)
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
+        if trainer.is_global_zero:
+            _mark_done(folder, trainer, select)
+        trainer.strategy.barrier()
+
+
+def load_selected(module: CompressionModule, folder: Path) -> None:
+    """Load the weights a finished stage selected, and end evaluation-ready."""
+    file = selected_file(folder)
+    load_strictly(module, read_checkpoint(file)["state_dict"], str(file))
+    module.eval()
+
+
+def selected_file(folder: Path) -> Path:
+    """The checkpoint of a finished stage whose weights count."""
+    return folder / str(read_json(folder / "done.json", "weights")["weights"])
+
+
+def _mark_done(folder: Path, trainer: Trainer, select: Selection) -> None:
+    weights = "best.ckpt" if select == "best" and (folder / "best.ckpt").exists() else "last.ckpt"
+    seconds = trainer.checkpoint_callback.elapsed  # type: ignore[union-attr]
+    summary = {"weights": weights, "steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": seconds}
+    write_atomically(folder / "done.json", json.dumps(summary).encode())
