@@ -28,7 +28,15 @@ from lightning_vitc.dynamic.gate_selection import GateSelection
 from lightning_vitc.dynamic.report import settled
 from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
 from lightning_vitc.dynamic.training import GatedTraining
-from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, SearchArguments, bounded, must_be_trained
+from lightning_vitc.schema import (
+    BudgetConfig,
+    Experiment,
+    OptimizerConfig,
+    SearchArguments,
+    bounded,
+    must_be_trained,
+    must_keep_precision,
+)
 from lightning_vitc.training.module import StepResult, Variant
 from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
 from lightning_vitc.training.teacher import Teacher
@@ -61,6 +69,7 @@ class Arguments(SearchArguments):
         if not self.static and not self.dynamic:
             raise ValueError("method.static: false with method.dynamic=false leaves nothing to compress")
         must_be_trained(experiment)
+        must_keep_precision(experiment)
         if experiment.budget.min_keep.blocks is not None:
             raise ValueError("budget.min_keep.blocks: has no effect, no block is removed for good; leave it out")
         for key in ("static", "dynamic"):

@@ -24,7 +24,15 @@ from lightning_vitc.budget.reach import least_blocks, reach_of, smallest
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.budget.unit_costs import UnitCosts, removed
-from lightning_vitc.schema import BudgetConfig, Experiment, OptimizerConfig, SearchArguments, bounded, must_be_trained
+from lightning_vitc.schema import (
+    BudgetConfig,
+    Experiment,
+    OptimizerConfig,
+    SearchArguments,
+    bounded,
+    must_be_trained,
+    must_keep_precision,
+)
 from lightning_vitc.training.losses import distilled_cross_entropy
 from lightning_vitc.training.module import CompressionModule, StepResult, Variant
 from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
@@ -59,6 +67,7 @@ class Arguments(SearchArguments):
             raise ValueError("method.prune: false with skip=none leaves nothing to compress; set one of them")
         if experiment is not None:
             must_be_trained(experiment)
+            must_keep_precision(experiment)
             least, budget = experiment.budget.min_keep, experiment.budget
             pruned = {"round_to": budget.round_to, **{f"min_keep.{key}": getattr(least, key) for key in PIECES}}
             for key, value in pruned.items():

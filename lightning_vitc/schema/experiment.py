@@ -50,3 +50,13 @@ def must_be_trained(experiment: Experiment) -> None:
         )
     if experiment.budget.params is not None and experiment.budget.convention == "paper":
         raise ValueError("budget.convention: paper is a way to count MACs; it has no effect with budget.params")
+
+
+def must_keep_precision(experiment: Experiment) -> None:
+    """For methods whose state moves in small steps: refuse to round it."""
+    if experiment.trainer.precision in ("bf16-true", "16-true"):
+        mixed = experiment.trainer.precision.replace("true", "mixed")
+        raise ValueError(
+            f"trainer.precision: {experiment.trainer.precision} rounds the state of {experiment.method_name}'s search; "
+            f"use {mixed}"
+        )

@@ -27,7 +27,7 @@ from lightning_vitc.data import VisionData
 from lightning_vitc.errors import UserError
 from lightning_vitc.kept import Kept
 from lightning_vitc.methods.dense import Dense
-from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig
+from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig, is_directory_name
 from lightning_vitc.starting_point import starting_network, template
 from lightning_vitc.training.checkpoints import read_checkpoint
 from lightning_vitc.training.evaluation import evaluate
@@ -125,11 +125,27 @@ class Pipeline(Stages):
         Raises:
             UserError: for another run's network of another shape, or a classifier that was never trained.
         """
+        self._must_have_a_trained_classifier()
         dense, wanted = self.dense(), self.dense_spec
-        config = self.experiment.teacher
         if replace(dense.spec, name=wanted.name) != wanted:
-            raise UserError(f"teacher.run: {config.run} holds another network than model.name; they must agree")
+            run = self.experiment.teacher.run
+            raise UserError(f"teacher.run: {run} holds another network than model.name; they must agree")
         return dense
+
+    def _must_have_a_trained_classifier(self) -> None:
+        model, teacher, classes = self.experiment.model, self.experiment.teacher, self._template.spec.num_classes
+        if teacher.train or teacher.run is not None or self.experiment.data.name == "fake":
+            return
+        remedy = "train it first with teacher.train=true, or name a run of this data in teacher.run"
+        if model.new_head:
+            raise UserError(f"model.new_head: {self.experiment.method_name} starts from a trained network; {remedy}")
+        compressed = is_directory_name(model.name)
+        key = "model.name" if compressed else "model.pretrained"
+        if (model.pretrained is True or compressed) and classes != self.data.num_classes:
+            raise UserError(
+                f"{key}: the classifier of {model.name} is for {classes} classes, "
+                f"and data.name={self.experiment.data.name} has {self.data.num_classes}; {remedy}"
+            )
 
     def _fetched(self, pretrained: bool | str, what: str) -> bool | str:
         """`pretrained`, except that nothing is fetched for a dry run."""

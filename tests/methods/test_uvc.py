@@ -356,6 +356,7 @@ def test_killed_in_the_search_it_continues_bit_for_bit(searched: Path, vitc: Any
         (["method.skip=none", "budget.min_keep.blocks=3"], "budget.min_keep.blocks: has no effect with .*"),
         (["budget.macs=half"], "budget.macs: 'half' is not an amount; .*"),
         (["method.skip=none", "method.prune=false"], "method.prune: false with skip=none leaves nothing .*"),
+        (["trainer.precision=bf16-true"], "trainer.precision: bf16-true rounds the state of uvc's search; use .*"),
         (["method.skip=heads"], "method.skip: .*block.*"),
     ],
 )  # fmt: skip
@@ -364,6 +365,20 @@ def test_refusals(vitc: Any, overrides: list[str], message: str) -> None:
     assert done.code == 2
     assert re.fullmatch(f"error: {message}\n", done.error), done.error
     assert not (vitc.place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("model.pretrained=true", "model.pretrained: the classifier of deit_tiny_patch16_224 is for 1000 classes, "
+                                  "and data.name=digits has 10; train it first with teacher.train=true, .*"),
+        ("model.new_head=true", "model.new_head: uvc starts from a trained network; train it first .*"),
+    ],
+)  # fmt: skip
+def test_a_classifier_that_was_never_trained_is_refused(vitc: Any, key: str, message: str) -> None:
+    done = vitc("train", "uvc_digits", "teacher.train=false", "teacher.epochs=null", "model.pretrained=true", key)
+    assert done.code == 2
+    assert re.search(f"^error: {message}$", done.error, re.MULTILINE), done.error
 
 
 def test_a_teacher_of_other_classes_is_refused() -> None:
