@@ -76,13 +76,13 @@ def subjects(args: argparse.Namespace, batch: int) -> list[Subject]:
     return result
 
 
-def measure(args: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
+def measure(args: argparse.Namespace, batch: int, repeats: int) -> list[dict[str, Any]]:
     """Rounds in which every subject runs once; ratios are those of a round."""
     torch.manual_seed(0)
     images, timed = torch.randn(batch, 3, 224, 224, device=args.device), subjects(args, batch)
     rounds: list[Sequence[float]] = []
     with torch.no_grad():
-        for number in range(args.repeats + 2):
+        for number in range(repeats + 2):
             if number >= 2:
                 rounds.append([subject.run(images) for subject in timed])
             else:
@@ -103,20 +103,22 @@ def main() -> None:
     parser.add_argument("--model", default="deit_small_patch16_224")
     parser.add_argument("--gate", choices=list(GATES), default="gelu_ln_3", help="default: the dearest, %(default)s")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, nargs="+", default=[100, 10], help="rounds of each batch size")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = [row for batch in args.batch_sizes for row in measure(args, batch)]
+    pairs = zip(args.batch_sizes, args.repeats, strict=True)
+    rows = [row for batch, repeats in pairs for row in measure(args, batch, repeats)]
     facts = environment(torch.cuda.get_device_name() if args.device == "cuda" else "cpu")
     print(json.dumps({"rows": rows, "environment": facts}))
     cells = [
         [str(row["batch"]), row["title"], f"{row['ms']:.1f}", f"{row['ratio']:.3f}", f"{row['macs_ratio']:.3f}"]
         for row in rows
     ]
+    counts = " and ".join(map(str, args.repeats))
     title = (
-        f"{args.model}, gates {args.gate}, median of {args.repeats} interleaved rounds; {facts['device']}, "
+        f"{args.model}, gates {args.gate}, median of {counts} interleaved rounds; {facts['device']}, "
         f"{facts['threads']} threads, torch {facts['versions']['torch']}, commit {facts['commit']}."
     )
     table = markdown(["batch", "", "ms", "latency over dense", "MACs over dense"], cells)

@@ -89,11 +89,20 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, marked `-dirty` where files differ; or `None`."""
-    here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The commit of the checkout this package runs from, marked `-dirty` where its files differ; or `None`.
+
+    Documents do not count: the studies write their tables into them.
+    """
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    changed = commit and _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)docs")
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
