@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from scipy.stats import spearmanr
-from study import REPOSITORY, Run, arguments, execute, markdown, mean_and_spread, write_section
+from study import REPOSITORY, Run, arguments, execute, markdown, mean_and_spread, slug, write_section
 
 from lightning_vitc import costs
 from lightning_vitc.config import load_experiment
@@ -81,7 +81,7 @@ class Study:
     def ablation(self, title: str) -> list[Run]:
         """A run a seed, on the trials of DC-ViT where they are the same."""
         key, shares_trials = ABLATIONS[title]
-        name, runs = title.partition(" (")[0].replace(" ", "-").replace(",", ""), []
+        name, runs = slug(title), []
         for seed, plain in zip(self.seeds, self.dcvit(*ABLATED), strict=True):
             shared = (f"method.trials_of={plain.directory(self.folder)}",) if shares_trials else ()
             runs.append(self.run("dcvit", seed, *ABLATED, name, key, *shared))
@@ -99,10 +99,12 @@ class Study:
 
 
 def top1(runs: list[Run], folder: Path) -> str:
+    """Mean and spread of the compressed network over the seeds."""
     return mean_and_spread([run.result(folder)["rows"][0]["top1"] for run in runs])
 
 
 def accuracy_table(study: Study) -> str:
+    """DC-ViT and PRACTISE by images and budget."""
     dense = [run.result(study.folder)["rows"][0]["top1"] for run in map(study.dense, study.seeds)]
     header = ["top-1 % (test)", *(f"{n} block{'s' * (n > 1)} less" for n in study.blocks)]
     rows = [["dense", *[mean_and_spread(dense)] * len(study.blocks)]]
@@ -113,6 +115,7 @@ def accuracy_table(study: Study) -> str:
 
 
 def ablation_table(study: Study) -> str:
+    """Each change to DC-ViT alone."""
     rows = [["DC-ViT", top1(study.dcvit(*ABLATED), study.folder)]]
     rows += [[title, top1(study.ablation(title), study.folder)] for title in ABLATIONS]
     return markdown(["top-1 % (test), 50 images, 2 blocks less", ""], rows)
@@ -147,6 +150,7 @@ def correlation_table(study: Study) -> str:
 
 
 def time_table(study: Study) -> str:
+    """What the synthetic set costs beside one fine-tuning."""
     rows = []
     for images in study.images:
         made, tuned = [], []
@@ -181,6 +185,7 @@ def latency_table(study: Study, batch: int = 64) -> str:
 
 
 def write(study: Study, ablations: bool) -> None:
+    """All tables of a task into the document."""
     results = [run.result(study.folder) for phase in study.phases(ablations) for run in phase]
     parts = [f"Seeds {study.seeds}, mean ± standard deviation, {STEPS} steps a fine-tuning.", accuracy_table(study)]
     if ablations:
@@ -190,6 +195,7 @@ def write(study: Study, ablations: bool) -> None:
 
 
 def main() -> None:
+    """Train what is missing, then write."""
     args = arguments(__doc__)
     hush()
     studies = {

@@ -38,6 +38,7 @@ Key = tuple[str, tuple[str, str, bool]]
 
 
 def main() -> None:
+    """Measure what is missing, then write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "studies" / "deploy")
     parser.add_argument("--model", default="deit_small_patch16_224")

@@ -21,6 +21,7 @@ Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 
 
 def main() -> None:
+    """Measure at both batch sizes and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=30)
     args = parser.parse_args()
@@ -32,6 +33,7 @@ def main() -> None:
 
 
 def measure(spec: ArchSpec, name: str, dims: tuple[int, ...], size: int, args: argparse.Namespace) -> list[list[str]]:
+    """Rows of the table: every way interleaved, after they have been found equal."""
     torch.manual_seed(0)
     layer, dense = Attention(spec, AttentionSpec(64, dims)).eval(), Attention(spec, AttentionSpec(64, (64,) * 6)).eval()
     images = torch.randn(size, spec.num_tokens, spec.embed_dim)

@@ -1,6 +1,6 @@
 """Scala against US-Net and separately trained widths, and its four ablations, on digits at equal epochs."""
 
-from study import REPOSITORY, Run, arguments, execute, markdown, mean_and_spread, write_section
+from study import REPOSITORY, Run, arguments, execute, markdown, mean_and_spread, slug, write_section
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 METHODS = {
@@ -15,11 +15,8 @@ METHODS = {
 DOCUMENT = REPOSITORY / "docs" / "results" / "scala.md"
 
 
-def slug(title: str) -> str:
-    return title.lower().replace(" ", "-")
-
-
 def main() -> None:
+    """Train what is missing, then write."""
     args = arguments(__doc__)
     separate = [Run("separate", "separate_digits", seed) for seed in args.seeds]
     dense = {run.seed: run.directory(args.runs) for run in separate}  # full width: everybody's teacher

@@ -23,6 +23,7 @@ DOCUMENT = REPOSITORY / "docs" / "results" / "scala.md"
 
 
 def main() -> None:
+    """Measure time here, memory in processes of their own, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="deit_small_distilled_patch16_224")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -41,6 +42,7 @@ def main() -> None:
 
 
 def build(name: str, args: argparse.Namespace) -> Dense | Scala:
+    """The module to train, by name."""
     torch.manual_seed(0)
     backbone, recipe = create_backbone(args.model), OptimizerConfig(lr=1e-3)
     module = Dense(backbone, recipe) if name == "dense" else Scala(backbone, recipe, arguments=Arguments())
@@ -48,11 +50,13 @@ def build(name: str, args: argparse.Namespace) -> Dense | Scala:
 
 
 def batch(args: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random images and classes."""
     images = torch.randn(args.batch_size, 3, 224, 224, device=args.device)
     return images, torch.randint(1000, (args.batch_size,), device=args.device)
 
 
 def step(module: Dense | Scala, optimizer: torch.optim.Optimizer, data: tuple[torch.Tensor, torch.Tensor]) -> float:
+    """Seconds of one training step."""
     started = time.perf_counter()
     with torch.autocast("cuda", torch.bfloat16, enabled=data[0].is_cuda):
         result = module.step(*data)
@@ -84,6 +88,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
 
 def spec_at(scala: Scala, width: Fraction) -> object:
+    """The sub-network of a width."""
     kept = scala.kept(width)
     return scala.backbone.spec if kept is None else kept.spec
 
@@ -95,6 +100,7 @@ def memory(name: str) -> int:
 
 
 def peak_bytes(args: argparse.Namespace) -> int:
+    """Peak memory of three steps."""
     before = resident("VmRSS")
     module, data = build(args.memory_of, args), batch(args)
     optimizer = torch.optim.AdamW(module.parameters())
@@ -116,6 +122,7 @@ def resident(field: str) -> int:
 
 
 def table(args: argparse.Namespace, row: dict[str, float]) -> str:
+    """Ratios and where they were measured."""
     header = ["Scala step / dense step", "time", "MACs", "time over MACs", "peak memory"]
     cells = [f"{row[key]:.3f}" for key in ("time_ratio", "macs_ratio", "time_over_macs", "memory_ratio")]
     facts = environment(torch.cuda.get_device_name() if args.device == "cuda" else "cpu")

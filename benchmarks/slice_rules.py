@@ -14,6 +14,7 @@ DOCUMENT = REPOSITORY / "docs" / "results" / "scala.md"
 
 
 def main() -> None:
+    """Train what is missing, then write."""
     args = arguments(__doc__)
     runs = {
         (task, rule): [

@@ -76,6 +76,11 @@ def _train(run: Run, folder: Path) -> int:
         return subprocess.run(command, check=False, cwd=REPOSITORY, stdout=out, stderr=out, env=environment).returncode
 
 
+def slug(title: str) -> str:
+    """A title as a name of directories."""
+    return title.partition(" (")[0].lower().replace(" ", "-").replace(",", "")
+
+
 def mean_and_spread(values: Sequence[float]) -> str:
     """`93.42 ± 0.51`: mean and sample standard deviation."""
     spread = statistics.stdev(values) if len(values) > 1 else 0.0

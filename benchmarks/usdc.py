@@ -95,6 +95,7 @@ def parts_table(study: Study) -> str:
 
 
 def mean_of(values: Iterable[float]) -> str:
+    """Their mean, with one decimal."""
     listed = list(values)
     return f"{sum(listed) / len(listed):.1f}"
 
@@ -160,6 +161,7 @@ def searches_table(study: Study) -> str:
 
 
 def main() -> None:
+    """Train what is missing, then write."""
     parser = study_arguments(__doc__)
     parser.add_argument("--data", choices=list(MODELS), default="digits")
     parser.add_argument("--stress", type=int, default=50, help="budget of groupings and gate networks, %% of MACs")

@@ -99,6 +99,7 @@ def measure(args: argparse.Namespace, batch: int, repeats: int) -> list[dict[str
 
 
 def main() -> None:
+    """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="deit_small_patch16_224")
     parser.add_argument("--gate", choices=list(GATES), default="gelu_ln_3", help="default: the dearest, %(default)s")

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 
-from study import REPOSITORY, Run, execute, markdown, mean_and_spread, study_arguments, write_section
+from study import REPOSITORY, Run, execute, markdown, mean_and_spread, slug, study_arguments, write_section
 
 BUDGETS = (70, 50, 30)
 EVERY, HALF = BUDGETS, (50,)
@@ -19,11 +19,6 @@ class Method:
     overrides: tuple[str, ...] = ()
     digits: tuple[int, ...] = EVERY
     glyphs: tuple[int, ...] = EVERY
-
-    @property
-    def slug(self) -> str:
-        """Its name in directories."""
-        return self.title.lower().replace(" ", "-")
 
 
 METHODS = (
@@ -47,7 +42,7 @@ def plan(data: str, seeds: list[int], args: argparse.Namespace) -> tuple[list[Ru
     for method in METHODS:
         for budget in getattr(method, data):
             runs.setdefault(method.title, {})[budget] = [
-                Run(f"{method.slug}-{budget}", f"{method.experiment}_{data}", seed,
+                Run(f"{slug(method.title)}-{budget}", f"{method.experiment}_{data}", seed,
                     (*method.overrides, f"budget.macs={budget}%", "teacher.train=false", "teacher.epochs=null",
                      f"teacher.run={dense[seed].directory(args.runs)}"))
                 for seed in seeds
@@ -80,6 +75,7 @@ def _mean(values: object) -> str:
 
 
 def main() -> None:
+    """Train what is missing, then write."""
     parser = study_arguments(__doc__)
     parser.add_argument("--data", choices=["digits", "glyphs"], default="digits")
     args = parser.parse_args()

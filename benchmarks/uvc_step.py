@@ -22,6 +22,7 @@ DOCUMENT = REPOSITORY / "docs" / "results" / "uvc.md"
 
 
 def main() -> None:
+    """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="deit_small_patch16_224")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -41,6 +42,7 @@ def main() -> None:
 
 
 def build(args: argparse.Namespace) -> tuple[Dense, UVC]:
+    """A dense and a searching module with teachers that are alike."""
     torch.manual_seed(0)
     network, recipe, budget = create_backbone(args.model), OptimizerConfig(lr=1e-4), BudgetConfig(macs="50%")
     teacher = Teacher(deepcopy(network).to(args.device), network.spec.num_classes)
