@@ -1,11 +1,12 @@
 """Latency, memory and size of networks beside the dense ones they come from.
 
-All run interleaved in one process, in every runtime that is asked for; a speed-up is over the dense network in the
-same runtime, precision and batch size.
+All run interleaved in one process, in every runtime that is asked for; a speed-up is the median over the rounds of the
+ratio to the dense network in the same runtime, precision and batch size.
 """
 
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import torch
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.measuring.subjects import Candidate, Settings, Subject, subjects_of
-from lightning_vitc.measuring.timing import interleaved, peak_bytes, percentiles
+from lightning_vitc.measuring.timing import interleaved, peak_bytes, percentiles, ratio, scatter
+
+NOISY = 2.0  # p90 over p10 from which a measurement is not worth much ...
+TELLING = 10  # ... told after so many rounds
 
 # torch.compile counts the networks of one class together, and would else quietly run the ninth one eagerly.
 _COMPILE: dict[str, Any] = {
@@ -56,14 +60,21 @@ def _measured(subjects: list[Subject], size: int, settings: Settings, device: to
         peak = peak_bytes(call, device)
         peaks[subject.key] = None if peak is None else peak + subject.file_bytes
     times = interleaved(calls, device, settings.repeats, settings.warmup)
-    found = {key: percentiles(values) for key, values in times.items()}
-    return [_row(subject, size, found, peaks[subject.key], device) for subject in subjects]
+    worst = max(map(scatter, times.values()))
+    if settings.repeats >= TELLING and worst > NOISY:
+        warnings.warn(
+            f"batch {size}: latencies scatter (p90 is up to {worst:.1f} times p10); measure on a machine that does "
+            "nothing else", stacklevel=2,
+        )  # fmt: skip
+    return [_row(subject, size, times, peaks[subject.key], device) for subject in subjects]
 
 
-def _row(subject: Subject, size: int, found: dict[Any, Any], peak: int | None, device: torch.device) -> dict[str, Any]:
-    candidate, latency = subject.candidate, found[subject.key]
+def _row(
+    subject: Subject, size: int, times: Mapping[Any, list[float]], peak: int | None, device: torch.device
+) -> dict[str, Any]:
+    candidate, latency = subject.candidate, percentiles(times[subject.key])
     reduction = candidate.reference.macs / candidate.macs
-    speedup = found[subject.dense_key]["p50"] / latency["p50"]
+    speedup = ratio(times[subject.dense_key], times[subject.key])
     return {
         "name": candidate.name, "device": device_name(device), **subject.runtime, "batch_size": size,
         "threads": torch.get_num_threads(), "latency_ms": latency,

@@ -46,10 +46,12 @@ def evaluate_source(
     Raises:
         UserError: where there is no such network.
     """
+    if not Path(source).is_dir():
+        raise UserError(f"{source}: no such directory; give a run or an exported model")
     if any((Path(source) / name).is_file() for name in (artifact.ARCH, artifact.SEVERAL)):
         pipeline, candidates = _exported(source, width, overrides, formats)
     elif formats is not None:
-        raise UserError(f"--formats: {source} is a run, not an exported directory; leave the option out")
+        raise UserError(f"--formats: {source} is no exported directory; leave the option out")
     else:
         pipeline, networks = networks_of_run(source, overrides)
         chosen = networks if width is None else [pick(pipeline, width, source)]

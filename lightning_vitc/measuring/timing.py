@@ -41,6 +41,17 @@ def percentiles(times: list[float]) -> dict[str, float]:
     return {f"p{q}": round(float(np.percentile(times, q)), 4) for q in (10, 50, 90)}
 
 
+def ratio(over: list[float], under: list[float]) -> float:
+    """The median over rounds of one call's time over another's, which what slows a whole round does not touch."""
+    return float(np.median(np.divide(over, under)))
+
+
+def scatter(times: list[float]) -> float:
+    """How many times its p10 the p90 is; near 1 on a machine that does nothing else."""
+    found = percentiles(times)
+    return found["p90"] / found["p10"]
+
+
 def _timed(call: Call, device: torch.device) -> float:
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

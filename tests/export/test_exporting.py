@@ -149,7 +149,7 @@ def test_refusals_leave_nothing(finished, vitc, arguments, message):
 
 def test_formats_of_a_run_or_of_what_was_not_written(finished, exported, vitc, tmp_path):
     done = vitc("evaluate", str(finished), "--formats", "onnx")
-    message = f"--formats: {finished} is a run, not an exported directory; leave the option out"
+    message = f"--formats: {finished} is no exported directory; leave the option out"
     assert (done.code, done.error) == (2, f"error: {message}\n")
     vitc("export", str(finished), "--out", "plain")
     done = vitc("evaluate", "plain", "--formats", "onnx")

@@ -156,7 +156,7 @@ def place(finished, vitc):
 
 
 REFUSALS = [
-    (["evaluate", "nowhere"], "nowhere: not a run directory: it has no config.yaml"),
+    (["evaluate", "nowhere"], "nowhere: no such directory; give a run or an exported model"),
     (["evaluate", "foreign"], "foreign: not a run directory: it has no config.yaml"),
     (["evaluate", "unfinished"], "unfinished: the run is not complete; continue it with 'vitc train'"),
     (["evaluate", "run", "--width", "0.3"], "--width: run has no width 0.3; it has 0.25, 0.5, 0.75, 1"),
