@@ -28,7 +28,7 @@ def nodes() -> int:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(nodes() < 2, reason="no Slurm of two nodes is running; '.ci/slurm_cluster start FILE' starts one"),
+    pytest.mark.skipif(nodes() < 2, reason="no Slurm of two nodes is running; .ci/slurm_cluster starts one"),
 ]
 PLACEMENT = ("--nodes", "2", "--gpus-per-node", "0", "--time", "20", "--submit")
 SETUP = "slurm.setup=['export GLOO_SOCKET_IFNAME=lo OMP_NUM_THREADS=1']"
