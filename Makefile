@@ -7,6 +7,9 @@ RUN ?= runs/$(EXP)/default
 OUT ?= exports/$(EXP)
 RUNS ?= $(RUN)
 REPORT ?= reports/$(EXP)
+NODES =
+GPUS =
+TIME =
 VITC := .venv/bin/vitc
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -54,8 +57,9 @@ benchmark: .venv/.ready  ## latency beside the dense model: make benchmark OUT=e
 report: .venv/.ready  ## one page over runs: make report RUNS="runs/scala_digits/default runs/uvc_digits/default"
 	@$(VITC) report $(RUNS) --out $(REPORT) $(ARGS)
 
-slurm: .venv/.ready  ## write a batch script: make slurm EXP=... ARGS="--nodes 4 --gpus-per-node 8 --submit"
-	@$(VITC) slurm $(EXP) $(ARGS)
+slurm: .venv/.ready  ## write a batch script: make slurm EXP=... NODES=4 GPUS=8 TIME=24:00:00 ARGS=--submit
+	@$(VITC) slurm $(EXP) $(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus-per-node $(GPUS)) \
+		$(if $(TIME),--time $(TIME)) $(ARGS)
 
 clean:  ## delete .venv and caches, never runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

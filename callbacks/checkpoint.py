@@ -10,7 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_vitc.errors import RunFailure
 from lightning_vitc.schema import bounded
+from lightning_vitc.training.finite_loss import check_weights
 from lightning_vitc.training.interruption import Interruption
 
 
@@ -111,10 +113,23 @@ class StageCheckpoint(Checkpoint):
             raise self.interruption.stop(trainer)
 
     def _save(self, trainer: Trainer, name: str) -> None:
+        """By the first process; where it fails, all processes stop.
+
+        Raises:
+            RunFailure: where the weights are not finite, or the disk does not take them.
+        """
+        check_weights(trainer.lightning_module, trainer.global_step)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.flush()  # a resumed run logs again what comes after the checkpoint, no more
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / name, weights_only=False)
+        failure = None
+        try:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / name, weights_only=False)
+        except RunFailure as error:
+            failure = error
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # where the others wait
+        if trainer.strategy.reduce_boolean_decision(failure is not None, all=False):
+            raise failure or RunFailure("the first process could not save")
 
 
 def _validates(trainer: Trainer, batch_idx: int) -> bool:

@@ -60,6 +60,11 @@ class Backbone(VisionTransformer):
         small = self._skeleton(kept.spec, x.device)
         return functional_call(small, gather(dict(self.named_parameters()), kept), (x,))
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep fewer activations for the backward pass, of sub-networks too; timm's method, done by the blocks."""
+        for block in self.blocks:
+            block.grad_checkpointing = enable  # type: ignore[assignment]
+
     def _gated_features(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
         for number, block in enumerate(self.blocks):
@@ -78,6 +83,8 @@ class Backbone(VisionTransformer):
         small = skeletons[spec, device]
         if small.training != self.training:
             small.train(self.training)
+        for own, block in zip(self.blocks, small.blocks, strict=False):  # a sub-network has no more blocks
+            block.grad_checkpointing = own.grad_checkpointing
         if isinstance(small, VisionTransformerDistilled):
             small.distilled_training = self.distilled_training
         return small
@@ -118,7 +125,7 @@ def timm_kwargs(config: ModelConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in vars(config).items()
-        if key not in ("name", "pretrained", "new_head") and value is not None
+        if key not in ("name", "pretrained", "new_head", "grad_checkpointing") and value is not None
     }
 
 

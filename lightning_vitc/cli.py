@@ -1,6 +1,7 @@
 """The command `vitc`: finds the command's module, and turns what goes wrong into exit codes.
 
-0 done; 2 the user's input is wrong, one line on stderr; 1 anything else, with a traceback.
+0 done; 2 the user's input is wrong, one line on stderr; 1 anything else: one line for a failure of the machine or of a
+training, a traceback for a fault of the program.
 """
 
 import argparse
@@ -12,7 +13,8 @@ from typing import NoReturn
 
 from lightning_vitc import __version__
 from lightning_vitc.commands import COMMANDS
-from lightning_vitc.errors import EXIT_USER_ERROR, Interrupted, UserError
+from lightning_vitc.errors import EXIT_FAILURE, EXIT_USER_ERROR, Interrupted, RunFailure, UserError
+from lightning_vitc.failures import explained
 from lightning_vitc.suggest import did_you_mean
 
 EXIT_BROKEN_PIPE = 1
@@ -26,8 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return _answer(error, EXIT_USER_ERROR)
+    except RunFailure as error:
+        return _answer(error, EXIT_FAILURE)
     except Interrupted as stop:
         print(f"stopped by {stop}", file=sys.stderr)
         return stop.exit_code
@@ -42,6 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
         return EXIT_BROKEN_PIPE
+    except (OSError, RuntimeError) as error:
+        if (line := explained(error)) is None:
+            raise
+        return _answer(line, EXIT_FAILURE)
+
+
+def _answer(problem: object, code: int) -> int:
+    print(f"error: {' '.join(str(problem).splitlines())}", file=sys.stderr)
+    return code
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,14 +1,22 @@
-"""Mistakes that a user can correct, and the exit codes of the command line."""
+"""What ends a command other than success: mistakes that a user can correct, failures of a run, and signals."""
 
 import signal
 
 EXIT_USER_ERROR = 2
+EXIT_FAILURE = 1
 
 
 class UserError(ValueError):
     """The input is wrong: one line that names the key or path and what would be right.
 
     The command line prints the message without a traceback and exits with code 2.
+    """
+
+
+class RunFailure(RuntimeError):  # noqa: N818, not an error of the program
+    """A run cannot go on, for what lies outside of the program: one line that says what, and what is saved.
+
+    The command line prints the message without a traceback and exits with code 1.
     """
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.skipping import Mode, skipping
+from lightning_vitc.recomputation import recomputed
 
 Gates = Tensor | Callable[[int, Tensor], Tensor]
 
@@ -65,8 +66,12 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm encoder block; a branch its BlockSpec lacks has no parameters here.
 
-    A branch with a gate (`gate1`, `gate2`) is skipped where the gate says so, in the way that `gating` names.
+    A branch with a gate (`gate1`, `gate2`) is skipped where the gate says so, in the way that `gating` names. With
+    `grad_checkpointing` a training keeps what enters the block and computes the rest again; where gates decide by the
+    image, what enters each branch.
     """
+
+    grad_checkpointing = False
 
     def __init__(self, spec: ArchSpec, block: BlockSpec, proj_drop: float = 0.0, attn_drop: float = 0.0,
                  drop_path: float = 0.0):  # fmt: skip
@@ -103,6 +108,12 @@ class Block(nn.Module):
             gates: weighs what attention (0) and MLP (1) add, instead of the block's own gates: [2], or a function of
                 that number and of the mean normalized token [B, D] that gives [B].
         """
+        decides = callable(gates) or self.gate1 is not None or self.gate2 is not None  # which is to happen once
+        if self._recomputes() and not decides:
+            return recomputed(self, self._run, x, attn_mask, is_causal, gates)
+        return self._run(x, attn_mask, is_causal, gates)
+
+    def _run(self, x: Tensor, attn_mask: Tensor | None, is_causal: bool, gates: Gates | None) -> Tensor:
         if self.attn is not None:
             x = self._add(x, 0, self.norm1(x), partial(self._attend, attn_mask=attn_mask, is_causal=is_causal), gates)
         if self.mlp is not None:
@@ -120,8 +131,13 @@ class Block(nn.Module):
             return skipping(x, normed, gate, branch, self.gating)
         if gates is None:
             return x + branch(normed)
-        weight = gates[number] if isinstance(gates, Tensor) else gates(number, normed.mean(1))[:, None, None]
-        return x + weight * branch(normed)
+        if isinstance(gates, Tensor):
+            return x + gates[number] * branch(normed)
+        weight = gates(number, normed.mean(1))[:, None, None]
+        return x + weight * (recomputed(self, branch, normed) if self._recomputes() else branch(normed))
+
+    def _recomputes(self) -> bool:
+        return self.grad_checkpointing and torch.is_grad_enabled()
 
 
 def build(

@@ -11,6 +11,7 @@ from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.slurm import script, write_script
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 EVERYTHING = (
     "slurm.nodes=4", "slurm.gpus_per_node=8", "slurm.cpus_per_task=12", "slurm.time=2-00:00:00", "slurm.account=lab",
     "slurm.partition=long", "slurm.constraint=a100&ib", "slurm.mem=400G",
@@ -154,6 +155,21 @@ def test_the_job_finds_its_run(vitc, tiny):
     done = vitc(*shlex.split(command))
     assert (done.code, done.error) == (0, "")
     assert (run / "result.json").is_file()
+
+
+def test_make_slurm(tmp_path):
+    """The variables of the Makefile are the command's options, each left out where it is not given."""
+    vitc = Path(sys.executable).with_name("vitc")
+    make = ["make", "--old-file=.venv/.ready", "slurm", f"VITC={vitc}", "EXP=scala_digits"]
+    words = ["NODES=2", "GPUS=4", "TIME=01:00:00", f"ARGS=output_dir={tmp_path} seed=3"]
+    done = subprocess.run([*make, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    text = (tmp_path / "scala_digits/default/train.sbatch").read_text()
+    assert done.stdout.startswith(f"{tmp_path}/scala_digits/default/train.sbatch\n")
+    for line in ("--nodes=2", "--gpus-per-node=4", "--time=01:00:00"):
+        assert f"#SBATCH {line}\n" in text
+    assert f"train scala_digits output_dir={tmp_path} seed=3 trainer.num_nodes=2 trainer.devices=4" in text
+    dry = subprocess.run([*make, "--dry-run", "NODES=2"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert dry.stdout.split() == [str(vitc), "slurm", "scala_digits", "--nodes", "2", "\\"]
 
 
 # Submitting

@@ -64,7 +64,10 @@ def _check_budget(experiment: Experiment) -> None:
             )
 
 
-OF_COMPRESSED = ("name", "img_size", "new_head", "drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+OF_COMPRESSED = (
+    "name", "img_size", "new_head", "grad_checkpointing", "drop_rate", "proj_drop_rate", "attn_drop_rate",
+    "drop_path_rate",
+)  # fmt: skip
 
 
 def _check_model(model: ModelConfig) -> None:

@@ -52,12 +52,17 @@ class ImageLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         known = len(self.unreadable)
-        for fetched in super().__iter__():
-            if fetched.error:
-                self._stop_workers()
-                raise UserError(fetched.error)
-            self.unreadable.update(fetched.unreadable)
-            yield fetched.images, fetched.targets
+        try:
+            for fetched in super().__iter__():
+                if fetched.error:
+                    self._stop_workers()
+                    raise UserError(fetched.error)
+                self.unreadable.update(fetched.unreadable)
+                yield fetched.images, fetched.targets
+        finally:  # Lightning takes as many batches as there are, and never asks whether that was all
+            self._report(known)
+
+    def _report(self, known: int) -> None:
         if len(self.unreadable) > known:
             warnings.warn(
                 f"{len(self.unreadable)} images cannot be read and are replaced by their successors"

@@ -11,12 +11,13 @@ class ModelConfig:
     """A timm Vision Transformer, or the directory of one that was compressed.
 
     Keys that are left out keep the value of the named model. A compressed one, which is an exported directory or a
-    finished run, takes only `img_size`, `new_head` and the rates of dropping.
+    finished run, takes only `img_size`, `new_head`, `grad_checkpointing` and the rates of dropping.
     """
 
     name: str = MISSING
     new_head: bool = False  # a new classifier, also where the number of classes is the same
     pretrained: bool | str = weights(False)  # false, true (the hub) or the path of a file
+    grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, more time
     img_size: int | None = bounded(None, gt=0)
     patch_size: int | None = bounded(None, gt=0)
     in_chans: int | None = bounded(None, gt=0)

@@ -65,8 +65,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 @contextmanager
-def replace_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write in place of `path`: a reader, or a crash, sees the old content or the new, whole."""
+def replace_atomically(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write in place of `path`: a reader, or a crash, sees the old content or the new, whole.
+
+    Args:
+        path: the file.
+        previous: where the old content goes; a crash at the wrong moment leaves it there alone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -74,6 +79,8 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
 from lightning_vitc.budget.planning import Plan, plan_of_choices
 from lightning_vitc.schema import Experiment, OptimizerConfig
+from lightning_vitc.training.finite_loss import FiniteLoss
 from lightning_vitc.training.optimizer import build_optimizer
 from lightning_vitc.training.teacher import Teacher
 
@@ -54,6 +55,7 @@ class CompressionModule(LightningModule):
     def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None = None):
         super().__init__()
         self.backbone, self.recipe, self.teacher = backbone, optimizer, teacher
+        self.finite_loss = FiniteLoss()
         if teacher is not None:
             teacher.must_match(backbone.spec)
         names = [variant.name for variant in self.variants()]
@@ -118,6 +120,7 @@ class CompressionModule(LightningModule):
         images, targets = batch
         result = self.step(images, targets)
         loss = result.terms.pop("loss", result.loss.detach())
+        self.finite_loss.note({**result.terms, "loss": loss}, self.trainer.world_size)
         self.log("train/loss", loss, prog_bar=True, logger=False)
         self._write({"train/loss": loss, **result.terms}, batch_idx)
         return result.loss
@@ -148,9 +151,19 @@ class CompressionModule(LightningModule):
         optimizer, scheduler = build_optimizer(self, self.recipe, total, warmup, self.own_rates())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, let the method do what it does after a step, then clear the gradients."""
-        super().optimizer_step(*args, **kwargs)
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step, let the method do what it does after a step, then clear the gradients.
+
+        Raises:
+            NotFinite: before anything is changed, where the loss is not finite.
+        """
+
+        def closure() -> Any:
+            loss = optimizer_closure()
+            self.finite_loss.check(self.trainer.global_step)
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
         self.after_step()
         self.optimizers(use_pl_optimizer=False).zero_grad(set_to_none=True)  # type: ignore[union-attr]
 

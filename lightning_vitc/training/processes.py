@@ -1,10 +1,12 @@
 """The processes of a run outside of a training: who they are, where they compute, and waiting for each other."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed
 from lightning.pytorch.strategies import DDPStrategy
 
+from lightning_vitc.errors import UserError
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training.trainers import test_trainer
 
@@ -37,6 +39,24 @@ class Processes:
     def device(self) -> torch.device:
         """Where this one computes."""
         return self._strategy.root_device
+
+    def decided_by_first(self, decide: Callable[[], bool]) -> bool:
+        """What the first process decides, in all of them; where it refuses, the others do too.
+
+        Raises:
+            UserError: that of the first process.
+        """
+        refusal, decision = None, -1
+        if self.rank == 0:
+            try:
+                decision = int(decide())
+            except UserError as error:
+                refusal = error
+        told = torch.tensor(decision, device=self.device)
+        torch.distributed.broadcast(told, 0)
+        if int(told) < 0:
+            raise refusal or UserError("the first process says why the run cannot continue")
+        return bool(told)
 
     def wait(self) -> None:
         """For all others to get here."""

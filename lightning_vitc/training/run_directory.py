@@ -14,7 +14,7 @@ from lightning_vitc.training.checkpoints import write_atomically
 # Where and how fast a run is computed, not what: these may change between a run and its continuation.
 FREE = ("slurm", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
         "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "data.num_workers",
-        "data.pin_memory", "data.root", "threads", "output_dir", "run_name", "description",
+        "data.pin_memory", "data.root", "model.grad_checkpointing", "threads", "output_dir", "run_name", "description",
         "callbacks.checkpoint")  # fmt: skip
 BATCH_FILES = ("train.sbatch", "slurm-*.log")  # of `vitc slurm`: there before the run is, and used while it starts
 
@@ -47,7 +47,7 @@ class RunDirectory:
         return self.path / "result.json"
 
     def stage(self, name: str) -> Path:
-        """The checkpoints of a stage: `last.ckpt`, `best.ckpt` and, once it is finished, `done.json`."""
+        """The checkpoints of a stage: `last.ckpt`, the one before it, `best.ckpt`; once it is finished, `done.json`."""
         return self.path / "checkpoints" / name
 
     def open(self, experiment: Experiment, fresh: bool = False) -> None:

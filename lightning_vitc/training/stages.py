@@ -14,11 +14,13 @@ from typing import Any, Literal, TypeVar
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from lightning_vitc.backbone import load_strictly, must_fit
+from lightning_vitc.backbone import Backbone, load_strictly, must_fit
 from lightning_vitc.data import VisionData
-from lightning_vitc.errors import UserError
+from lightning_vitc.errors import RunFailure, UserError
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training.checkpoints import read_checkpoint, write_atomically
+from lightning_vitc.training.finite_loss import NotFinite
+from lightning_vitc.training.generations import LAST, drop_previous, settle
 from lightning_vitc.training.module import CompressionModule
 from lightning_vitc.training.processes import Processes
 from lightning_vitc.training.run_directory import RunDirectory, read_json
@@ -69,6 +71,9 @@ class Stages:
             )
         seed_everything(zlib.crc32(f"{stage} {self.experiment.seed}".encode()), verbose=False)
         module = build()
+        for network in module.modules():
+            if isinstance(network, Backbone):
+                network.set_grad_checkpointing(self.experiment.model.grad_checkpointing)
         if not finished:
             trains = dict(epochs=epochs, validate=validate, alone=alone)
             self._train(stage, module, select, data or self.data, **trains)
@@ -119,17 +124,30 @@ class Stages:
         self, stage: str, module: CompressionModule, select: Selection, data: VisionData, **options: Any
     ) -> None:
         folder = self.directory.stage(stage)
-        last = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
+        last = folder / LAST if self._settled(folder, alone=options["alone"]) else None
         resumed_at = None
         if last is not None:
             checkpoint = read_checkpoint(last)
             must_fit(module, checkpoint["state_dict"], str(last))
             resumed_at = checkpoint["global_step"]
         trainer = stage_trainer(self.experiment, self.directory, stage, module, resumed_at=resumed_at, **options)
-        trainer.fit(module, data, ckpt_path=last, weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=last, weights_only=True)
+        except NotFinite as failure:
+            raise RunFailure(
+                f"stage {stage}, {failure}; the last checkpoint is whole; start over with --fresh or another run_name "
+                "and a lower optimizer.lr, a lower trainer.gradient_clip_val or another trainer.precision"
+            ) from None
         if trainer.is_global_zero:
             _mark_done(folder, trainer, select)
+            drop_previous(folder)
         trainer.strategy.barrier()
+
+    def _settled(self, folder: Path, alone: bool) -> bool:
+        """Whether there is a checkpoint to continue from: one process looks, and all continue from the same."""
+        if alone or self.processes.count == 1:
+            return settle(folder)
+        return self.processes.decided_by_first(lambda: settle(folder))
 
 
 def load_selected(module: CompressionModule, folder: Path) -> None:
@@ -145,7 +163,7 @@ def selected_file(folder: Path) -> Path:
 
 
 def _mark_done(folder: Path, trainer: Trainer, select: Selection) -> None:
-    weights = "best.ckpt" if select == "best" and (folder / "best.ckpt").exists() else "last.ckpt"
+    weights = "best.ckpt" if select == "best" and (folder / "best.ckpt").exists() else LAST
     seconds = trainer.checkpoint_callback.elapsed  # type: ignore[union-attr]
     summary = {"weights": weights, "steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": seconds}
     write_atomically(folder / "done.json", json.dumps(summary).encode())

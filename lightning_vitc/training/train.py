@@ -14,6 +14,7 @@ from lightning_vitc.budget.planning import budget_of, check_start
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training import results
+from lightning_vitc.training.generations import LAST, PREVIOUS
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.processes import part
 from lightning_vitc.training.run_directory import RunDirectory, flat
@@ -66,7 +67,8 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
 def _must_continue(directory: RunDirectory) -> None:
     """A Slurm job that was started again has a checkpoint, or it would silently start over."""
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
-    if restarts != "0" and not any(directory.path.glob("checkpoints/*/last.ckpt")) and not directory.is_complete():
+    saved = {file.name for file in directory.path.glob("checkpoints/*/*.ckpt")} & {LAST, PREVIOUS}
+    if restarts != "0" and not saved and not directory.is_complete():
         raise UserError(
             f"{directory.path}: this Slurm job was restarted ({restarts}), and there is no checkpoint to continue "
             "from; submit it anew to start over"

@@ -20,21 +20,39 @@ from lightning_vitc.callbacks import checkpoint
 from lightning_vitc.callbacks.accuracy_figure import AccuracyFigure
 from lightning_vitc.callbacks.progress import progress_bar
 from lightning_vitc.callbacks.step_seed import StepSeed
-from lightning_vitc.errors import UserError
+from lightning_vitc.errors import RunFailure, UserError
+from lightning_vitc.failures import disk_error
 from lightning_vitc.schema import Experiment, TrainerConfig
 from lightning_vitc.training.checkpoints import replace_atomically
+from lightning_vitc.training.generations import LAST, PREVIOUS
 from lightning_vitc.training.metrics_file import MetricsFile
 from lightning_vitc.training.module import CompressionModule
 from lightning_vitc.training.run_directory import RunDirectory
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, syncs it to disk and renames it: whole or not there."""
+    """Writes a checkpoint beside its place, syncs it to disk and renames it: whole or not there.
+
+    Of `last.ckpt` the one before is kept.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save tensors and primitives."""
-        with replace_atomically(Path(path)) as file:
-            torch.save(checkpoint, file)
+        """Save tensors and primitives.
+
+        Raises:
+            RunFailure: where the disk does not take it.
+        """
+        path = Path(path)
+        try:
+            with replace_atomically(path, path.with_name(PREVIOUS) if path.name == LAST else None) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            if (failed := disk_error(error)) is None:
+                raise
+            raise RunFailure(
+                f"{path}: cannot be written ({failed.strerror}); the checkpoint before it is whole, and the same "
+                "command continues from there"
+            ) from None
 
 
 def stage_trainer(

@@ -1,0 +1,34 @@
+"""Activation checkpointing (Chen et al., 2016): activations are computed again in the backward pass, not kept."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+
+class _Call(nn.Module):
+    """A function and the module whose weights it uses, so that these can be given to it."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Tensor]):
+        super().__init__()
+        self.module, self.function = module, function
+
+    def forward(self, *args: Any) -> Tensor:
+        return self.function(*args)
+
+
+def recomputed(module: nn.Module, function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """`function(*args)`; of what it computes nothing is kept but what it returns.
+
+    Random numbers (dropout, stochastic depth) are the same the second time. So are the weights: a sub-network has its
+    own only while it runs, therefore those of now are handed to the second pass.
+
+    Args:
+        module: whose weights the function uses.
+        function: must have no effect but its result, for it runs twice.
+        args: of the function.
+    """
+    weights = {f"module.{name}": weight for name, weight in (*module.named_parameters(), *module.named_buffers())}
+    return checkpoint(functional_call, _Call(module, function), weights, args, use_reentrant=False)
