@@ -214,8 +214,8 @@ def test_another_config(finished, tiny, vitc):
 def test_validation_after_more_batches_than_there_are(vitc, tiny):
     done = vitc("train", "scala_digits", *tiny, "trainer.val_check_interval=1000")
     assert done.code == 2
-    assert re.fullmatch(r"error: trainer.val_check_interval: .*\(1000\) must be less than or equal to the number of the "
-                        r"training batches \(\d+\)\n", done.error), done.error  # fmt: skip
+    assert re.fullmatch(r"error: trainer.val_check_interval: .*\(1000\) must be less than or equal to the number "
+                        r"of the training batches \(\d+\)\n", done.error), done.error  # fmt: skip
 
 
 @pytest.mark.parametrize("fresh", [[], ["--fresh"]])
