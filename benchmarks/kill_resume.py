@@ -21,7 +21,7 @@ FEW = (
     *SMALL, "model.depth=5", "teacher.epochs=2", "teacher.batch_size=64", "data.num_samples=24", "data.batch_size=10",
     "trainer.max_epochs=6", "method.trials_at_once=2", "callbacks.checkpoint.every_n_epochs=2",
 )  # fmt: skip
-SCALA = (*SMALL, *IMAGES, *TAUGHT, "method.granularity=0.25", "model.num_heads=4")
+SCALA = (*SMALL, *IMAGES, *TAUGHT, "method.granularity=0.25", "model.embed_dim=48", "model.num_heads=6")
 CASES = (
     Case("dense", "dense_digits", (*SMALL, *IMAGES), ("dense", "evaluation")),
     Case("UVC", "uvc_digits", (*SMALL, *IMAGES, *TAUGHT, "method.finetune_epochs=2", "method.gate_every=2"),

@@ -129,7 +129,7 @@ class Runs:
         return json.loads((self.run / name).read_text())
 
 
-MODEL = ("model.name=deit_tiny_patch16_224", "model.depth=4", "model.embed_dim=24", "model.num_heads=4",
+MODEL = ("model.name=deit_tiny_patch16_224", "model.depth=4", "model.embed_dim=48", "model.num_heads=6",
          "model.patch_size=4")  # fmt: skip
 DATA = ("data.num_samples=128", "data.batch_size=32", "data.eval_batch_size=60", "data.no_aug=false",
         "data.re_prob=0.5", "data.mixup=0.0", "trainer.max_epochs=3")  # fmt: skip
