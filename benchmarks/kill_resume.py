@@ -21,6 +21,8 @@ FEW = (
     *SMALL, "model.depth=5", "teacher.epochs=2", "teacher.batch_size=64", "data.num_samples=24", "data.batch_size=10",
     "trainer.max_epochs=6", "method.trials_at_once=2", "callbacks.checkpoint.every_n_epochs=2",
 )  # fmt: skip
+DCVIT = (*FEW, "method.synthetic.iterations=20", "method.synthetic.count=7", "method.synthetic.warmup=2")
+TRIALS = ("dense", "trials_0", "trials_2", "synthetic", "scores", "progressive_2", "progressive_3", "evaluation")
 SCALA = (*SMALL, *IMAGES, *TAUGHT, "method.granularity=0.25", "model.embed_dim=48", "model.num_heads=6")
 CASES = (
     Case("dense", "dense_digits", (*SMALL, *IMAGES), ("dense", "evaluation")),
@@ -29,14 +31,13 @@ CASES = (
     Case("Scala", "scala_digits", SCALA, ("dense", "scala", "evaluation")),
     Case("USDC", "usdc_digits", (*SMALL, *IMAGES, *TAUGHT, "method.finetune_epochs=2", "method.gate_lr=0.01"),
          ("dense", "joint", "decision", "finetune", "gates", "evaluation")),
-    Case("DC-ViT", "dcvit_digits",
-         (*FEW, "method.synthetic.iterations=20", "method.synthetic.count=7", "method.synthetic.warmup=2"),
-         ("dense", "trials_0", "trials_2", "synthetic", "scores", "progressive_2", "progressive_3", "evaluation")),
+    Case("DC-ViT", "dcvit_digits", DCVIT, TRIALS),
     Case("PRACTISE", "practise_digits", (*FEW, "method.latency_batch=8", "budget.drop_blocks=3"),
          ("dense", "trials_0", "trials_2", "scores", "finetune", "evaluation"), measured=True),
     Case("one-shot", "magnitude_digits", (*SMALL, *IMAGES, *TAUGHT, "method.finetune_epochs=2"),
          ("dense", "decision", "finetune", "evaluation")),
     Case("Scala, two processes", "scala_digits", SCALA, ("dense", "scala", "evaluation"), ranks=2),
+    Case("DC-ViT, two processes", "dcvit_digits", DCVIT, TRIALS, ranks=2),
     Case("UVC with everything on", "uvc_digits",
          (*SMALL, *IMAGES, *TAUGHT, "method.finetune_epochs=2", "method.gate_every=2", "callbacks.ema.decay=0.9",
           "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=0.5", "data.num_workers=2",

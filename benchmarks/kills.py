@@ -146,13 +146,11 @@ class Hunt:
         codes = {end.code for end in ends}
         if any(self._records().get(file) != time_of for file, time_of in before.items()):
             raise RuntimeError(f"{self.case.title}: what was finished has been done again after a kill")
-        if codes == {0}:
+        if (phase := self.case.phase(self.run)) is None:
             return None
         expected = CODES.get(signal.Signals(plan.number), -plan.number)
         if codes != {expected}:
             raise RuntimeError(f"{self.case.title}: ended with {codes}:\n{ends[0].error}\n{ends[-1].error}")
-        phase = self.case.phase(self.run)
-        assert phase is not None
         torn = len(list(self.run.rglob(".*.tmp")))
         return Hit(phase, signal.Signals(plan.number).name, self._lost(phase), torn)
 
