@@ -90,7 +90,8 @@ def main() -> None:
     header = ["", "kills", "stops", "phases hit", "steps done again", "hits while writing", "identical", "what differs"]
     if args.only is None:
         body = f"{kills} kills and the stops below, seed {args.seed}.\n\n{markdown(header, rows)}"
-        write_section(DOCUMENT, "kills", body)
+        runs = [case.run(args.runs.absolute(), name) for case in CASES for name in ("whole", "killed")]
+        write_section(DOCUMENT, "kills", body, [json.loads((run / "result.json").read_text()) for run in runs])
 
 
 if __name__ == "__main__":

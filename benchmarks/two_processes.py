@@ -100,7 +100,8 @@ def main() -> None:
         f"Medians of {args.repeats} rounds, one thread a process, {os.cpu_count()} cores, gloo; the machine's load "
         f"before the measurement was {load:.1f}.\n\n{markdown(header, table)}"
     )
-    write_section(DOCUMENT, "two processes", body)
+    results = [json.loads(file.read_text()) for file in sorted(args.runs.rglob("result.json"))]
+    write_section(DOCUMENT, "two processes", body, results)
 
 
 if __name__ == "__main__":
