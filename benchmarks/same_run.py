@@ -1,4 +1,4 @@
-"""What two runs of the same experiment differ in, bit for bit; nothing but wall times may."""
+"""What two runs of the same experiment differ in, bit for bit; nothing but wall times and the commit may."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-SECONDS = ("seconds", "wall_seconds")  # of checkpoints, `done.json`, `synthetic.json` and `result.json`
+IGNORED = ("seconds", "wall_seconds", "commit")  # wall times, and what a checkout is at while a study runs
 MEASURED = ("scores", "order", "latency_reductions")  # in PRACTISE's `blocks.json`: divided by measured milliseconds
 OWN = ("config.yaml", "hparams.yaml", ".lock")  # the name of the run, and who runs it
 TWICE = ("scalar epoch",)  # logged beside the training and beside the validation after the same step
@@ -35,7 +35,7 @@ def differences(one: Path, two: Path, measured: bool = False) -> list[str]:
         elif name.suffix == ".ckpt":
             found += [f"{name}: {key}" for key in _unequal(*(_checkpoint(run / name) for run in (one, two)))]
         elif name.suffix == ".json":
-            ignored = (*SECONDS, *(MEASURED if measured and name.name == "blocks.json" else ()))
+            ignored = (*IGNORED, *(MEASURED if measured and name.name == "blocks.json" else ()))
             found += [f"{name}: {key}" for key in _unequal(*(_json(run / name, ignored) for run in (one, two)))]
         elif (one / name).read_bytes() != (two / name).read_bytes():
             found.append(str(name))
@@ -86,7 +86,7 @@ def _json(path: Path, ignored: tuple[str, ...]) -> Any:
 def _unequal(one: Any, two: Any, name: str = "") -> list[str]:
     """Names of the leaves of nested containers that differ in value, type or bits."""
     if isinstance(one, dict) and isinstance(two, dict):
-        keys = [key for key in {**one, **two} if key not in SECONDS]
+        keys = [key for key in {**one, **two} if key not in IGNORED]
         return [
             found for key in keys
             for found in _unequal(one.get(key), two.get(key), f"{name}.{key}" if name else str(key))
