@@ -97,6 +97,8 @@ class StageCheckpoint(Checkpoint):
         done = trainer.current_epoch + 1
         ends = done == trainer.max_epochs or trainer.global_step == trainer.max_steps
         if ends or done % self.every_n_epochs == 0 or trainer.should_stop or self._stopping:
+            # What came during the validation: the next batch, which would answer it, may be of another stage.
+            self._stopping = self._stopping or self.interruption.agreed(trainer, now=True)
             self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Opens and closes the training of skip gates, so that pruning and skipping take turns at the budget."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,9 +23,10 @@ class Arguments:
 
 
 class HasGates(Protocol):
-    """What a module offers to have its gates staged: `closed`, `training` or `frozen`."""
+    """What a module offers to have its gates staged: `closed`, `training` or `frozen`, and how often they move."""
 
     gate_stage: str
+    gate_every: int
 
 
 class GateStaging(Callback):
@@ -43,8 +45,23 @@ class GateStaging(Callback):
         """Whether the module has gates; a run's other stages train without this callback."""
         return hasattr(module, "gate_stage")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of gates that are trained for fewer steps than lie between two of their updates."""
+        module: HasGates = pl_module  # type: ignore[assignment]
+        total = int(trainer.estimated_stepping_batches)
+        trained = [step for step in range(1, total + 1) if self.stage(step / total) == "training"]
+        if trained and not any(step % module.gate_every == 0 for step in trained):
+            warnings.warn(
+                f"method.gate_every={module.gate_every} is more than the {len(trained)} steps in which gates are "
+                "trained (callbacks.gate_staging): they never move; set it to fewer steps",
+                stacklevel=2,
+            )
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the stage of the coming step."""
         module: HasGates = pl_module  # type: ignore[assignment]
-        time = (trainer.global_step + 1) / trainer.estimated_stepping_batches
-        module.gate_stage = "closed" if time <= self.start else "training" if time <= self.end else "frozen"
+        module.gate_stage = self.stage((trainer.global_step + 1) / trainer.estimated_stepping_batches)
+
+    def stage(self, time: float) -> str:
+        """What gates are at a share of the training."""
+        return "closed" if time <= self.start else "training" if time <= self.end else "frozen"

@@ -55,8 +55,10 @@ class ProgressiveBlockDropping(Callback):
                 train_around(network, None if self.trained == "whole" else self.beyond)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write down which blocks are compressed and how much is trained."""
+        """Write down, once, which blocks are compressed and how much is trained."""
         module: HasCompressedBlocks = pl_module  # type: ignore[assignment]
+        if trainer.global_step > 0:
+            return
         lines = [f"{name}: {_shown(network)}" for name, network in module.networks.items()]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:

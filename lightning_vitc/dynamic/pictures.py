@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -14,6 +13,7 @@ from torchvision.utils import make_grid
 
 from lightning_vitc.reporting.figures import number_with_unit
 from lightning_vitc.training.checkpoints import write_atomically
+from lightning_vitc.training.fresh_board import fresh_board
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -75,7 +75,7 @@ def sheet(extremes: Sequence[tuple[Tensor, Tensor]], mean: Sequence[float], std:
 
 def write_pictures(run: "Pipeline", rates: dict[str, Tensor], extremes: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Save both into the run's directory and its TensorBoard."""
-    logger = TensorBoardLogger(run.directory.path, name="tensorboard", version="gates", default_hp_metric=False)
+    logger = fresh_board(run.directory.path, "gates")
     drawn = {RATES: run_rates_figure(rates), IMAGES: sheet(extremes, run.data.spec.mean, run.data.spec.std)}
     for name, figure in drawn.items():
         file = io.BytesIO()

@@ -85,11 +85,11 @@ def settled(run: "Pipeline", network: Backbone, targets: DynamicTargets) -> dict
     if not run.read_only and not (run.directory.path / "gates.json").exists():  # by all processes together
         evaluation = RateEvaluation(network)
         shift = _within(run, evaluation, targets.expected)
+        if run.processes.rank == 0:  # before the record, which says that all of this is done
+            write_pictures(run, evaluation.rates, evaluation.extremes)
     facts = run.record("gates", lambda: _facts(evaluation, shift, targets))
     if evaluation is None:
         lower(network, facts["shift"])
-    elif run.processes.rank == 0:
-        write_pictures(run, evaluation.rates, evaluation.extremes)
     return {key: facts[key] for key in ("expected_macs", "worst_macs")}
 
 

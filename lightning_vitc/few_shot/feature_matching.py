@@ -44,9 +44,9 @@ class FeatureMatching(CompressionModule):
     """Trains networks side by side, each as if it were alone, on one pass of the original over each batch.
 
     They share the batches and the original's tokens and nothing else: gradients are clipped network by network, and
-    random streams depend on the network's name and the step. So a network ends the same whoever is trained beside it.
-    Only what requires a gradient is trained; a frozen tail is crossed by the backward pass, without gradients of
-    its weights.
+    random streams depend on the network's name and the part of the step's batch. So a network ends the same whoever is
+    trained beside it. Only what requires a gradient is trained; a frozen tail is crossed by the backward pass, without
+    gradients of its weights.
 
     Args:
         networks: by name; what is to be trained in them requires gradients.
@@ -61,6 +61,7 @@ class FeatureMatching(CompressionModule):
         first, *others = networks
         super().__init__(networks[first], optimizer, teacher)
         self.first, self.matched, self.seed = first, matched, seed
+        self._part = (0, 0)  # of a step's batch: which micro-batch, of which rank
         self.others = nn.ModuleDict({name: networks[name] for name in others})
 
     @property
@@ -73,7 +74,7 @@ class FeatureMatching(CompressionModule):
         assert self.teacher is not None
         wanted, terms, total = self.teacher(images), {}, images.new_zeros(())
         for position, (name, network) in enumerate(self.networks.items()):
-            torch.manual_seed(zlib.crc32(f"{name} {self.seed} {self.global_step}".encode()))
+            torch.manual_seed(zlib.crc32(f"{name} {self.seed} {self.global_step} {self._part}".encode()))
             loss = token_loss(network.forward_features(images), wanted, self.matched)
             terms[f"{name}/train_loss"] = loss.detach()
             total = total + loss.detach()
@@ -84,6 +85,7 @@ class FeatureMatching(CompressionModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Batches are images, or images with whatever else, which is not looked at."""
         images = batch if isinstance(batch, Tensor) else batch[0]
+        self._part = batch_idx % self.trainer.accumulate_grad_batches, self.trainer.global_rank
         return super().training_step((images, images.new_empty(0)), batch_idx)
 
     def configure_gradient_clipping(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
@@ -15,6 +14,7 @@ from lightning_vitc.backbone import Backbone
 from lightning_vitc.few_shot.synthetic import synthesize
 from lightning_vitc.schema import SyntheticConfig
 from lightning_vitc.training.checkpoints import write_atomically
+from lightning_vitc.training.fresh_board import fresh_board
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -53,6 +53,6 @@ def _show(run: "Pipeline", grid: Tensor) -> None:
     file = io.BytesIO()
     save_image(grid, file, format="png")
     write_atomically(run.directory.path / PICTURE, file.getvalue())
-    logger = TensorBoardLogger(run.directory.path, name="tensorboard", version="synthetic", default_hp_metric=False)
+    logger = fresh_board(run.directory.path, "synthetic")
     logger.experiment.add_image("synthetic metric set", grid)
     logger.finalize("success")

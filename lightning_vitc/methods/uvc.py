@@ -98,6 +98,7 @@ class UVC(CompressionModule):
         self.final_ratio = target.ratio
         self.searching, self.target_ratio = True, target.ratio  # controls, set by PruningSchedule
         self.gate_stage = "training"  # control, set by GateStaging
+        self.gate_every = 1 if arguments.skip == "none" else arguments.gate_every  # steps; GateStaging must be longer
         self.temperature = 0.5  # control, set by GumbelTemperature
         super().__init__(backbone, optimizer, teacher)
         keys, spec = arguments, backbone.spec

@@ -7,9 +7,13 @@ import sys
 from types import FrameType
 from typing import Any
 
+import torch
+
 from lightning_vitc.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C, an end by the system, preemption by Slurm
+# Ctrl-C, an end by the system, preemption by Slurm: of two that reach different ranks the later one counts, because
+# a job that is put back into the queue for nothing loses less than one that should have been.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 CHECK_EVERY = 10  # optimizer steps between two questions to the other ranks, each of which waits for the device
 
 
@@ -17,7 +21,8 @@ class Interruption:
     """Notes the first signal between `listen` and `ignore`; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.received: int | None = None  # by this rank
+        self._agreed: int | None = None  # by any rank, since they were last asked
         self._before: dict[int, Any] = {}
         self._process = 0
 
@@ -32,18 +37,25 @@ class Interruption:
             signal.signal(number, handler)
         self._before = {}
 
-    def agreed(self, trainer: Any) -> bool:
-        """Whether a rank has received a signal; all ranks ask at the same steps and get the same answer."""
-        if trainer.world_size == 1:
-            return self.received is not None
-        if trainer.global_step % CHECK_EVERY:
-            return False
-        return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+    def agreed(self, trainer: Any, now: bool = False) -> bool:
+        """Whether a rank has received a signal; all ranks ask at the same steps and get the same answer.
+
+        Args:
+            trainer: of the ranks.
+            now: ask the other ranks at this step, whichever it is.
+        """
+        if trainer.world_size > 1 and (now or trainer.global_step % CHECK_EVERY == 0):
+            own = 0 if self.received is None else 1 + SIGNALS.index(self.received)
+            found = trainer.strategy.reduce(torch.tensor(own, device=trainer.strategy.root_device), reduce_op="max")
+            self._agreed = SIGNALS[int(found) - 1] if int(found) else None
+        elif trainer.world_size == 1:
+            self._agreed = self.received
+        return self._agreed is not None
 
     def stop(self, trainer: Any) -> Interrupted:
         """What to raise once everything is saved; in a Slurm job that is preempted, it is put back into the queue."""
         self.ignore()
-        number = self.received or signal.SIGTERM  # another rank has received it
+        number = self._agreed or signal.SIGTERM
         if number == signal.SIGUSR1 and trainer.is_global_zero and "SLURM_JOB_ID" in os.environ:
             requeue()
         return Interrupted(number, trainer.global_step)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,6 +21,7 @@ from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.reporting.architecture_figure import architecture_figure
 from lightning_vitc.reporting.figures import accuracy_over_macs
 from lightning_vitc.training.checkpoints import write_atomically
+from lightning_vitc.training.fresh_board import fresh_board
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Network
@@ -141,8 +141,7 @@ def write_architectures(directory: Path, networks: Sequence["Network"], dense: A
 
 def log_to_tensorboard(directory: Path, document: dict[str, Any], hyperparameters: Mapping[str, Any]) -> None:
     """Add the final accuracies beside the hyperparameters, and the final picture."""
-    shutil.rmtree(directory / "tensorboard" / "result", ignore_errors=True)  # of an interrupted end of this run
-    logger = TensorBoardLogger(directory, name="tensorboard", version="result", default_hp_metric=False)
+    logger = fresh_board(directory, "result")
     rows = document["rows"] + ([document["dense"]] if document["dense"] else [])
     logger.log_hyperparams(dict(hyperparameters), {f"{row['name']}/test_top1": row["top1"] for row in rows})
     with _picture(document) as figure:

@@ -24,6 +24,7 @@ from lightning_vitc.errors import RunFailure, UserError
 from lightning_vitc.failures import disk_error
 from lightning_vitc.schema import Experiment, TrainerConfig
 from lightning_vitc.training.checkpoints import replace_atomically
+from lightning_vitc.training.fresh_board import fresh_board
 from lightning_vitc.training.generations import LAST, PREVIOUS
 from lightning_vitc.training.metrics_file import MetricsFile
 from lightning_vitc.training.module import CompressionModule
@@ -120,8 +121,10 @@ def _cluster() -> list[SLURMEnvironment]:
 def _loggers(directory: RunDirectory, stage: str, resumed_at: int | None) -> list[Logger]:
     metrics = MetricsFile(directory.path, stage)
     metrics.forget_from(resumed_at or 0)
+    if resumed_at is None:
+        return [fresh_board(directory.path, stage), metrics]
     board = TensorBoardLogger(
-        directory.path, name="tensorboard", version=stage, default_hp_metric=False, purge_step=resumed_at or 0
+        directory.path, name="tensorboard", version=stage, default_hp_metric=False, purge_step=resumed_at
     )
     return [board, metrics]
 

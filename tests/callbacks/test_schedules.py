@@ -1,5 +1,6 @@
 """The schedules of a budgeted search on a module that is no method: functions of the step alone, exact in resuming."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class Searched(LightningModule):
     """Anything with the controls; notes them in every step."""
 
     final_ratio, target_ratio, searching, gate_stage, temperature = 0.2, 0.2, True, "training", 1.0
+    gate_every = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,6 +81,18 @@ def test_accumulated_batches_of_a_step_see_the_same_controls(tmp_path: Path) -> 
     seen = fit(2, tmp_path, accumulate_grad_batches=2).seen
     assert seen[::2] == seen[1::2]
     assert len(set(seen)) == 10
+
+
+@pytest.mark.parametrize(("every", "moves"), [(1, True), (2, True), (3, True), (4, False), (5, True), (50, False)])
+def test_gates_that_never_move_are_warned_of(tmp_path: Path, monkeypatch: Any, every: int, moves: bool) -> None:
+    """They are trained in the steps number 5 and 6 of ten."""
+    monkeypatch.setattr(Searched, "gate_every", every)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(1, tmp_path)
+    found = [str(one.message) for one in caught if "gate_every" in str(one.message)]
+    assert len(found) == (not moves)
+    assert all(text.startswith(f"method.gate_every={every} is more than the 2 steps") for text in found)
 
 
 @pytest.mark.parametrize(("shape", "expected"), [("linear", 0.5), ("cubic", 0.875), ("step", 1.0)])

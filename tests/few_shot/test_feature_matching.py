@@ -28,10 +28,14 @@ class Counting(nn.Module):
 
 
 class AfterBackward(Callback):
-    """Notes gradients that should not be there, and what the optimizer holds."""
+    """Notes gradients that should not be there, what the optimizer holds, and what noise was drawn from."""
 
     def __init__(self) -> None:
         self.held: list[int] = []
+        self.seeds: list[int] = []
+
+    def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
+        self.seeds.append(torch.initial_seed())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         for network in pl_module.networks.values():
@@ -45,7 +49,7 @@ class AfterBackward(Callback):
 def fit(make_network, images, tmp_path):
     """Candidates of some blocks, after a few steps side by side; batches are images and nothing else."""
 
-    def fit(*blocks: int, kind: str = "vit", clip: float | None = 0.01, **changes: Any) -> DCViT:
+    def fit(*blocks: int, kind: str = "vit", clip: float | None = 0.01, accumulate: int = 1, **changes: Any) -> DCViT:
         network = make_network(kind, **changes)
         networks = {f"block_{block}": drop_attention(network, block, 30, seed=0, images=images) for block in blocks}
         module = DCViT(networks, OptimizerConfig(lr=1e-2), original_tokens(network))
@@ -54,7 +58,7 @@ def fit(make_network, images, tmp_path):
         trainer = Trainer(
             max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, gradient_clip_val=clip, default_root_dir=tmp_path,
-            callbacks=[ProgressiveBlockDropping(), module.watch],
+            callbacks=[ProgressiveBlockDropping(), module.watch], accumulate_grad_batches=accumulate,
         )  # fmt: skip
         trainer.fit(module, DataLoader(images, batch_size=3))
         return module
@@ -76,6 +80,12 @@ def test_a_network_ends_the_same_whoever_is_beside_it(fit, kind):
         for block, expected in zip((1, 2), alone, strict=True):
             own = together[f"block_{block}"].state_dict()
             assert all(torch.equal(own[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_every_part_of_a_step_has_noise_of_its_own(fit, accumulate):
+    seeds = fit(1, accumulate=accumulate).watch.seeds
+    assert len(set(seeds)) == len(seeds) == 6
 
 
 def test_what_is_frozen_stays_bit_for_bit(fit, make_network):

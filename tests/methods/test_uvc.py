@@ -311,29 +311,6 @@ def test_pictures_and_trajectories(searched: Path) -> None:
     assert {f"gates/attn_{number:02d}" for number in range(4)} <= set(tags)
 
 
-def test_killed_in_the_search_it_continues_bit_for_bit(searched: Path, vitc: Any) -> None:
-    run = vitc.place / "runs" / "uvc_digits" / "default"
-    arguments = ("train", "uvc_digits", *RUN, "callbacks.checkpoint.every_n_steps=3")
-    for steps in (8, 30):
-
-        def reached(steps: int = steps) -> bool:
-            lines = run / "metrics.jsonl"
-            return lines.exists() and sum('"search"' in line for line in lines.read_text().splitlines()) >= steps // 4
-
-        assert vitc.kill_when(reached, *arguments)
-    done = vitc(*arguments)
-    assert done.code == 0, done.error
-    for stage, name in (("search", "last.ckpt"), ("finetune", "best.ckpt")):
-        one, two = (
-            torch.load(place / "checkpoints" / stage / name, weights_only=True)["state_dict"]
-            for place in (run, searched)
-        )
-        assert one.keys() == two.keys()
-        assert all(torch.equal(one[key], two[key]) for key in one)
-    assert json.loads((run / "result.json").read_text())["rows"] == json.loads(
-        (searched / "result.json").read_text())["rows"]  # fmt: skip
-
-
 # Bad input
 
 

@@ -5,10 +5,13 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+
+from lightning_vitc.training.interruption import Interruption
 
 STEPS = 32
 
@@ -28,6 +31,15 @@ def signal_in_mid_epoch(vitc: Any, number: int, *arguments: str, **environment: 
         time.sleep(0.001)
     os.kill(process.pid, number)
     return vitc.done(process)
+
+
+def scontrol(place: Path) -> Path:
+    """Put a `scontrol` into `bin` that appends how it was called to the file."""
+    called, fake = place / "called", place / "bin" / "scontrol"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {called}\n')
+    fake.chmod(0o755)
+    return called
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
@@ -55,18 +67,78 @@ def test_a_restarted_job_without_checkpoint_stops(vitc, tiny):
 
 def test_a_preempted_job_is_put_back(vitc, tiny):
     """By `scontrol`, here one that writes down how it was called."""
-    called = vitc.place / "called"
-    fake = vitc.place / "bin" / "scontrol"
-    fake.parent.mkdir()
-    fake.write_text(f'#!/bin/sh\necho "$@" > {called}\n')
-    fake.chmod(0o755)
-    environment = {"PATH": f"{fake.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    called = scontrol(vitc.place)
+    environment = {"PATH": f"{vitc.place}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
     stopped = signal_in_mid_epoch(vitc, signal.SIGUSR1, "train", "scala_digits", *tiny, **environment)
     assert called.read_text() == "requeue 7\n"
     assert "job 7 is requeued" in stopped.error
     called.unlink()
     signal_in_mid_epoch(vitc, signal.SIGTERM, "train", "scala_digits", *tiny, **environment)
     assert not called.exists(), "an end is an end"
+
+
+def test_a_signal_in_the_last_validation_ends_the_stage_and_not_the_next_one(vitc, tiny):
+    """No batch of the stage comes after it."""
+    lines = run_of(vitc.place) / "metrics.jsonl"
+    process = vitc.start("train", "scala_digits", *tiny, "data.eval_batch_size=1")
+    while process.is_alive() and not (lines.exists() and lines.read_text().count(f'"step": {3 * STEPS - 1}')):
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGTERM)
+    stopped = vitc.done(process)
+    assert (stopped.code, stopped.error.count(f"after step {3 * STEPS};")) == (143, 1), stopped.error
+    assert not (run_of(vitc.place) / "checkpoints" / "scala").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_preemption_of_any_rank_requeues_the_job_once(vitc, tiny, rank):
+    called = scontrol(vitc.place)
+    job = {"PATH": f"{vitc.place}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    ranks = vitc.start_ranks(2, "train", "scala_digits", *tiny, **job)
+    lines = run_of(vitc.place) / "metrics.jsonl"
+    while all(one.is_alive() for one in ranks) and not (lines.exists() and lines.read_text().count("train/loss") >= 3):
+        time.sleep(0.001)
+    os.kill(ranks[rank].pid, signal.SIGUSR1)
+    ends = [vitc.done(one) for one in ranks]
+    assert [end.code for end in ends] == [138, 138], ends
+    assert all("stopped by SIGUSR1 after step " in end.error for end in ends)
+    assert called.read_text() == "requeue 7\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "counts"),
+    [
+        (None, 0, None),
+        (None, 3, signal.SIGUSR1),
+        (signal.SIGTERM, 3, signal.SIGUSR1),
+        (signal.SIGINT, 1, signal.SIGINT),
+    ],
+)
+def test_of_several_signals_the_one_that_loses_least_counts(own, others, counts):
+    class Strategy:
+        root_device = torch.device("cpu")
+
+        def reduce(self, value, reduce_op):
+            assert reduce_op == "max"
+            return torch.maximum(value, torch.tensor(others))
+
+    trainer = SimpleNamespace(world_size=2, global_step=20, is_global_zero=False, strategy=Strategy())
+    one = Interruption()
+    one.received = own
+    assert one.agreed(trainer) == (counts is not None)
+    if counts is not None:
+        assert one.stop(trainer).exit_code == 128 + counts
+
+
+def test_ranks_are_asked_every_few_steps_and_when_it_matters():
+    asked = []
+    strategy = SimpleNamespace(
+        root_device=torch.device("cpu"), reduce=lambda value, reduce_op: asked.append(1) or torch.tensor(2)
+    )
+    trainer = SimpleNamespace(world_size=2, global_step=21, strategy=strategy)
+    one = Interruption()
+    assert (one.agreed(trainer), len(asked)) == (False, 0)
+    assert (one.agreed(trainer, now=True), len(asked)) == (True, 1)
 
 
 def test_the_time_it_took_is_counted_on(vitc, tiny):

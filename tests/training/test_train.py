@@ -1,8 +1,7 @@
-"""`vitc train` from end to end: what it leaves behind, what it refuses, and that no interruption shows in the end."""
+"""`vitc train` from end to end: what it leaves behind, and what it refuses."""
 
 import fcntl
 import json
-import random
 import re
 import shutil
 import subprocess
@@ -48,18 +47,6 @@ def best_weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
 def accuracies(run: Path) -> list[dict[str, Any]]:
     document = json.loads((run / "result.json").read_text())
     return [document["dense"], *document["rows"]]
-
-
-def assert_equal(run: Path, other: Path) -> None:
-    """Bit for bit: weights, table, logs."""
-    for stage in STAGES:
-        one, two = best_weights(run, stage), best_weights(other, stage)
-        assert one.keys() == two.keys()
-        assert all(torch.equal(one[name], two[name]) for name in one)
-        drawn, expected = scalars(run / "tensorboard" / stage), scalars(other / "tensorboard" / stage)
-        assert drawn == expected
-    assert accuracies(run) == accuracies(other)
-    assert (run / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
 
 
 # What a run leaves behind
@@ -280,87 +267,12 @@ def test_a_refused_start_over_leaves_the_run_there(finished, vitc, tiny):
     assert (run_of(vitc.place) / "result.json").is_file()
 
 
-# Interrupted equals uninterrupted
+# Interruptions (see also `test_kill_resume.py`)
 
 
 def lines_of(run: Path, stage: str) -> int:
     path = run / "metrics.jsonl"
     return path.read_text().count(f'"stage": "{stage}"') if path.exists() else 0
-
-
-@pytest.mark.slow
-def test_killed_in_every_stage(finished, vitc, tiny):
-    """In the first epoch, in a later one, between the stages, in the second stage, before and in the evaluation."""
-    run, arguments = run_of(vitc.place), ("train", "scala_digits", *tiny)
-    folder = run / "checkpoints"
-    moments = [
-        lambda: lines_of(run, "dense") > 3,
-        lambda: lines_of(run, "dense") > 25,
-        (folder / "dense" / "done.json").exists,
-        lambda: lines_of(run, "scala") > 3,
-        (folder / "scala" / "best.ckpt").exists,
-        lambda: lines_of(run, "scala") > 40,
-        (folder / "scala" / "done.json").exists,
-        (run / "accuracy_over_macs.png").exists,
-    ]
-    for moment in moments:
-        assert vitc.kill_when(moment, *arguments)
-        assert not (run / "result.json").exists()
-    done = vitc(*arguments)
-    assert done.code == 0, done.error
-    assert_equal(run, finished)
-    assert not list(run.rglob("*.tmp"))
-
-
-FEATURES = [
-    (),
-    ("callbacks.ema.decay=0.95", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=0.5",
-     "data.mixup=0.8", "data.cutmix=1.0", "model.drop_path_rate=0.2", "model.drop_rate=0.1"),
-]  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("features", FEATURES, ids=["plain", "everything"])
-def test_killed_in_mid_epoch(vitc, tiny, features):
-    arguments = ("train", "scala_digits", *tiny, *features)
-    whole = vitc(*arguments, "run_name=whole")
-    assert whole.code == 0, whole.error
-    run = run_of(vitc.place)
-
-    def saved_at() -> dict[str, int]:
-        files = {stage: run / "checkpoints" / stage / "last.ckpt" for stage in STAGES}
-        return {
-            stage: torch.load(file, weights_only=True)["global_step"] for stage, file in files.items() if file.exists()
-        }
-
-    at = []
-    for stage, steps in (("dense", 10), ("dense", 50), ("scala", 20), ("scala", 80)):
-        logged = steps // 4 + 2 * (steps // 16)  # lines, roughly
-        reached = lambda stage=stage, logged=logged: lines_of(run, stage) >= logged  # noqa: E731
-        assert vitc.kill_when(reached, *arguments, "callbacks.checkpoint.every_n_steps=3")
-        at.append(saved_at()[stage])
-    assert any(step % STEPS for step in at)
-    done = vitc(*arguments, "callbacks.checkpoint.every_n_steps=5")
-    assert done.code == 0, done.error
-    assert_equal(run, run.with_name("whole"))
-
-
-@pytest.mark.slow
-def test_killed_at_random(finished, vitc, tiny):
-    arguments, draw, kills = (
-        ("train", "scala_digits", *tiny, "callbacks.checkpoint.every_n_steps=4"),
-        random.Random(7),
-        0,
-    )
-    while kills < 8:
-        end = time.monotonic() + draw.uniform(0.05, 1.2)
-        if not vitc.kill_when(lambda end=end: time.monotonic() > end, *arguments):
-            break
-        kills += 1
-    assert kills >= 3
-    done = vitc(*arguments)
-    assert done.code == 0, done.error
-    assert_equal(run_of(vitc.place), finished)
 
 
 @pytest.mark.slow
