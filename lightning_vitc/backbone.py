@@ -142,10 +142,12 @@ def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
         return timm.create_model(name, **timm_kwargs)
     except (TypeError, AssertionError, KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"model: timm cannot build {name} with these arguments: {_first_line(error)}") from None
-    except OSError as error:
+    except Exception as error:  # the hub's client has errors of its own, and keeps no file that it has half
+        if not (timm_kwargs.get("pretrained") or isinstance(error, OSError)):
+            raise
         raise UserError(
             f"model.pretrained: the weights of {name} cannot be fetched ({_first_line(error)}); "
-            "give the path of a file instead"
+            "try again, or give the path of a file instead"
         ) from None
 
 

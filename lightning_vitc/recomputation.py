@@ -31,4 +31,5 @@ def recomputed(module: nn.Module, function: Callable[..., Tensor], *args: Any) -
         args: of the function.
     """
     weights = {f"module.{name}": weight for name, weight in (*module.named_parameters(), *module.named_buffers())}
-    return checkpoint(functional_call, _Call(module, function), weights, args, use_reentrant=False)
+    call = _Call(module, function)
+    return checkpoint(lambda *given: functional_call(call, weights, given), *args, use_reentrant=False)

@@ -257,7 +257,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
         create_backbone(PLAIN, pretrained=True)
     assert str(caught.value) == (
         "model.pretrained: the weights of vit_tiny_patch16_224 cannot be fetched (no route to the hub); "
-        "give the path of a file instead"
+        "try again, or give the path of a file instead"
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_vitc.errors import UserError
 from lightning_vitc.export import artifact
 from lightning_vitc.export.formats import FILES, RUNNABLE
+from lightning_vitc.export.pt2_archive import plain_archive
 
 
 class OnnxNetwork(nn.Module):
@@ -44,16 +45,18 @@ class OnnxNetwork(nn.Module):
 
 
 class Pt2Network(nn.Module):
-    """A file of `torch.export`.
+    """A file of `torch.export`, see `pt2_archive` for what of it is loaded.
 
     Raises:
-        UserError: where torch cannot read the file.
+        UserError: where torch cannot read the file, or it holds more than a plain network.
     """
 
     def __init__(self, path: Path):
         super().__init__()
         try:
-            self.network: Any = torch.export.load(path).module()
+            self.network: Any = torch.export.load(plain_archive(path)).module()
+        except UserError:
+            raise
         except Exception as error:  # what damaged bytes lead to is anyone's guess
             raise UserError(f"{path}: torch cannot read it ({str(error).splitlines()[0]})") from None
 

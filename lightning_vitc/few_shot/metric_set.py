@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from lightning_vitc.backbone import Backbone
 from lightning_vitc.few_shot.synthetic import synthesize
 from lightning_vitc.schema import SyntheticConfig
-from lightning_vitc.training.checkpoints import write_atomically
+from lightning_vitc.training.checkpoints import read_weights, write_atomically
 from lightning_vitc.training.fresh_board import fresh_board
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SEEN = 64  # pixels: smaller images are enlarged in the picture
 def metric_set(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> Tensor:
     """Images [count, C, H, W], normalized: of the run's directory, or made and put there."""
     run.record("synthetic", lambda: _make(run, original, recipe))
-    return load_file(run.directory.path / FILE)["images"]
+    return read_weights(run.directory.path / FILE)["images"]
 
 
 def _make(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> dict[str, float]:
