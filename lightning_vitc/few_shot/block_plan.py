@@ -104,7 +104,8 @@ def plan_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0)
     """The fewest blocks that reach the target, and their hidden units (Zhang et al., CVPR 2024, eq. 1 and 2).
 
     k = ceil((M_o - M_p) / (A + P)), feasible where kA <= M_o - M_p; d = ((M_o - M_p) - kA) / (kP) and
-    h = floor(H (1 - d)), so that the target is never exceeded and missed by less than k units of all k blocks.
+    h = floor(H (1 - d)), so that the target is never exceeded and missed by less than k units of all k blocks. Between
+    k - 1 blocks without any MLP and k without their attention there may be a gap; a latency in it leads to the latter.
 
     Args:
         spec: the dense network.
@@ -118,7 +119,8 @@ def plan_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0)
     parts = BlockCosts.of(spec, target)
     remove = target.dense - target.amount
     blocks = -(-remove // (parts.attn + parts.hidden * parts.unit)) + extra
-    if remove == 0 or blocks * parts.attn > remove:
+    gap = remove == 0 or blocks * parts.attn > remove
+    if gap and target.table is None:
         raise UserError(_unreachable(target, parts, blocks, extra))
     if blocks > candidates:
         least = target.dense - parts.removed(BlockPlan(candidates, 0))
@@ -126,6 +128,8 @@ def plan_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0)
             f"{_asked(target)} needs {blocks} blocks, and {candidates} are candidates (method.candidates); "
             f"the least that they reach is {target.shown(least)}"
         )
+    if gap:  # what is reckoned with is not exact, and what is measured in the end may be less
+        return BlockPlan(max(blocks, 1), parts.hidden)
     spare = blocks * (parts.attn + parts.hidden * parts.unit) - remove  # what the hidden units that stay may cost
     return BlockPlan(blocks, spare // (blocks * parts.unit))
 

@@ -1,10 +1,10 @@
-"""What was measured once on a machine, kept for the next time: a JSON file a set of networks and a place."""
+"""What was measured once on a machine, kept for the next time: a JSON file for a dense network at a place."""
 
+import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lightning_vitc.latency.place import Place
 from lightning_vitc.training.checkpoints import write_atomically
 
 FORMAT = 1  # of the files, and of how their numbers are measured
+DENSE = "dense"
 
 
 def folder() -> Path:
@@ -21,17 +22,24 @@ def folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "lightning-vitc"
 
 
-def key_of(dense: ArchSpec, specs: Mapping[str, ArchSpec], place: Place) -> dict[str, Any]:
-    """What the numbers depend on: the place, and the shapes of the networks, whatever their model is called."""
-    shapes = {name: replace(spec, name="").to_json() for name, spec in {"dense": dense, **specs}.items()}
-    digest = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
-    return {"format": FORMAT, **place.described(), "networks": digest}
+def key_of(dense: ArchSpec, place: Place) -> dict[str, Any]:
+    """What the numbers of networks depend on beside their shapes: the place, and what they are measured beside."""
+    return {"format": FORMAT, **place.described(), DENSE: digest(dense)}
+
+
+def digest(spec: ArchSpec) -> str:
+    """Of a network's shape, whatever its model is called."""
+    return _digest(dataclasses.asdict(dataclasses.replace(spec, name="")))
+
+
+def label(name: str, spec: ArchSpec) -> str:
+    """Of a network in a file: its name for people, and what tells it from others."""
+    return f"{name} [{digest(spec)}]"
 
 
 def file_of(key: Mapping[str, Any], name: str) -> Path:
     """Where the numbers of a key are kept."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return folder() / f"latency-{Path(name).name}-{key['device']}-{digest[:12]}.json"
+    return folder() / f"latency-{Path(name).name}-{key['device']}-{_digest(key)}.json"
 
 
 def read(path: Path, key: Mapping[str, Any]) -> dict[str, int] | None:
@@ -41,8 +49,9 @@ def read(path: Path, key: Mapping[str, Any]) -> dict[str, int] | None:
         found = document["nanoseconds"] if all(document["key"].get(name) == key[name] for name in key) else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
-    whole = isinstance(found, dict) and all(type(value) is int and value > 0 for value in found.values())
-    return found if whole else None
+    if not isinstance(found, dict) or DENSE not in found:
+        return None
+    return found if all(type(value) is int and value > 0 for value in found.values()) else None
 
 
 def write(path: Path, key: Mapping[str, Any], nanoseconds: Mapping[str, int]) -> bool:
@@ -53,3 +62,7 @@ def write(path: Path, key: Mapping[str, Any], nanoseconds: Mapping[str, int]) ->
     except OSError:
         return False
     return True
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

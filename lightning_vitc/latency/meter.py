@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.latency import cache, measuring
+from lightning_vitc.latency.cache import DENSE
 from lightning_vitc.latency.measuring import shares
 from lightning_vitc.latency.place import Place
 from lightning_vitc.latency.table import LatencyTable, points_of
@@ -47,25 +48,38 @@ class Meter:
         """The table of the network's parts."""
         return LatencyTable.of(self.dense, self.remembered(points_of(self.dense, gates))["nanoseconds"], gates)
 
-    def known(self, gates: Sequence[str] = ()) -> LatencyTable | None:
-        """The same where it was measured before."""
-        found = self._kept(cache.key_of(self.dense, points := points_of(self.dense, gates), self.place))
-        return None if found is None or points.keys() - found.keys() else LatencyTable.of(self.dense, found, gates)
-
     def remembered(self, specs: Mapping[str, ArchSpec]) -> dict[str, Any]:
-        """`nanoseconds` of these networks and of `dense`, and their `key`; measured if they are not known.
+        """`nanoseconds` of these networks and of `dense`, and their `key`; what is not known is measured.
 
         That takes from seconds to minutes and says so on stderr.
         """
-        key = cache.key_of(self.dense, specs, self.place)
-        found = self._kept(key)
-        if found is None:
-            began = time.monotonic()
-            print(f"measuring {len(specs) + 1} networks on {key['device_name']} ...", file=sys.stderr, flush=True)
-            found, path = self.measured(specs), cache.file_of(key, self.dense.name)
-            kept = f"kept in {path}" if cache.write(path, key, found) else f"not kept: {path.parent} is not writable"
-            print(f"measured in {time.monotonic() - began:.0f} s, {kept}", file=sys.stderr, flush=True)
-        return {"key": key, "nanoseconds": found}
+        return {"key": self._key(specs), "nanoseconds": self.known(specs) or self._measured_and_kept(specs)}
+
+    def known(self, specs: Mapping[str, ArchSpec]) -> dict[str, int] | None:
+        """Nanoseconds of these networks and of `dense`, where all were measured before."""
+        if self.record is not None:
+            key = self._key(specs)
+            same = {name: key[name] for name in ("device", "batch_size", "networks")}  # a run may move to another place
+            if (found := cache.read(self.record, same)) is not None:
+                return found
+        kept, labels = self._kept(), {name: cache.label(name, spec) for name, spec in specs.items()}
+        if not {DENSE, *labels.values()} <= kept.keys():
+            return None
+        return {DENSE: kept[DENSE], **{name: kept[label] for name, label in labels.items()}}
+
+    def _measured_and_kept(self, specs: Mapping[str, ArchSpec]) -> dict[str, int]:
+        key, kept = cache.key_of(self.dense, self.place), self._kept()
+        labels = {name: cache.label(name, spec) for name, spec in specs.items()}
+        missing = {name: spec for name, spec in specs.items() if labels[name] not in kept}
+        began = time.monotonic()
+        print(f"measuring {len(missing)} networks on {key['device_name']} ...", file=sys.stderr, flush=True)
+        found = self.measured(missing)
+        dense = kept.setdefault(DENSE, found[DENSE])
+        kept |= {labels[name]: max(round(dense * found[name] / found[DENSE]), 1) for name in missing}
+        path = cache.file_of(key, self.dense.name)
+        where = f"kept in {path}" if cache.write(path, key, kept) else f"not kept: {path.parent} is not writable"
+        print(f"measured in {time.monotonic() - began:.0f} s, {where}", file=sys.stderr, flush=True)
+        return {DENSE: dense, **{name: kept[label] for name, label in labels.items()}}
 
     def measured(self, specs: Mapping[str, ArchSpec]) -> dict[str, int]:
         """Nanoseconds of networks and of `dense`, measured now, a few at a time."""
@@ -74,8 +88,8 @@ class Meter:
         names = list(specs)
         for first in range(0, len(names), TOGETHER):
             some = {name: specs[name] for name in names[first : first + TOGETHER]}
-            rounds = measuring.in_turns({"dense": self.dense, **some}, self.place)
-            dense += rounds["dense"]
+            rounds = measuring.in_turns({DENSE: self.dense, **some}, self.place)
+            dense += rounds[DENSE]
             found |= shares(rounds)
         whole = 1e6 * statistics.median(dense)
         return {name: max(round(whole * share), 1) for name, share in found.items()}
@@ -88,17 +102,17 @@ class Meter:
             dense: what the dense network's latency is taken to be: of the table, so that a machine that is slower
                 today than when the table was measured changes nothing.
         """
-        rounds = measuring.in_turns({"dense": self.dense, "network": spec}, self.place)
+        rounds = measuring.in_turns({DENSE: self.dense, "network": spec}, self.place)
         return max(round(dense * shares(rounds)["network"]), 1)
 
-    def _kept(self, key: Mapping[str, Any]) -> dict[str, int] | None:
-        if self.record is not None:
-            same = {
-                name: key[name] for name in ("device", "batch_size", "networks")
-            }  # a run may be continued elsewhere
-            if (found := cache.read(self.record, same)) is not None:
-                return found
-        return cache.read(cache.file_of(key, self.dense.name), key)
+    def _kept(self) -> dict[str, int]:
+        key = cache.key_of(self.dense, self.place)
+        return cache.read(cache.file_of(key, self.dense.name), key) or {}
+
+    def _key(self, specs: Mapping[str, ArchSpec]) -> dict[str, Any]:
+        """Of these networks together."""
+        networks = {name: cache.digest(spec) for name, spec in specs.items()}
+        return cache.key_of(self.dense, self.place) | {"networks": networks}
 
 
 def table_for(experiment: Experiment, dense: ArchSpec, gates: Sequence[str] = ()) -> LatencyTable | None:

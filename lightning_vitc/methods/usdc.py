@@ -112,8 +112,10 @@ class USDC(GatedTraining):
         self.search = BudgetedSearch(spec, self.costs, budget.min_keep, rates)
         names = gate_names(keys.gate_search)
         tau = keys.architecture_temperature
-        price = [targets.gate_cost(name, spec.embed_dim) for name in names]
-        self.gates = GateSelection(spec.depth, spec.embed_dim, names, tau, price) if keys.dynamic else None
+        self.gates: GateSelection | None = None
+        if keys.dynamic:
+            price = [targets.gate_cost(name, spec.embed_dim) for name in names]
+            self.gates = GateSelection(spec.depth, spec.embed_dim, names, tau, price)
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """One forward pass with one gate sample a group and branch."""

@@ -15,6 +15,7 @@ from lightning_vitc.latency.by_image import share_by_image
 from lightning_vitc.latency.measuring import in_turns, shares
 from lightning_vitc.latency.meter import Meter
 from lightning_vitc.latency.place import Place
+from lightning_vitc.latency.table import points_of
 
 BLOCK = BlockSpec(AttentionSpec(8, (8,) * 4), 64)
 SPEC = ArchSpec("small", (16, 16), (8, 8), 3, 10, 32, (BLOCK,) * 3, 0.35)
@@ -30,15 +31,15 @@ def files() -> list[Path]:
 
 def test_the_second_time_nothing_is_measured(clock, capsys):
     meter = Meter(SPEC, Place())
-    assert meter.known() is None
+    assert meter.known(points_of(SPEC)) is None
     first = meter.table()
     asked = clock.asked
     said = capsys.readouterr()
     assert said.out == ""
     assert f"kept in {files()[0]}" in said.err
     clock.slowness = 7
-    for table in (meter.table(), meter.known()):
-        assert (table.dense, table.attn.tolist()) == (first.dense, first.attn.tolist())
+    table = meter.table()
+    assert (table.dense, table.attn.tolist()) == (first.dense, first.attn.tolist())
     assert clock.asked == asked
     assert not [path for path in files() if path.name.startswith(".")]
 
@@ -49,7 +50,7 @@ def test_the_second_time_nothing_is_measured(clock, capsys):
 ])  # fmt: skip
 def test_another_place_or_shape_is_measured_anew(clock, other):
     Meter(SPEC, Place()).table()
-    assert other.known() is None
+    assert other.known(points_of(other.dense)) is None
     other.table()
     assert len(files()) == 2
 
@@ -61,12 +62,24 @@ def test_another_torch_or_processor_is_measured_anew(clock, monkeypatch, what):
         monkeypatch.setattr(torch, "__version__", "99")
     else:
         monkeypatch.setattr(place, "_cpu_name", lambda: "another")
-    assert Meter(SPEC, Place()).known() is None
+    assert Meter(SPEC, Place()).known(points_of(SPEC)) is None
+
+
+def test_what_is_added_later_is_measured_alone_on_the_scale_of_the_first(clock):
+    meter = Meter(SPEC, Place())
+    before = meter.table(gates=["relu"])
+    asked, clock.slowness = clock.asked, 3
+    found = meter.remembered({"half": HALF})["nanoseconds"]
+    assert clock.asked == asked + 2
+    assert found["half"] == pytest.approx(1.5e6 * clock.milliseconds(HALF), rel=0.001)
+    after = meter.table(gates=["relu", "gelu"])
+    assert clock.asked == asked + 4
+    assert after.gates == {"relu": before.gates["relu"], "gelu": pytest.approx(before.gates["relu"], rel=0.001)}
+    assert len(files()) == 1
 
 
 def test_the_name_of_the_model_does_not_matter_to_its_speed(clock):
-    key = cache.key_of(SPEC, {}, Place())
-    assert key == cache.key_of(replace(SPEC, name="other"), {}, Place())
+    assert cache.digest(SPEC) == cache.digest(replace(SPEC, name="other")) != cache.digest(HALF)
 
 
 @pytest.mark.parametrize("damage", [
@@ -82,7 +95,7 @@ def test_a_damaged_or_foreign_file_is_measured_again(clock, damage):
     elif damage == "another key":
         damage = json.dumps(document | {"key": document["key"] | {"threads": 9}})
     path.write_text(damage)
-    assert meter.known() is None
+    assert meter.known(points_of(SPEC)) is None
     assert meter.table().dense == whole.dense
     assert json.loads(path.read_text()) == document
 
