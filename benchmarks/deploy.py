@@ -17,16 +17,14 @@ from study import REPOSITORY, markdown, write_section
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, BlockSpec
 from lightning_vitc.backbone import template
-from lightning_vitc.budget.masks import Masks
-from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import pruned_spec
+from lightning_vitc.budget.typical import typical_of
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.measuring.benchmark import benchmark
 from lightning_vitc.measuring.candidates import candidate_of
 from lightning_vitc.measuring.subjects import Candidate, Settings
-from lightning_vitc.schema import MinKeepConfig, ModelConfig
+from lightning_vitc.schema import BudgetConfig, ModelConfig
 from lightning_vitc.training.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "deploy.md"
@@ -110,15 +108,8 @@ def gated(spec: ArchSpec, running: list[bool], reference: Candidate) -> Candidat
 
 def pruned(dense: ArchSpec, round_to: int, share: float = SHARE) -> ArchSpec:
     """The projection onto the budget at random importances, of heads that differ and blocks that differ."""
-    generator = torch.Generator().manual_seed(0)
-    masks, units = Masks.full(dense), UnitCosts.of(dense)
-    depth, heads, _ = masks.dims.shape
-    dims = torch.rand(masks.dims.shape, generator=generator)
-    dims *= torch.randn(depth, heads, 1, generator=generator).mul(0.5).exp()
-    channels = torch.rand(masks.channels.shape, generator=generator) * units.channel / units.dim
-    channels *= torch.randn(depth, 1, generator=generator).mul(0.3).exp()
-    limit = int(share * units.dense)
-    return pruned_spec(dense, project(masks, dims, channels, units, limit, MinKeepConfig(), round_to))
+    units = UnitCosts.of(dense)
+    return typical_of(dense, units, int(share * units.dense), BudgetConfig(round_to=round_to)).spec
 
 
 def without_attention(dense: ArchSpec, blocks: int) -> ArchSpec:

@@ -95,7 +95,7 @@ def _check(experiment: Experiment) -> None:
         raise UserError(
             f"slurm.time: {slurm.time!r} is no time limit; give minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
         )
-    check_start(experiment)
+    check_start(experiment, measure=False)  # a latency is measured where the job runs
     EpochBatchSampler(  # of a single batch: refuses one that does not divide over the processes
         size, batch_size=size, seed=experiment.seed, world_size=slurm.nodes * _tasks(experiment),
         accumulate=experiment.trainer.accumulate_grad_batches,

@@ -6,6 +6,7 @@ from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.budget.masks import Masks, uniform
 from lightning_vitc.budget.planning import Reach
 from lightning_vitc.budget.projection import project, rounded_up
+from lightning_vitc.budget.prunable import pruned_spec
 from lightning_vitc.budget.target import Target
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import BudgetConfig
@@ -48,7 +49,8 @@ def reach_of(spec: ArchSpec, costs: UnitCosts, budget: BudgetConfig, target: Tar
     def cost(blocks: int) -> int:
         masks = Masks.full(spec)
         masks.branches[blocks:] = False
-        return costs.total(smallest(masks, costs, budget) if prune else masks)
+        masks = smallest(masks, costs, budget) if prune else masks
+        return costs.total(masks) if target.table is None else target.measure(pruned_spec(spec, masks))
 
     def needed(ratio: float) -> int:
         return least_blocks(budget.min_keep.blocks, share, ratio, spec.depth) if skip else spec.depth

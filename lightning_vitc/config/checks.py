@@ -18,6 +18,8 @@ from lightning_vitc.schema import (
     is_directory_name,
 )
 
+OF_LATENCY = ("device", "batch_size")  # keys of `budget:` that say where a latency counts
+LATENCY = ("latency_ms", *OF_LATENCY)
 TEACHER_RECIPE = ("epochs", "batch_size", "mixup", "smoothing", "lr", "weight_decay", "warmup_epochs")
 
 
@@ -49,19 +51,29 @@ def check_files(experiment: Experiment) -> None:
 def _check_budget(experiment: Experiment) -> None:
     budget, default = experiment.budget, BudgetConfig()
     given = [
-        key for key in ("macs", "params", "static", "drop_blocks", "round_to")
+        key for key in ("macs", "params", "latency_ms", "static", "drop_blocks", "round_to", *OF_LATENCY)
         if getattr(budget, key) != getattr(default, key)
     ]  # fmt: skip
     least = vars(default.min_keep)
     given += [f"min_keep.{key}" for key, value in vars(budget.min_keep).items() if value != least[key]]
     if given and not getattr(experiment.method, "takes_budget", False):
         raise UserError(f"budget.{given[0]}: the method '{experiment.method_name}' takes no budget; leave it out")
-    known = getattr(experiment.method, "budget_keys", ("macs", "params", "round_to", "min_keep"))
+    known = getattr(experiment.method, "budget_keys", ("macs", "params", "round_to", "min_keep", *LATENCY))
     for key in given:
         if key.partition(".")[0] not in known:
             raise UserError(
                 f"budget.{key}: the method '{experiment.method_name}' does not know it; it takes {', '.join(known)}"
             )
+    _check_latency(budget, given)
+
+
+def _check_latency(budget: BudgetConfig, given: list[str]) -> None:
+    """A budget is one number, and where it is measured matters for a latency alone."""
+    for key in given:
+        if budget.latency_ms is not None and key in ("macs", "params", "drop_blocks"):
+            raise UserError(f"budget.latency_ms: set beside budget.{key}; give one of them")
+        if budget.latency_ms is None and key in OF_LATENCY:
+            raise UserError(f"budget.{key}: has no effect without budget.latency_ms; leave it out")
 
 
 OF_COMPRESSED = (

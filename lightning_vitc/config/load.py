@@ -14,7 +14,7 @@ from .overrides import parse_overrides
 from .sources import find_experiment, merge, read_with_bases
 from .suggest import Tree, unknown_key, unknown_name
 
-BUDGETS = {"macs", "params", "drop_blocks"}  # ways to say how much is left
+BUDGETS = {"macs", "params", "latency_ms", "drop_blocks"}  # ways to say how much is left
 TEACHERS = {key.name for key in fields(TeacherConfig)}
 
 

@@ -1,5 +1,6 @@
 """What a network with gates costs: on average over images, at worst, and at rest."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from lightning_vitc.architecture import ArchSpec, BlockSpec
 
 @dataclass(frozen=True)
 class DynamicCosts:
-    """MACs of one image by what its gates can skip.
+    """MACs of one image, or what else is counted, by what its gates can skip.
 
     Attributes:
         fixed: patch embedding, classifier and the gates themselves, which every image runs.
@@ -21,17 +22,22 @@ class DynamicCosts:
     branches: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, spec: ArchSpec) -> "DynamicCosts":
-        """Read off the cost model, by the difference that removing a branch makes."""
-        bare = costs.macs(replace(spec, blocks=()))
+    def of(cls, spec: ArchSpec, measure: Callable[[ArchSpec], int] = costs.macs) -> "DynamicCosts":
+        """Read off a cost model, by the difference that removing a branch makes.
+
+        Args:
+            spec: the network.
+            measure: the cost model; of gates it counts that everything runs.
+        """
+        bare = measure(replace(spec, blocks=()))
 
         def alone(block: BlockSpec) -> int:
-            return costs.macs(replace(spec, blocks=(block,))) - bare
+            return measure(replace(spec, blocks=(block,))) - bare
 
         branches = tuple(
             (alone(BlockSpec(block.attn, None)), alone(BlockSpec(None, block.hidden))) for block in spec.blocks
         )
-        return cls(costs.macs(spec) - sum(map(sum, branches)), branches)
+        return cls(measure(spec) - sum(map(sum, branches)), branches)
 
     @property
     def worst(self) -> int:
@@ -39,5 +45,5 @@ class DynamicCosts:
         return self.fixed + sum(map(sum, self.branches))
 
     def expected(self, rates: Tensor) -> Tensor:
-        """The mean over images whose gates run at `rates` [..., L, 2], in MACs [...]."""
+        """The mean over images whose gates run at `rates` [..., L, 2]: [...]."""
         return self.fixed + (rates * rates.new_tensor(self.branches)).sum((-1, -2))

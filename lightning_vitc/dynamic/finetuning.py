@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.training import GatedTraining
 
 
@@ -16,9 +15,9 @@ class GatedFinetuning(GatedTraining):
         owner: Any = self.backbone.blocks[block]
         return (owner.gate2 if branch else owner.gate1)(pooled)
 
-    def expected_macs(self, run: Tensor) -> Tensor:
+    def expected_cost(self, run: Tensor) -> Tensor:
         """Of the network as it is."""
-        return DynamicCosts.of(self.backbone.spec).expected(run)
+        return self.targets.dynamic_costs(self.backbone.spec).expected(run)
 
     def softness(self) -> float:
         """The last temperature of the noisy training."""

@@ -22,12 +22,14 @@ class GateSelection(nn.Module):
         dim: of the tokens.
         names: of the K candidates.
         temperature: of the softmax over the architecture parameters.
+        costs: of the candidates; default: their MACs.
     """
 
     chosen: Tensor
-    macs: Tensor
+    costs: Tensor
 
-    def __init__(self, depth: int, dim: int, names: Sequence[str], temperature: float = 1.0):
+    def __init__(self, depth: int, dim: int, names: Sequence[str], temperature: float = 1.0,
+                 costs: Sequence[int] | None = None):  # fmt: skip
         super().__init__()
         self.names, self.dim, self.temperature = tuple(names), dim, temperature
         self.candidates = nn.ModuleList(
@@ -35,7 +37,8 @@ class GateSelection(nn.Module):
         )
         self.architecture = nn.Parameter(torch.zeros(depth, 2, len(names)))
         self.register_buffer("chosen", torch.zeros_like(self.architecture))  # one-hot from when it is frozen
-        self.register_buffer("macs", torch.tensor([float(gate_macs(name, dim)) for name in names]), persistent=False)
+        of_each = [gate_macs(name, dim) for name in names] if costs is None else costs
+        self.register_buffer("costs", torch.tensor(of_each, dtype=torch.float), persistent=False)
 
     def mixture(self, frozen: bool) -> Tensor:
         """Shares of the candidates [L, 2, K]: a softmax, or the choice; the parameters always get a gradient.
@@ -53,8 +56,8 @@ class GateSelection(nn.Module):
         return torch.einsum("k,kbc->bc", mixture[block, branch].to(found.dtype), found)
 
     def cost(self, mixture: Tensor) -> Tensor:
-        """MACs of all gates, a scalar."""
-        return (mixture * self.macs).sum()
+        """Of all gates, a scalar."""
+        return (mixture * self.costs).sum()
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -63,8 +66,9 @@ class GateSelection(nn.Module):
             self.chosen.scatter_(-1, self.architecture.argmax(-1, keepdim=True), 1.0)
 
     def cost_of_winners(self) -> int:
-        """MACs of the gates that were chosen."""
-        return sum(gate_macs(gate.name, self.dim) for pair in self.winners() for gate in pair)
+        """Of the gates that were chosen."""
+        of_name = dict(zip(self.names, self.costs.tolist(), strict=True))
+        return int(sum(of_name[gate.name] for pair in self.winners() for gate in pair))
 
     def winners(self) -> list[tuple[GateNetwork, GateNetwork]]:
         """The networks that were chosen, of attention and MLP block by block."""

@@ -1,4 +1,4 @@
-"""The end of a run with gates: expected MACs within the budget, run rates by block and class, pictures."""
+"""The end of a run with gates: expected cost within the budget, run rates by block and class, pictures."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -8,8 +8,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from lightning_vitc.backbone import Backbone
+from lightning_vitc.budget.target import LATENCY
 from lightning_vitc.dynamic.attaching import gates_of, lower
 from lightning_vitc.dynamic.costs import DynamicCosts
+from lightning_vitc.dynamic.latency import WORST, within_latency
 from lightning_vitc.dynamic.pictures import write_pictures
 from lightning_vitc.dynamic.rates import RunRates
 from lightning_vitc.dynamic.skipping import noting_decisions
@@ -32,9 +34,10 @@ class RateEvaluation(LightningModule):
         extremes: the cheapest and the dearest images, [<= SHOWN, C, H, W] each, and their MACs.
     """
 
-    def __init__(self, network: Backbone):
+    def __init__(self, network: Backbone, targets: DynamicTargets):
         super().__init__()
         self.network, self.costs = network, DynamicCosts.of(network.spec)
+        self.budgeted = targets.dynamic_costs(network.spec)
         self.counts = RunRates(network.spec.num_classes, network.spec.depth)
         self.rates: dict[str, Tensor] = {}
         self.extremes: list[tuple[Tensor, Tensor]] = []
@@ -74,6 +77,11 @@ class RateEvaluation(LightningModule):
         """MACs of the mean image."""
         return float(self.costs.expected(self.rates["all"]))
 
+    @property
+    def spent(self) -> float:
+        """The same in what the budget counts."""
+        return float(self.budgeted.expected(self.rates["all"]))
+
 
 def settled(run: "Pipeline", network: Backbone, targets: DynamicTargets) -> dict[str, Any]:
     """Hold the network to its expected budget on the validation split, once; and the columns of its row.
@@ -83,30 +91,42 @@ def settled(run: "Pipeline", network: Backbone, targets: DynamicTargets) -> dict
     """
     evaluation = None
     if not run.read_only and not (run.directory.path / "gates.json").exists():  # by all processes together
-        evaluation = RateEvaluation(network)
-        shift = _within(run, evaluation, targets.expected)
+        evaluation = RateEvaluation(network, targets)
+        moving = Moving(run, evaluation)
+        latency: dict[str, Any] = {}
+        if targets.table is None:
+            shift = moving.within(targets.expected)
+        else:
+            shift, latency = within_latency(run, moving, targets)
         if run.processes.rank == 0:  # before the record, which says that all of this is done
             write_pictures(run, evaluation.rates, evaluation.extremes)
-    facts = run.record("gates", lambda: _facts(evaluation, shift, targets))
+    facts = run.record("gates", lambda: _facts(evaluation, shift, targets) | latency)
     if evaluation is None:
         lower(network, facts["shift"])
-    return {key: facts[key] for key in ("expected_macs", "worst_macs")}
+    return {key: facts[key] for key in ("expected_macs", "worst_macs", LATENCY, WORST) if key in facts}
 
 
-def _within(run: "Pipeline", evaluation: RateEvaluation, limit: int) -> float:
-    """Move the gates until the expected MACs are within the limit, and close to it where that is possible."""
-    starts = [gate.last.bias.detach().clone() for gate in gates_of(evaluation.network)]
+class Moving:
+    """Moves all gates of a network by the same amount from where their training left them."""
 
-    def expected(shift: float) -> float:
-        for gate, start in zip(gates_of(evaluation.network), starts, strict=True):
+    def __init__(self, run: "Pipeline", evaluation: RateEvaluation):
+        self.run, self.evaluation = run, evaluation
+        self._starts = [gate.last.bias.detach().clone() for gate in gates_of(evaluation.network)]
+
+    def to(self, shift: float) -> float:
+        """What the mean image then costs; the evaluation knows more."""
+        for gate, start in zip(gates_of(self.evaluation.network), self._starts, strict=True):
             gate.last.bias.data.copy_(start)
-        lower(evaluation.network, shift)
-        test_trainer(run.experiment).test(evaluation, run.data.loader_of("validation"), verbose=False)
-        return evaluation.expected
+        lower(self.evaluation.network, shift)
+        images = self.run.data.loader_of("validation")
+        test_trainer(self.run.experiment).test(self.evaluation, images, verbose=False)
+        return self.evaluation.spent
 
-    shift = closest_within(expected, limit)
-    expected(shift)  # leaves the gates there, and what they do on record
-    return shift
+    def within(self, limit: int) -> float:
+        """To the expected cost that is within the limit, and close to it where that is possible."""
+        shift = closest_within(self.to, limit)
+        self.to(shift)  # leaves the gates there, and what they do on record
+        return shift
 
 
 def closest_within(expected: Callable[[float], float], limit: float) -> float:

@@ -2,49 +2,85 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
+from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.budget.planning import Plan, Reach
+from lightning_vitc.budget.masks import Masks
+from lightning_vitc.budget.planning import Plan, Reach, Typical
+from lightning_vitc.budget.projection import project
+from lightning_vitc.budget.prunable import pruned_spec
 from lightning_vitc.budget.reach import reach_of
-from lightning_vitc.budget.target import Target, parse_amount, target_of
+from lightning_vitc.budget.target import LATENCY, Target, latency_amount, parse_amount, target_of
+from lightning_vitc.budget.typical import importances
 from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
 from lightning_vitc.errors import UserError
+from lightning_vitc.latency.table import LatencyTable
 from lightning_vitc.schema import BudgetConfig
 
 
 @dataclass(frozen=True)
 class DynamicTargets:
-    """Limits in MACs of one image.
+    """Limits of one image: in MACs, or in nanoseconds.
 
     Attributes:
         dense: what the dense network costs.
         expected: the mean over the validation images, gates included.
         static: of the resident model with all its branches, gates included; `None` where nothing is pruned.
         convention: how MACs are counted.
+        table: of a latency, what it is reckoned with.
     """
 
     dense: int
     expected: int
     static: int | None
     convention: str = "full"
+    table: LatencyTable | None = None
 
     @property
     def ratio(self) -> float:
         """The expected cost as a share of dense."""
         return self.expected / self.dense
 
+    @property
+    def quantity(self) -> str:
+        """What is limited."""
+        return "macs" if self.table is None else LATENCY
 
-def targets_of(budget: BudgetConfig, spec: ArchSpec, static: bool, dynamic: bool) -> DynamicTargets:
-    """The limits of `budget.macs` and `budget.static`.
+    def resident(self, spec: ArchSpec) -> Target:
+        """What the resident model of a dense network may cost; where nothing is pruned, what the dense one does."""
+        if self.static is None:
+            dense = costs.macs(spec, self.convention, "usdc")
+            return Target("macs", dense, dense, self.convention, "usdc")
+        return Target(self.quantity, self.static, self.dense, self.convention, "usdc", self.table)
+
+    def unit_costs(self, spec: ArchSpec) -> UnitCosts:
+        """Of the pieces of the dense network."""
+        return Target(self.quantity, self.expected, self.dense, self.convention, "usdc", self.table).unit_costs(spec)
+
+    def dynamic_costs(self, spec: ArchSpec) -> DynamicCosts:
+        """Of the branches of a network with gates."""
+        return DynamicCosts.of(spec, costs.macs if self.table is None else self.table.measure)
+
+    def gate_cost(self, name: str, dim: int) -> int:
+        """Of a gate network."""
+        return gate_macs(name, dim) if self.table is None else self.table.gates[name]
+
+
+def targets_of(
+    budget: BudgetConfig, spec: ArchSpec, static: bool, dynamic: bool, table: LatencyTable | None = None
+) -> DynamicTargets:
+    """The limits of `budget.macs`, or of `budget.latency_ms`, and of `budget.static`.
 
     Where `budget.static` is left out, pruning and skipping each take the same share: the resident model has the
-    square root of the expected ratio (ours). Without skipping, the resident model is what `budget.macs` limits.
+    square root of the expected ratio (ours). Without skipping, the resident model is what the budget limits.
 
     Raises:
         UserError: for an amount that is none, is more than dense, or contradicts the other.
     """
-    whole = target_of(budget, spec, "usdc")
+    whole = target_of(budget, spec, "usdc", table)
     if not static:
         amount = None
     elif not dynamic:
@@ -52,30 +88,52 @@ def targets_of(budget: BudgetConfig, spec: ArchSpec, static: bool, dynamic: bool
     elif budget.static is None:
         amount = math.isqrt(whole.amount * whole.dense)
     else:
-        amount = parse_amount(budget.static, whole.dense, "budget.static")
+        parse = parse_amount if table is None else latency_amount
+        amount = parse(budget.static, whole.dense, "budget.static")
         if amount > whole.dense:
             raise UserError(f"budget.static: {budget.static} is more than the dense model's {whole.dense:,}")
         if amount < whole.amount:
             raise UserError(
-                f"budget.static: {budget.static} is {amount:,}, less than the {whole.amount:,} of budget.macs, which "
-                "would leave nothing to skip; set method.dynamic=false for pruning alone"
+                f"budget.static: {budget.static} is {whole.shown(amount)}, less than the {whole.shown(whole.amount)} "
+                f"of budget.{whole.quantity}, which would leave nothing to skip; "
+                "set method.dynamic=false for pruning alone"
             )
-    return DynamicTargets(whole.dense, whole.amount, amount, budget.convention)
+    return DynamicTargets(whole.dense, whole.amount, amount, budget.convention, table)
 
 
 def plan_of(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names: tuple[str, ...]) -> Plan:
     """What pruning, and skipping by gates of `names` (none: no skipping), can reach; gates at their dearest."""
-    costs = UnitCosts.of(spec, convention=budget.convention, method="usdc")
-    target = Target("macs", targets.static or targets.dense, costs.dense, budget.convention, "usdc")
-    pruned = reach_of(spec, costs, budget, target, prune=True, skip=False, share=None)
-    gates = 2 * spec.depth * max((gate_macs(name, spec.embed_dim) for name in names), default=0)
+    units, quantity = targets.unit_costs(spec), targets.quantity
+    target = replace(targets.resident(spec), quantity=quantity, table=targets.table,
+                     amount=targets.static or targets.dense, dense=targets.dense)  # fmt: skip
+    pruned = reach_of(spec, units, budget, target, prune=True, skip=False, share=None)
+    gates = 2 * spec.depth * max((targets.gate_cost(name, spec.embed_dim) for name in names), default=0)
     static = replace(pruned, least=pruned.least + gates)
     least = {key: value for key, value in vars(budget.min_keep).items() if key != "blocks"}
     details = {"min_keep": least, "round_to": budget.round_to, "gates": list(names)}
+    typical = partial(_typical, spec, targets, budget, names)
     if not names:
-        return Plan("macs", targets.expected, static, details)
-    further = {} if targets.static is None else {"static": Plan("macs", targets.static, static)}
-    return Plan("macs", targets.expected, Reach(costs.fixed + gates, costs.dense, 1), details, further)
+        return Plan(quantity, targets.expected, static, details, dense=target.measured_dense, typical=typical)
+    further = {} if targets.static is None else {"static": Plan(quantity, targets.static, static)}
+    reach = Reach(units.fixed + gates, units.dense, 1)
+    return Plan(quantity, targets.expected, reach, details, further, target.measured_dense, typical)
+
+
+def _typical(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names: tuple[str, ...]) -> Typical:
+    """The resident model with the dearest gates, and how often its branches run."""
+    gate = max(names, key=lambda name: targets.gate_cost(name, spec.embed_dim), default=None)
+    gates = 0 if gate is None else 2 * spec.depth * targets.gate_cost(gate, spec.embed_dim)
+    masks, units = Masks.full(spec), targets.unit_costs(spec)
+    if targets.static is not None:
+        limit = targets.static - gates
+        masks = project(masks, *importances(masks, units), units, limit, budget.min_keep, budget.round_to)
+    gated = replace(spec, blocks=tuple(replace(block, gates=(gate, gate)) for block in spec.blocks))
+    network = pruned_spec(gated, masks)
+    if gate is None:
+        return Typical(network)
+    parts = targets.dynamic_costs(network)
+    run = min((targets.expected - parts.fixed) / (parts.worst - parts.fixed), 1.0)
+    return Typical(network, run, f"{100 * run:.0f} % of its branches run for the mean image")
 
 
 def gate_names(search: str) -> tuple[str, ...]:

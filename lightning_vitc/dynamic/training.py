@@ -49,8 +49,8 @@ class GatedTraining(CompressionModule):
         """Logits (skip, run) [B, 2] of a gate for the mean normalized tokens [B, D]."""
         raise NotImplementedError
 
-    def expected_macs(self, run: Tensor) -> Tensor:
-        """Of one image where branches run at rates [L, 2]; a scalar, differentiable."""
+    def expected_cost(self, run: Tensor) -> Tensor:
+        """Of one image where branches run at rates [L, 2], in what the budget counts; a scalar, differentiable."""
         raise NotImplementedError
 
     def softness(self) -> float:
@@ -67,20 +67,23 @@ class GatedTraining(CompressionModule):
         return self.arguments.gamma
 
     def expected_target(self) -> Tensor | float:
-        """MACs that L_res asks for now."""
+        """The cost that L_res asks for now."""
         return self.targets.expected
 
     # The step
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
-        """Loss = task + gamma L_res with L_res = ((E[MACs] - target) / dense)² (Yuan et al.; the square is ours)."""
+        """Loss = task + gamma L_res with L_res = ((E[cost] - target) / dense)² (Yuan et al.; the square is ours).
+
+        The cost is in MACs as in the paper, or in time where the budget is a latency.
+        """
         groups = self.groups(len(images), images.device)
         logits = self.backbone(images, gates=partial(self._decide, groups) if self.gated_branches else None)
         taught = None if self.teacher is None else self.teacher(images)
         task_loss = distilled_cross_entropy(logits, targets, taught, *self.kd)
-        macs = self.expected_macs(mean_over_processes(groups.mean_run(self.backbone.spec.depth)))
-        residual = ((macs - self.expected_target()) / self.targets.dense).square()
-        terms = {"task_loss": task_loss, "residual": residual, "expected_ratio": macs / self.targets.dense}
+        cost = self.expected_cost(mean_over_processes(groups.mean_run(self.backbone.spec.depth)))
+        residual = ((cost - self.expected_target()) / self.targets.dense).square()
+        terms = {"task_loss": task_loss, "residual": residual, "expected_ratio": cost / self.targets.dense}
         return StepResult(
             task_loss + self.weight_of_residual() * residual,
             {f"usdc/{name}": value.detach() for name, value in terms.items()},
@@ -135,7 +138,7 @@ class GatedTraining(CompressionModule):
         if not self.gated_branches:
             return
         rates = self.rates.compute()["all"].float()
-        self.log("usdc/val_expected_ratio", self.expected_macs(rates) / self.targets.dense)
+        self.log("usdc/val_expected_ratio", self.expected_cost(rates) / self.targets.dense)
         for number, (attn, mlp) in enumerate(rates.unbind()):
             self.log_dict({f"run_rate/attn_{number:02d}": attn, f"run_rate/mlp_{number:02d}": mlp})
 

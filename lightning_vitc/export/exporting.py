@@ -23,6 +23,7 @@ from lightning_vitc.training.results import environment
 from lightning_vitc.training.trainers import test_trainer
 
 TOLERANCE = 1e-4  # of a logit
+COSTS = ("expected_macs", "worst_macs", "latency_ms", "worst_latency_ms")  # columns of the result that are exported
 SAME = 0.01  # percent of top-1: no image of up to 10,000, one near tie in as many
 
 
@@ -99,8 +100,8 @@ class _Exports:
         rows = [row for row in [self.result["dense"], *self.result["rows"]] if row and row["name"] == network.name]
         accuracy = {key: rows[0][key] for key in ("top1", "top5")} if rows else {}
         budget = {key: network.columns[key] for key in ("width",) if key in network.columns}
-        macs = {key: network.columns[key] for key in ("expected_macs", "worst_macs") if key in network.columns}
-        facts = self._facts(budget, accuracy) | ({"costs": macs} if macs else {})
+        costs = {key: rows[0][key] for key in COSTS if rows and key in rows[0]}
+        facts = self._facts(budget, accuracy) | ({"costs": costs} if costs else {})
         return network.module, facts, partial(self._complete, network.module)
 
     def _facts(self, budget: dict[str, Any], accuracy: dict[str, float]) -> dict[str, Any]:

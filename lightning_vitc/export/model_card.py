@@ -108,5 +108,5 @@ def _data_name(facts: dict[str, Any]) -> str | None:
 def _budget_of(facts: dict[str, Any]) -> dict[str, Any]:
     """What the network had to fit: its width, or the budget of its experiment."""
     asked = (facts.get("experiment") or {}).get("budget") or {}
-    budget = {f"budget of {key}": asked.get(key) for key in ("macs", "static", "params")}
+    budget = {f"budget of {key}": asked.get(key) for key in ("macs", "static", "params", "latency_ms")}
     return {key: value for key, value in {**(facts.get("budget") or {}), **budget}.items() if value is not None}

@@ -5,14 +5,18 @@ P that of an MLP without its norm, k the blocks, h the hidden units that every o
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, BlockSpec
 from lightning_vitc.budget.masks import uniform
-from lightning_vitc.budget.planning import Plan, Reach
+from lightning_vitc.budget.planning import Plan, Reach, Typical
 from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.errors import UserError
+from lightning_vitc.latency.fitting import fit
+from lightning_vitc.latency.table import LatencyTable
 from lightning_vitc.schema import BudgetConfig
 
 COLLAPSE = 40  # percent: beyond this reduction the method is known to fail
@@ -50,6 +54,10 @@ class BlockCosts:
             UserError: for a network whose blocks differ.
         """
         attn, hidden = uniform(spec)
+        if target.table is not None:  # the same of costs that are measured: linear, and exact for the whole
+            units = target.unit_costs(spec)
+            whole = units.attn + attn.num_heads * units.head + attn.value_dim * units.dim
+            return cls(whole, units.channel, hidden, whole + units.mlp + hidden * units.channel)
 
         def measure(*blocks: BlockSpec) -> int:
             return target.measure(replace(spec, blocks=blocks))
@@ -64,17 +72,23 @@ class BlockCosts:
         return plan.blocks * (self.attn + (self.hidden - plan.hidden) * self.unit)
 
 
-def block_target(budget: BudgetConfig, spec: ArchSpec, method: str) -> Target:
+def block_target(budget: BudgetConfig, spec: ArchSpec, method: str, table: LatencyTable | None = None) -> Target:
     """What the `budget` section asks of a network: an amount, or that of dropping `drop_blocks` whole blocks.
+
+    Args:
+        budget: the section.
+        spec: the dense network.
+        method: by whose paper MACs may be counted.
+        table: of the network; read with `latency_ms`.
 
     Raises:
         UserError: where not exactly one of them is given, or it cannot be meant.
     """
     number = budget.drop_blocks
     if number is None:
-        if budget.macs is None and budget.params is None:
+        if budget.macs is None and budget.params is None and budget.latency_ms is None:
             raise UserError("budget.macs: not set; give it, such as budget.macs=80%, or budget.drop_blocks=2")
-        return target_of(budget, spec, method)
+        return target_of(budget, spec, method, table)
     if budget.macs is not None or budget.params is not None:
         other = "macs" if budget.macs is not None else "params"
         raise UserError(f"budget.drop_blocks: set beside budget.{other}; give one of them")
@@ -90,7 +104,8 @@ def plan_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0)
     """The fewest blocks that reach the target, and their hidden units (Zhang et al., CVPR 2024, eq. 1 and 2).
 
     k = ceil((M_o - M_p) / (A + P)), feasible where kA <= M_o - M_p; d = ((M_o - M_p) - kA) / (kP) and
-    h = floor(H (1 - d)), so that the target is never exceeded and missed by less than k units of all k blocks.
+    h = floor(H (1 - d)), so that the target is never exceeded and missed by less than k units of all k blocks. Between
+    k - 1 blocks without any MLP and k without their attention there may be a gap; a latency in it leads to the latter.
 
     Args:
         spec: the dense network.
@@ -104,14 +119,17 @@ def plan_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0)
     parts = BlockCosts.of(spec, target)
     remove = target.dense - target.amount
     blocks = -(-remove // (parts.attn + parts.hidden * parts.unit)) + extra
-    if remove == 0 or blocks * parts.attn > remove:
+    gap = remove == 0 or blocks * parts.attn > remove
+    if gap and target.table is None:
         raise UserError(_unreachable(target, parts, blocks, extra))
     if blocks > candidates:
         least = target.dense - parts.removed(BlockPlan(candidates, 0))
         raise UserError(
             f"{_asked(target)} needs {blocks} blocks, and {candidates} are candidates (method.candidates); "
-            f"the least that they reach is {least:,}"
+            f"the least that they reach is {target.shown(least)}"
         )
+    if gap:  # what is reckoned with is not exact, and what is measured in the end may be less
+        return BlockPlan(max(blocks, 1), parts.hidden)
     spare = blocks * (parts.attn + parts.hidden * parts.unit) - remove  # what the hidden units that stay may cost
     return BlockPlan(blocks, spare // (blocks * parts.unit))
 
@@ -133,9 +151,29 @@ def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int =
     macs = costs.macs(small, target.convention, target.method)
     details = {"blocks": chosen.blocks, "hidden": chosen.hidden, "macs": macs, "params": costs.params(small)}
     least = target.dense - parts.removed(BlockPlan(candidates, 0))
-    return Plan(
-        target.quantity, target.amount, Reach(least, target.dense - parts.attn, candidates * parts.unit), details
+    reach = Reach(least, target.dense - parts.attn, candidates * parts.unit)
+    return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense,
+                typical=lambda: Typical(small))  # fmt: skip
+
+
+def measured_plan(
+    spec: ArchSpec, target: Target, candidates: int, extra: int, measure: Callable[[ArchSpec], int]
+) -> tuple[BlockPlan, dict[str, Any]]:
+    """The plan whose network is measured to be within a budget of latency, and what was tried on the way to it.
+
+    Args:
+        spec, target, candidates, extra: as of `plan_blocks`.
+        measure: nanoseconds of a network.
+
+    Raises:
+        UserError: as `plan_blocks`, and where nothing within the budget was found.
+    """
+    found = fit(
+        target.amount,
+        lambda limit: plan_blocks(spec, replace(target, amount=min(limit, target.dense)), candidates, extra),
+        lambda plan: measure(plan.apply(spec)),
     )
+    return found.choice, found.facts(target.amount)
 
 
 def _unreachable(target: Target, parts: BlockCosts, blocks: int, extra: int) -> str:
@@ -143,7 +181,8 @@ def _unreachable(target: Target, parts: BlockCosts, blocks: int, extra: int) -> 
     blocks = max(blocks, 1)
     below = target.dense - parts.removed(BlockPlan(blocks, parts.hidden))
     if extra:
-        return f"{_asked(target)} is more than the {below:,} that are left when {blocks} blocks lose their attention"
+        left = f"the {target.shown(below)} that are left when {blocks} blocks lose their attention"
+        return f"{_asked(target)} is more than {left}"
     above = target.dense - parts.removed(BlockPlan(blocks - 1, 0))
     nearest = f"{_share(below, target)} and {_share(above, target)}"
     return f"{_asked(target)} cannot be reached; the nearest that can are {nearest}"
@@ -154,4 +193,4 @@ def _asked(target: Target) -> str:
 
 
 def _share(amount: int, target: Target) -> str:
-    return f"{amount:,} ({100 * amount / target.dense:.2f} %)"
+    return f"{target.shown(amount)} ({100 * amount / target.dense:.2f} %)"

@@ -16,12 +16,13 @@ from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
 from lightning_vitc.budget.planning import Plan
 from lightning_vitc.few_shot.adoption import adopt_trials
-from lightning_vitc.few_shot.block_plan import BlockPlan, block_target, plan_blocks, plan_of_blocks
+from lightning_vitc.few_shot.block_plan import BlockPlan, block_target, measured_plan, plan_blocks, plan_of_blocks
 from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
 from lightning_vitc.few_shot.dropped_attention import drop_attention
 from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
 from lightning_vitc.few_shot.metric_set import metric_set
 from lightning_vitc.few_shot.scores import score
+from lightning_vitc.latency.meter import table_for
 from lightning_vitc.schema import Experiment, SyntheticConfig, bounded, must_be_trained
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Arguments:
     """Keys of `method:` for DC-ViT."""
 
     takes_budget: ClassVar[bool] = True
-    budget_keys: ClassVar[tuple[str, ...]] = ("macs", "params", "drop_blocks")
+    budget_keys: ClassVar[tuple[str, ...]] = ("macs", "params", "drop_blocks", "latency_ms", "device", "batch_size")
 
     candidates: list[int] | None = None  # blocks that may be compressed; default: all but the first and the last
     trials_of: str | None = None  # a run that differs in finetune, score and score_on alone: its trials are taken over
@@ -76,7 +77,8 @@ class DCViT(FeatureMatching):
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """k and h, exactly."""
-        keys, target = experiment.method, block_target(experiment.budget, spec, "dcvit")
+        keys = experiment.method
+        target = block_target(experiment.budget, spec, "dcvit", table_for(experiment, spec))
         return plan_of_blocks(spec, target, len(chosen_candidates(keys.candidates, spec.depth)), keys.extra_blocks)
 
     @classmethod
@@ -113,11 +115,25 @@ class Stages:
         keys, spec = run.arguments, run.dense_spec
         candidates = chosen_candidates(keys.candidates, spec.depth)
         must_have_room(run.directory.path, spec, len(candidates))
-        target = block_target(run.experiment.budget, spec, "dcvit")
-        plan = plan_blocks(spec, target, len(candidates), keys.extra_blocks)
+        plan = cls._plan(run, spec, len(candidates))
         adopt_trials(run, keys.trials_of, ("method.finetune", "method.score"))
         dense = run.start()
         return cls(run, dense, deepcopy(dense), plan, run.data.images_of("train"))
+
+    @classmethod
+    def _plan(cls, run: "Pipeline", spec: ArchSpec, candidates: int) -> BlockPlan:
+        """Of a latency it is measured, and recorded as `plan.json`."""
+        target = block_target(run.experiment.budget, spec, "dcvit", run.latency_table())
+        extra = run.arguments.extra_blocks
+        if target.table is None:
+            return plan_blocks(spec, target, candidates, extra)
+
+        def measured() -> dict[str, Any]:
+            plan, facts = measured_plan(spec, target, candidates, extra, run.latency_now)
+            return {"blocks": plan.blocks, "hidden": plan.hidden, "latency_ms": facts}
+
+        found = run.record("plan", measured)
+        return BlockPlan(found["blocks"], found["hidden"])
 
     def trials(self) -> dict[int, Backbone]:
         """The fine-tuned candidate of every block."""

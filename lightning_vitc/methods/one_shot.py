@@ -15,6 +15,7 @@ from lightning_vitc.budget.prunable import energies
 from lightning_vitc.budget.target import target_of
 from lightning_vitc.budget.unit_costs import UnitCosts, removed
 from lightning_vitc.errors import UserError
+from lightning_vitc.latency.meter import table_for
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.schema import BudgetConfig, Experiment, PostTrainingArguments, must_be_trained
 from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
@@ -43,16 +44,16 @@ class OneShot(Dense):
         """Heads and channels in equal numbers in every block."""
         budget = experiment.budget
         check_minima(budget.min_keep, spec)
-        target = target_of(budget, spec, "uvc")
-        costs = UnitCosts.of(spec, target.quantity, target.convention, "uvc")
+        target = target_of(budget, spec, "uvc", table_for(experiment, spec))
+        costs = target.unit_costs(spec)
         _, hidden = uniform(spec)
         channels = min(hidden, rounded_up(budget.min_keep.channels, budget.round_to))
         least = _total(costs, spec, budget.min_keep.heads, channels)
         details: dict[str, int] = {}
         if least <= target.amount <= costs.dense:
             details = dict(zip(("heads", "channels"), uniform_size(spec, costs, target.amount, budget), strict=True))
-        return Plan(target.quantity, target.amount,
-                    Reach(least, costs.dense, spec.depth * costs.channel * budget.round_to), details)  # fmt: skip
+        reach = Reach(least, costs.dense, spec.depth * costs.channel * budget.round_to)
+        return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
@@ -60,12 +61,13 @@ class OneShot(Dense):
         budget, keys = run.experiment.budget, run.arguments
         dense = run.start()
         teacher = teacher_of(run, dense)
-        target = target_of(budget, dense.spec, "uvc")
-        costs = UnitCosts.of(dense.spec, target.quantity, target.convention, "uvc")
-        sizes = uniform_size(dense.spec, costs, target.amount, budget)
-        masks = decided_masks(
-            run, dense, costs, target.amount, lambda: cut(dense, keys.criterion, *sizes, seed=run.experiment.seed)
-        )
+        target = target_of(budget, dense.spec, "uvc", run.latency_table())
+        costs, seed = target.unit_costs(dense.spec), run.experiment.seed
+
+        def decide(limit: int) -> Masks:
+            return cut(dense, keys.criterion, *uniform_size(dense.spec, costs, limit, budget), seed=seed)
+
+        masks = decided_masks(run, dense.spec, target, decide)
         final, sources = post_train(run, dense, masks, teacher)
         run.add_row(keys.criterion, final, None, sources, **removed(masks, costs))
 

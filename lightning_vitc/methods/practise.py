@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget.planning import Plan, Reach
+from lightning_vitc.budget.planning import Plan, Reach, Typical
 from lightning_vitc.budget.target import Target
 from lightning_vitc.compact import compact_backbone
 from lightning_vitc.errors import UserError
@@ -24,6 +24,8 @@ from lightning_vitc.few_shot.dropped_attention import without_blocks
 from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
 from lightning_vitc.few_shot.latency import latencies
 from lightning_vitc.few_shot.scores import score
+from lightning_vitc.latency.fitting import fit
+from lightning_vitc.latency.meter import table_for
 from lightning_vitc.schema import Experiment, bounded, must_be_trained
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class Arguments:
     """Keys of `method:` for PRACTISE."""
 
     takes_budget: ClassVar[bool] = True
-    budget_keys: ClassVar[tuple[str, ...]] = ("macs", "params", "drop_blocks")
+    budget_keys: ClassVar[tuple[str, ...]] = ("macs", "params", "drop_blocks", "latency_ms", "device", "batch_size")
 
     candidates: list[int] | None = None  # blocks that may be dropped; default: all but the first and the last
     trials_of: str | None = None  # a run that differs in the budget and finetune_times alone: its trials are taken over
@@ -60,14 +62,15 @@ class Practise(FeatureMatching):
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """Whole blocks: the fewest that fit."""
-        target = block_target(experiment.budget, spec, "dcvit")
+        target = block_target(experiment.budget, spec, "dcvit", table_for(experiment, spec))
         candidates = chosen_candidates(experiment.method.candidates, spec.depth)
         number = dropped_blocks(spec, target, len(candidates))
         block, small = BlockCosts.of(spec, target).block, _without(spec, number)
         details = {"blocks": number, "macs": costs.macs(small, target.convention, target.method),
                    "params": costs.params(small)}  # fmt: skip
         reach = Reach(target.dense - len(candidates) * block, target.dense - block, block)
-        return Plan(target.quantity, target.amount, reach, details)
+        return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense,
+                    typical=lambda: Typical(small))  # fmt: skip
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
@@ -75,7 +78,7 @@ class Practise(FeatureMatching):
         keys, spec = run.arguments, run.dense_spec
         candidates = chosen_candidates(keys.candidates, spec.depth)
         must_have_room(run.directory.path, spec, len(candidates))
-        number = dropped_blocks(spec, block_target(run.experiment.budget, spec, "dcvit"), len(candidates))
+        number = cls._number(run, spec, len(candidates))
         adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times"))
         dense = run.start()
         original = deepcopy(dense)
@@ -91,6 +94,23 @@ class Practise(FeatureMatching):
         )  # fmt: skip
         left = tuple(block for block in range(spec.depth) if block not in chosen)
         run.add_row("practise", module.backbone, None, left, blocks=list(chosen))
+
+    @classmethod
+    def _number(cls, run: "Pipeline", spec: ArchSpec, candidates: int) -> int:
+        """Of blocks that are dropped; of a latency it is measured, and recorded as `plan.json`."""
+        target = block_target(run.experiment.budget, spec, "dcvit", run.latency_table())
+        if target.table is None:
+            return dropped_blocks(spec, target, candidates)
+
+        def measured() -> dict[str, Any]:
+            found = fit(
+                target.amount,
+                lambda limit: dropped_blocks(spec, replace(target, amount=min(limit, target.dense)), candidates),
+                lambda number: run.latency_now(_without(spec, number)),
+            )
+            return {"blocks": found.choice, "latency_ms": found.facts(target.amount)}
+
+        return int(run.record("plan", measured)["blocks"])
 
     @classmethod
     def _ranking(cls, run: "Pipeline", original: Backbone, trials: dict[int, Backbone]) -> dict[str, Any]:
@@ -117,11 +137,13 @@ def dropped_blocks(spec: ArchSpec, target: Target, candidates: int) -> int:
     """
     number = -(-(target.dense - target.amount) // BlockCosts.of(spec, target).block)
     if number == 0:
-        raise UserError(f"budget.{target.quantity}: {target.amount:,} is the dense network; nothing is to be dropped")
+        raise UserError(
+            f"budget.{target.quantity}: {target.shown(target.amount)} is the dense network; nothing is to be dropped"
+        )
     if number > candidates:
         raise UserError(
-            f"budget.{target.quantity}: {target.amount:,} needs {number} blocks dropped, and {candidates} are "
-            "candidates (method.candidates)"
+            f"budget.{target.quantity}: {target.shown(target.amount)} needs {number} blocks dropped, and {candidates} "
+            "are candidates (method.candidates)"
         )
     return number
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -20,6 +20,8 @@ from lightning_vitc.budget.planning import Plan, plan_of_choices
 from lightning_vitc.compact import compact
 from lightning_vitc.export.elastic import Cut, ElasticViT
 from lightning_vitc.kept import Kept
+from lightning_vitc.latency.meter import latencies_for
+from lightning_vitc.latency.widths import plan_of_measured
 from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
 from lightning_vitc.slicing import End, slice_width
 from lightning_vitc.training.losses import cross_entropy, distillation
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Arguments:
-    """Keys of `method:` for Scala."""
+    """Keys of `method:` for Scala; a budget of latency says which width is exported."""
+
+    takes_budget: ClassVar[bool] = True
+    budget_keys: ClassVar[tuple[str, ...]] = ("latency_ms", "device", "batch_size")
 
     s: float = bounded(0.25, gt=0, lt=1)  # smallest width ratio
     l: float = bounded(1.0, gt=0, le=1)  # noqa: E741  largest width ratio, the paper's name
@@ -212,19 +217,26 @@ class Scala(CompressionModule):
 
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
-        """Every width of the final table."""
-        keys = experiment.method
-        widths = {width_name(width): slice_width(spec, width, keys.slice).spec for width in keys.tested_widths()}
-        return plan_of_choices(widths, costs.macs)
+        """Every width of the final table; under a budget of latency they are measured."""
+        widths, latency = widths_of(spec, experiment.method), experiment.budget.latency_ms
+        if latency is None:
+            return plan_of_choices(widths, costs.macs)
+        return plan_of_measured(widths, latencies_for(experiment, spec, widths), latency)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
         """Teacher, then every width in one training, then a row a width."""
+        run.measure(widths_of(run.dense_spec, run.arguments))
         teacher = run.teacher()
         scala = run.fit("scala", lambda: cls(run.backbone(), run.optimizer, teacher, run.arguments))
         for width in scala.arguments.tested_widths():
             run.add_row(width_name(width), scala.backbone, scala.kept(width), width=float(width))
         run.add_variant("elastic", scala.elastic)
+
+
+def widths_of(spec: ArchSpec, keys: Arguments) -> dict[str, ArchSpec]:
+    """The networks of the final table by name."""
+    return {width_name(width): slice_width(spec, width, keys.slice).spec for width in keys.tested_widths()}
 
 
 def width_name(width: Fraction) -> str:

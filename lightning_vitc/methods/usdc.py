@@ -21,13 +21,14 @@ from lightning_vitc.budget.planning import Plan
 from lightning_vitc.budget.projection import project
 from lightning_vitc.budget.prunable import energies, kept_of, masked_weights, pruned_spec
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
-from lightning_vitc.budget.unit_costs import UnitCosts, removed
+from lightning_vitc.budget.unit_costs import removed
 from lightning_vitc.dynamic.attaching import with_gates, without_gates
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_selection import GateSelection
 from lightning_vitc.dynamic.report import settled
 from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
 from lightning_vitc.dynamic.training import GatedTraining
+from lightning_vitc.latency.meter import table_for
 from lightning_vitc.schema import (
     BudgetConfig,
     Experiment,
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
 class Arguments(SearchArguments):
     """Keys of `method:` for USDC."""
 
-    budget_keys: ClassVar[tuple[str, ...]] = ("macs", "static", "round_to", "min_keep")
+    budget_keys: ClassVar[tuple[str, ...]] = (
+        "macs", "static", "round_to", "min_keep", "latency_ms", "device", "batch_size",
+    )  # fmt: skip
 
     static: bool = True  # remove heads, value dimensions and channels
     dynamic: bool = True  # skip attention and MLP by the image
@@ -70,6 +73,11 @@ class Arguments(SearchArguments):
             raise ValueError("method.static: false with method.dynamic=false leaves nothing to compress")
         must_be_trained(experiment)
         must_keep_precision(experiment)
+        if self.dynamic and experiment.budget.batch_size != 1:
+            raise ValueError(
+                "budget.batch_size: the expected latency of a network that skips by the image is that of batch size 1; "
+                "leave it out, or set method.dynamic=false"
+            )
         if experiment.budget.min_keep.blocks is not None:
             raise ValueError("budget.min_keep.blocks: has no effect, no block is removed for good; leave it out")
         for key in ("static", "dynamic"):
@@ -108,12 +116,15 @@ class USDC(GatedTraining):
         self._frozen = False
         super().__init__(backbone, optimizer, teacher, arguments, targets, seed)
         spec, keys = backbone.spec, arguments
-        self.costs = UnitCosts.of(spec, convention=targets.convention, method="usdc")
+        self.costs = targets.unit_costs(spec)
         rates = SearchRates(keys.cut_lr, keys.dual_lr, keys.price_lr)
         self.search = BudgetedSearch(spec, self.costs, budget.min_keep, rates)
         names = gate_names(keys.gate_search)
         tau = keys.architecture_temperature
-        self.gates = GateSelection(spec.depth, spec.embed_dim, names, tau) if keys.dynamic else None
+        self.gates: GateSelection | None = None
+        if keys.dynamic:
+            price = [targets.gate_cost(name, spec.embed_dim) for name in names]
+            self.gates = GateSelection(spec.depth, spec.embed_dim, names, tau, price)
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """One forward pass with one gate sample a group and branch."""
@@ -126,10 +137,10 @@ class USDC(GatedTraining):
         assert self._mixture is not None
         return self.gates.logits(block, branch, pooled, self._mixture)
 
-    def expected_macs(self, run: Tensor) -> Tensor:
+    def expected_cost(self, run: Tensor) -> Tensor:
         """With branches as far as they are cut now; the gates are fixed costs of their own."""
-        macs = self.costs.fixed + (self.search.branches() * run).sum()
-        return macs if self.gates is None or self._mixture is None else macs + self.gates.cost(self._mixture)
+        cost = self.costs.fixed + (self.search.branches() * run).sum()
+        return cost if self.gates is None or self._mixture is None else cost + self.gates.cost(self._mixture)
 
     def after_step(self) -> None:
         """What follows the step of the weights."""
@@ -147,13 +158,14 @@ class USDC(GatedTraining):
 
     # What the stage ends with
 
-    def decide(self) -> Masks:
-        """What is pruned: the exact projection onto the static budget, which the gates are part of."""
+    def decide(self, limit: int | None = None) -> Masks:
+        """What is pruned: the exact projection onto the static budget, or `limit`, which the gates are part of."""
         masks, targets = Masks.full(self.backbone.spec), self.targets
         if targets.static is None:
             return masks
         dims, channels = (value.cpu() for value in self.search.importance(*energies(self.backbone)))
-        limit = targets.static - (0 if self.gates is None else self.gates.cost_of_winners())
+        limit = targets.static if limit is None else limit
+        limit -= 0 if self.gates is None else self.gates.cost_of_winners()
         return project(masks, dims, channels, self.costs, limit, self.budget.min_keep, self.budget.round_to)
 
     def gated(self) -> Backbone:
@@ -234,8 +246,9 @@ class USDC(GatedTraining):
         """The expected cost from everything skipped to everything run, the resident one as far as the minima allow."""
         keys, budget = experiment.method, experiment.budget
         check_minima(budget.min_keep, spec)
-        targets = targets_of(budget, spec, keys.static, keys.dynamic)
-        return plan_of(spec, targets, budget, gate_names(keys.gate_search) if keys.dynamic else ())
+        names = gate_names(keys.gate_search) if keys.dynamic else ()
+        targets = targets_of(budget, spec, keys.static, keys.dynamic, table_for(experiment, spec, names))
+        return plan_of(spec, targets, budget, names)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
@@ -243,11 +256,13 @@ class USDC(GatedTraining):
         keys, budget, seed = run.arguments, run.experiment.budget, run.experiment.seed
         dense = run.start()
         teacher = teacher_of(run, dense)
-        targets = targets_of(budget, dense.spec, keys.static, keys.dynamic)
+        table = run.latency_table(gate_names(keys.gate_search) if keys.dynamic else ())
+        targets = targets_of(budget, dense.spec, keys.static, keys.dynamic, table)
         usdc = run.fit(
             "joint", lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, targets, seed), select="last"
         )
-        masks = decided_masks(run, dense, usdc.costs, targets.static or usdc.costs.dense, usdc.decide)
+        resident = usdc.gated().spec if keys.dynamic else dense.spec
+        masks = decided_masks(run, resident, targets.resident(dense.spec), usdc.decide)
         pruned = {"pruned_percent": removed(masks, usdc.costs)["pruned_percent"]}
         if not keys.dynamic:
             final, sources = post_train(run, usdc.backbone, masks, teacher)

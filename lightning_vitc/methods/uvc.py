@@ -7,6 +7,7 @@ temperature.
 
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -23,7 +24,9 @@ from lightning_vitc.budget.prunable import energies, masked_weights, pruned_spec
 from lightning_vitc.budget.reach import least_blocks, reach_of, smallest
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.target import Target, target_of
-from lightning_vitc.budget.unit_costs import UnitCosts, removed
+from lightning_vitc.budget.typical import typical_of
+from lightning_vitc.budget.unit_costs import removed
+from lightning_vitc.latency.meter import table_for
 from lightning_vitc.schema import (
     BudgetConfig,
     Experiment,
@@ -103,7 +106,7 @@ class UVC(CompressionModule):
         super().__init__(backbone, optimizer, teacher)
         keys, spec = arguments, backbone.spec
         self.least_blocks = least_blocks(budget.min_keep.blocks, keys.share_of_skipping, target.ratio, spec.depth)
-        self.costs = UnitCosts.of(spec, target.quantity, target.convention, target.method)
+        self.costs = target.unit_costs(spec)
         rates = SearchRates(keys.cut_lr, keys.dual_lr, keys.price_lr)
         self.search = BudgetedSearch(spec, self.costs, budget.min_keep, rates)
         self.register_buffer("decided", torch.full((spec.depth, 2), UNDECIDED))  # gates from when they are frozen
@@ -153,14 +156,18 @@ class UVC(CompressionModule):
             self.search.prune(self.backbone, run, lr)
         self.search.reprice()
 
-    def decide(self) -> Masks:
-        """The architecture the search ends with: gates, then the exact projection onto the budget."""
-        masks = Masks.full(self.backbone.spec)
-        masks.branches = self._decide_gates()
+    def decide(self, limit: int | None = None) -> Masks:
+        """The architecture the search ends with: gates, then the exact projection onto the budget.
+
+        Args:
+            limit: instead of the budget; gates that were frozen stay, unless they are all there is to decide.
+        """
+        masks, limit = Masks.full(self.backbone.spec), self.target.amount if limit is None else limit
+        masks.branches = self._decide_gates(limit)
         if not self.arguments.prune:
             return masks
         dims, channels = (value.cpu() for value in self.search.importance(*energies(self.backbone)))
-        return project(masks, dims, channels, self.costs, self.target.amount, self.budget.min_keep,
+        return project(masks, dims, channels, self.costs, limit, self.budget.min_keep,
                        self.budget.round_to)  # fmt: skip
 
     def variants(self) -> list[Variant]:
@@ -199,22 +206,23 @@ class UVC(CompressionModule):
 
     def _frozen_gates(self) -> Tensor:
         if self._known is None:  # once: it reads the gates back from their device
-            self.decided.copy_(self._decide_gates())
+            self.decided.copy_(self._decide_gates(self.target.amount))
             self._known = self.decided
         return self._known
 
-    def _decide_gates(self) -> Tensor:
+    def _decide_gates(self, limit: int) -> Tensor:
         """[L, 2] on the CPU; once they were frozen, what they were frozen to."""
         if self.gates is None:
             return torch.ones(self.backbone.spec.depth, 2, dtype=torch.bool)
-        if float(self.decided[0, 0]) != UNDECIDED:
+        frozen = float(self.decided[0, 0]) != UNDECIDED
+        if frozen and (self.arguments.prune or limit == self.target.amount):
             return self.decided.bool().cpu()
         full, keys = Masks.full(self.backbone.spec), self.arguments
         pruned = smallest(full, self.costs, self.budget) if keys.prune else full
         return self.gates.decide(
             lambda branches: self.costs.total(full.running(branches)),
             lambda branches: self.costs.total(pruned.running(branches)),
-            self.target.amount, self.least_blocks,
+            limit, self.least_blocks,
         )  # fmt: skip
 
     @classmethod
@@ -222,13 +230,14 @@ class UVC(CompressionModule):
         """From what the minima leave to dense; a step is a channel or a value dimension, or `round_to` of them."""
         keys, budget = experiment.method, experiment.budget
         check_minima(budget.min_keep, spec)
-        target = target_of(budget, spec, "uvc")
-        costs = UnitCosts.of(spec, target.quantity, target.convention, "uvc")
+        target = target_of(budget, spec, "uvc", table_for(experiment, spec))
+        costs = target.unit_costs(spec)
         skip, share = keys.skip != "none", keys.share_of_skipping
         reach = reach_of(spec, costs, budget, target, prune=keys.prune, skip=skip, share=share)
         blocks = least_blocks(budget.min_keep.blocks, share, target.ratio, spec.depth) if skip else spec.depth
         details = {"round_to": budget.round_to, "min_keep": vars(budget.min_keep) | {"blocks": blocks}}
-        return Plan(target.quantity, target.amount, reach, details)
+        typical = partial(typical_of, spec, costs, target.amount, budget, blocks if skip else None, keys.prune)
+        return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense, typical=typical)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
@@ -236,12 +245,12 @@ class UVC(CompressionModule):
         keys, budget = run.arguments, run.experiment.budget
         dense = run.start()
         teacher = teacher_of(run, dense)
-        target = target_of(budget, dense.spec, "uvc")
+        target = target_of(budget, dense.spec, "uvc", run.latency_table())
         uvc = run.fit(
             "search",
             lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, target, run.experiment.seed),
             select="last",
         )
-        masks = decided_masks(run, dense, uvc.costs, target.amount, uvc.decide)
+        masks = decided_masks(run, dense.spec, target, uvc.decide)
         final, sources = post_train(run, uvc.backbone, masks, teacher)
         run.add_row("uvc", final, None, sources, **removed(masks, uvc.costs))

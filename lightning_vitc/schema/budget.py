@@ -18,11 +18,17 @@ class MinKeepConfig:
 
 @dataclass
 class BudgetConfig:
-    """What the compressed model may cost: one of `macs` and `params`, as 50%, 2.3G or a whole number."""
+    """What the compressed model may cost: one of `macs` and `params`, as 50%, 2.3G or a whole number, or `latency_ms`.
+
+    A latency is that of eager PyTorch in fp32 on `device` with the experiment's `threads`.
+    """
 
     macs: int | str | None = None
     params: int | str | None = None
     static: int | str | None = None  # USDC: the MACs of the resident model, where `macs` limits the expected ones
+    latency_ms: int | float | str | None = bounded(None, gt=0)  # measured, of a batch: milliseconds, or 60% of dense
+    device: Literal["cpu", "cuda"] = "cpu"  # where latency_ms counts
+    batch_size: int = bounded(1, gt=0)  # with which latency_ms counts
     drop_blocks: int | None = bounded(None, gt=0)  # DC-ViT, PRACTISE: the MACs without so many whole blocks
     convention: Literal["full", "paper"] = "full"  # paper: as the method's authors count
     min_keep: MinKeepConfig = field(default_factory=MinKeepConfig)

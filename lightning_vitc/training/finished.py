@@ -28,14 +28,14 @@ def networks_of_run(run: str | Path, overrides: list[str] | None = None) -> tupl
 
 
 def pick(pipeline: Pipeline, width: str | None, run: str | Path) -> Network:
-    """The network of a width, or the largest of those that the method made.
+    """The network of a width, or the largest of those that the method made; within the budget, if it is a latency.
 
     Raises:
         UserError: where the run has no such width.
     """
     made = [network for network in pipeline.networks if network.name != pipeline.dense_name]
     if width is None:
-        return max(made or pipeline.networks, key=lambda network: costs.macs(network.spec))
+        return max(pipeline.within_budget(made or pipeline.networks), key=lambda network: costs.macs(network.spec))
     sized = [network for network in made if network.columns.get("width") is not None]
     for network in sized:
         if as_ratio(network.columns["width"]) == as_ratio(width):

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone
 from lightning_vitc.budget.masks import Masks, as_indices, from_indices
-from lightning_vitc.budget.prunable import kept_of
-from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.budget.prunable import kept_of, pruned_spec
+from lightning_vitc.budget.target import Target
+from lightning_vitc.latency.fitting import fit
 from lightning_vitc.methods.dense import Arguments, Dense
 from lightning_vitc.training.teacher import Teacher
 
@@ -23,23 +25,39 @@ def teacher_of(run: "Pipeline", dense: Backbone) -> Teacher | None:
     return run.teacher() or Teacher(deepcopy(dense), dense.spec.num_classes)
 
 
-def decided_masks(run: "Pipeline", dense: Backbone, costs: UnitCosts, limit: int, decide: Callable[[], Masks]) -> Masks:
+def decided_masks(
+    run: "Pipeline", dense: ArchSpec, target: Target, decide: Callable[[int], Masks]
+) -> Masks:  # fmt: skip
     """What is kept of the dense network, decided once and recorded as `architecture.json`.
+
+    A latency is measured, and the limit corrected until what is decided fits.
 
     Args:
         run: whose record it is.
-        dense: the network that is cut.
-        costs: of its pieces, in what the budget counts.
-        limit: the budget.
-        decide: the decision.
+        dense: the network that is cut, with its gates if it has some.
+        target: the budget.
+        decide: the decision for a limit.
 
     Raises:
         RuntimeError: for a decision beyond the budget: a fault of the method, not of a user.
+        UserError: for a latency that was not reached.
     """
-    masks = from_indices(dense.spec, run.record("architecture", lambda: as_indices(decide())))
-    if (total := costs.total(masks)) > limit:
-        raise RuntimeError(f"{run.experiment.method_name} decided for {total:,}, beyond the budget of {limit:,}")
+    masks = from_indices(dense, run.record("architecture", lambda: _decision(run, dense, target, decide)))
+    if target.table is None and (total := target.unit_costs(run.dense_spec).total(masks)) > target.amount:
+        raise RuntimeError(
+            f"{run.experiment.method_name} decided for {total:,}, beyond the budget of {target.amount:,}"
+        )
     return masks
+
+
+def _decision(run: "Pipeline", dense: ArchSpec, target: Target, decide: Callable[[int], Masks]) -> dict[str, Any]:
+    def indices(limit: int) -> dict[str, Any]:
+        return as_indices(decide(limit))
+
+    if target.table is None:
+        return indices(target.amount)
+    found = fit(target.amount, indices, lambda kept: run.latency_now(pruned_spec(dense, from_indices(dense, kept))))
+    return {**found.choice, "latency_ms": found.facts(target.amount)}
 
 
 def post_train(

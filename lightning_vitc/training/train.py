@@ -14,6 +14,7 @@ from lightning_vitc.budget.planning import budget_of, check_start
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training import results
+from lightning_vitc.training.finished import pick
 from lightning_vitc.training.generations import LAST, PREVIOUS
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.processes import part
@@ -85,7 +86,7 @@ def hush() -> None:
 
 def _checked(experiment: Experiment, directory: RunDirectory) -> Pipeline:
     """The pipeline of an experiment that can start: refused before anything is written or trained."""
-    check_start(experiment)
+    check_start(experiment, measure=_is_rank_zero())
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
     pipeline = Pipeline(experiment, directory)
@@ -107,12 +108,19 @@ def _run(pipeline: Pipeline) -> None:
     document = results.result_document(
         experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
         seconds=seconds, dense=dense, rows=rows, device=pipeline.device, split=pipeline.data.evaluation_split,
-        budget=budget_of(experiment),
+        budget=budget_of(experiment) | _chosen(pipeline),
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))
     results.write_architectures(directory.path, pipeline.networks, pipeline.dense_spec)
     results.write_result(directory.result, document)
+
+
+def _chosen(pipeline: Pipeline) -> dict[str, str]:
+    """The network that a budget of latency chooses from several, by which `vitc export` goes."""
+    if pipeline.experiment.budget.latency_ms is None:
+        return {}
+    return {"network": pick(pipeline, None, pipeline.directory.path).name}
 
 
 def _show(directory: RunDirectory) -> None:

@@ -203,7 +203,7 @@ def test_the_expected_cost_goes_to_its_target() -> None:
         with torch.no_grad():
             stage.deciding(batch(step)[0])
         rates.append(torch.stack(list(stage._decided.run.values()), dim=1).mean(0).view(3, 2))
-    share = float(stage.expected_macs(torch.stack(rates).mean(0))) / module.targets.dense
+    share = float(stage.expected_cost(torch.stack(rates).mean(0))) / module.targets.dense
     assert share == pytest.approx(0.6, abs=0.08)
 
 

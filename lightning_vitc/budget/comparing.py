@@ -1,0 +1,150 @@
+"""`vitc plan --compare`: what every method would build for one model and budget, before anything is trained."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_vitc import costs, registry
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.budget.planning import Typical
+from lightning_vitc.budget.target import LATENCY, Target, as_number, target_of
+from lightning_vitc.config import experiment_of
+from lightning_vitc.config.sources import experiment_folders, read_with_bases
+from lightning_vitc.data.catalog import class_count
+from lightning_vitc.dynamic.costs import DynamicCosts
+from lightning_vitc.dynamic.targets import gate_names
+from lightning_vitc.errors import UserError
+from lightning_vitc.latency.meter import Meter
+from lightning_vitc.latency.table import LatencyTable, points_of
+from lightning_vitc.latency.widths import largest_within
+from lightning_vitc.methods.scala import widths_of
+from lightning_vitc.schema import Experiment
+from lightning_vitc.starting_point import template
+
+METHODS = {"uvc": "UVC", "usdc": "USDC", "dcvit": "DC-ViT", "scala": "Scala"}
+SECTIONS = ("model", "budget", "threads")  # keys that all methods share
+
+
+def compare(model: str, overrides: Sequence[str], latency: bool = False) -> dict[str, Any]:
+    """What each method would build.
+
+    Args:
+        model: a timm ViT.
+        overrides: `key=value` of `model`, `budget` and `threads`.
+        latency: also measure latencies that are not known yet where the budget does not need them.
+
+    Returns:
+        `model`, `budget`, `dense`, the `place` of latencies (`None` without) and, a method each, `rows` with `method`,
+        `reached`, `note`, and for those that reach the budget `blocks`, `heads` and `hidden` (the least and the most of
+        a block), `value_dims` (of a head, the mean), `embed_dim`, `macs`, `params` and `latency_ms`.
+
+    Raises:
+        UserError: for a wrong key or model, or where no method reaches the budget.
+    """
+    for key in (override.partition("=")[0] for override in overrides):
+        if key.partition(".")[0] not in SECTIONS:
+            raise UserError(f"{key}: --compare takes keys of {', '.join(SECTIONS)}; of its own a method has defaults")
+    comparison = Comparison.of(model, overrides, latency)
+    rows = [comparison.row(method) for method in METHODS]
+    target = comparison.target
+    if not any(row["reached"] for row in rows):
+        raise UserError(f"no method reaches the budget; {METHODS['uvc']}: {rows[0]['note']}")
+    return {
+        "model": comparison.spec.name, "budget": {target.quantity: as_number(target.quantity, target.amount)},
+        "dense": comparison.columns(Typical(comparison.spec)),
+        "place": None if comparison.table is None else comparison.meter.place.described(), "rows": rows,
+    }  # fmt: skip
+
+
+@dataclass
+class Comparison:
+    """A dense network, a budget, and what is known of latencies."""
+
+    model: str
+    overrides: Sequence[str]
+    spec: ArchSpec
+    target: Target
+    meter: Meter
+    measures: bool  # what is not known
+    table: LatencyTable | None
+
+    @classmethod
+    def of(cls, model: str, overrides: Sequence[str], latency: bool) -> "Comparison":
+        """Measures the table where that is asked for."""
+        experiment = experiment_for("uvc", model, overrides)
+        spec = template(experiment.model, class_count(experiment.data)).spec
+        budget = experiment.budget
+        if budget.drop_blocks is not None:
+            raise UserError("budget.drop_blocks: dcvit alone knows it; give budget.macs, params or latency_ms")
+        meter, measures = Meter.of(experiment, spec), latency or budget.latency_ms is not None
+        gates = gate_names("nas")
+        found = _latencies(meter, points_of(spec, gates), measures)
+        table = None if found is None else LatencyTable.of(spec, found, gates)
+        return cls(model, overrides, spec, target_of(budget, spec, "uvc", table), meter, measures, table)
+
+    def row(self, method: str) -> dict[str, Any]:
+        """What one method would build; why not, where it cannot."""
+        try:
+            typical, latency = self._scala() if method == "scala" else (self._typical(method), None)
+        except UserError as error:
+            return {"method": method, "reached": False, "note": str(error)}
+        return {"method": method, "reached": True, "note": typical.note, **self.columns(typical, latency)}
+
+    def columns(self, typical: Typical, latency: int | None = None) -> dict[str, Any]:
+        """The numbers of a network; its latency is that of the table, unless it was measured."""
+        spec = typical.spec
+        attns = [block.attn for block in spec.blocks if block.attn is not None]
+        if latency is None and self.table is not None:
+            latency = round(_mean(typical, self.table.measure))
+        return {
+            "blocks": spec.depth, "attentions": len(attns), "heads": _ends([attn.num_heads for attn in attns]),
+            "value_dims": round(statistics.fmean([dim for attn in attns for dim in attn.value_dims]), 1),
+            "hidden": _ends([block.hidden for block in spec.blocks if block.hidden is not None]),
+            "embed_dim": spec.embed_dim, "macs": round(_mean(typical, costs.macs)), "params": costs.params(spec),
+            LATENCY: None if latency is None else as_number(LATENCY, latency),
+        }  # fmt: skip
+
+    def _typical(self, method: str) -> Typical:
+        experiment = experiment_for(method, self.model, self.overrides)
+        plan = registry.load_method(method).plan(self.spec, experiment)
+        plan.check(experiment.budget)
+        return plan.typical()
+
+    def _scala(self) -> tuple[Typical, int | None]:
+        """The largest width within the budget, and its latency where that is measured."""
+        widths = widths_of(self.spec, experiment_for("scala", self.model, self.overrides).method)
+        latency = _latencies(self.meter, widths, self.measures)
+        of_budget = latency if self.target.table is not None else None
+        amounts = of_budget or {name: self.target.measure(spec) for name, spec in widths.items()}
+        name = largest_within(widths, amounts, self.target.amount)
+        if name is None:
+            least = self.target.shown(min(amounts[name] for name in widths))
+            raise UserError(f"the smallest width needs {least}")
+        return Typical(widths[name], note=name.replace("_", " ")), None if latency is None else latency[name]
+
+
+def experiment_for(method: str, model: str, overrides: Sequence[str]) -> Experiment:
+    """A method with its defaults, on random images of ImageNet's classes; Scala takes no budget but a latency."""
+    files = (folder / "base" / f"{method}.yaml" for folder in experiment_folders())
+    written = read_with_bases(next(file for file in files if file.is_file()))
+    written |= {"name": "compare", "model": {"name": model}, "data": {"name": "fake"}, "optimizer": {"lr": 1e-3},
+                "trainer": {"max_epochs": 1}, "budget": {}}  # fmt: skip
+    if method == "scala":
+        overrides = [text for text in overrides if not text.startswith("budget.")]
+    return experiment_of(written, overrides, check_files=False)
+
+
+def _latencies(meter: Meter, specs: Mapping[str, ArchSpec], measures: bool) -> dict[str, int] | None:
+    return meter.remembered(specs)["nanoseconds"] if measures else meter.known(specs)
+
+
+def _mean(typical: Typical, measure: Any) -> float:
+    """Over the images, of which the branches with gates run for a share."""
+    parts = DynamicCosts.of(typical.spec, measure)
+    return parts.fixed + typical.run * (parts.worst - parts.fixed)
+
+
+def _ends(values: Sequence[int]) -> list[int]:
+    """The least and the most."""
+    return [min(values), max(values)] if values else []

@@ -1,0 +1,40 @@
+"""A latency budget of a method that trains several networks at once: which of them keep to it."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.budget.planning import Plan, Reach, Typical
+from lightning_vitc.budget.target import LATENCY, as_number, latency_amount
+
+
+def plan_of_measured(choices: Mapping[str, ArchSpec], nanoseconds: Mapping[str, int], text: str | float) -> Plan:
+    """The plan for networks that were measured: the largest within the budget is what it asks for.
+
+    Args:
+        choices: the networks by name.
+        nanoseconds: theirs, and that of `dense`.
+        text: the budget.
+
+    Raises:
+        UserError: for a budget that is none, or more than dense.
+    """
+    dense = nanoseconds["dense"]
+    target = latency_amount(text, dense)
+    rows = [
+        {"name": name, "macs": costs.macs(spec), "params": costs.params(spec),
+         LATENCY: as_number(LATENCY, nanoseconds[name])}
+        for name, spec in choices.items()
+    ]  # fmt: skip
+    amounts = sorted(nanoseconds[name] for name in choices)
+    reach = Reach(amounts[0], max(amounts[-1], dense), max((b - a for a, b in pairwise(amounts)), default=0))
+    name = largest_within(choices, nanoseconds, target)
+    typical = None if name is None else (lambda: Typical(choices[name], note=name))
+    return Plan(LATENCY, target, reach, {"within_budget": name, "networks": rows}, dense=dense, typical=typical)
+
+
+def largest_within(choices: Mapping[str, ArchSpec], costs_of: Mapping[str, float], limit: float) -> str | None:
+    """The name of the network with the most MACs whose cost is at most the limit."""
+    within = [name for name in choices if costs_of[name] <= limit]
+    return max(within, key=lambda name: costs.macs(choices[name]), default=None)

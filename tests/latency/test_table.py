@@ -1,0 +1,84 @@
+"""The table predicts what it was measured from, and its linear costs add up to the dense network."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
+from lightning_vitc.budget.masks import Masks
+from lightning_vitc.latency.meter import Meter
+from lightning_vitc.latency.place import Place
+from lightning_vitc.latency.table import LatencyTable, knots, knots_of_dims, points_of
+
+ATTN = AttentionSpec(16, (16,) * 6)
+SPEC = ArchSpec("small", (32, 32), (8, 8), 3, 10, 96, (BlockSpec(ATTN, 384),) * 5, 0.25)
+METER = Meter(SPEC, Place())
+
+
+@pytest.mark.parametrize(("size", "where"), [(1, [1]), (3, [1, 2, 3]), (6, [1, 2, 3, 4, 6]),
+                                             (64, [1, 8, 16, 32, 48, 64])])  # fmt: skip
+def test_knots(size, where):
+    assert knots(size) == where
+
+
+def test_values_narrower_than_the_whole_have_a_knot_just_below_it():
+    assert knots_of_dims(16) == [1, 8, 15, 16]
+    assert knots_of_dims(1) == [1]
+
+
+@pytest.mark.parametrize("blocks", [
+    SPEC.blocks, SPEC.blocks[:2], (BlockSpec(None, 100),), (BlockSpec(AttentionSpec(16, (16, 3, 9)), None),),
+    (BlockSpec(AttentionSpec(16, (7,)), 1), BlockSpec(AttentionSpec(16, (16,) * 5), 383)),
+    (BlockSpec(ATTN, 384, ("relu", "relu")), BlockSpec(None, 64, (None, "relu"))),
+])  # fmt: skip
+def test_a_linear_world_is_predicted_exactly(clock, blocks):
+    spec = replace(SPEC, blocks=blocks)
+    table = METER.table(gates=["relu"])
+    assert table.measure(spec) == pytest.approx(1e6 * 1.5 * clock.milliseconds(spec), rel=0.001)
+    assert table.measure(SPEC) == pytest.approx(table.dense, abs=2)
+
+
+def test_a_world_with_steps_is_predicted_at_its_steps(clock):
+    """As a GPU that computes in tiles: the time of an MLP moves in steps of 96 units."""
+    clock.milliseconds = lambda spec: 1.0 + sum(-(-(block.hidden or 0) // 96) for block in spec.blocks)
+    table = METER.table()
+    for units in (96, 192, 288, 384):
+        spec = replace(SPEC, blocks=(BlockSpec(None, units),) * 3)
+        assert table.measure(spec) == pytest.approx(1.5e6 * clock.milliseconds(spec), rel=0.001)
+
+
+def test_noise_never_makes_more_faster(clock):
+    clock.milliseconds = lambda spec: 1.0 + sum(5 if block.hidden == 192 else 4 for block in spec.blocks)
+    table = METER.table()
+    times = [table.hidden(units) for units in range(1, 385)]
+    assert times == sorted(times)
+
+
+def test_another_embedding_width_is_not_in_it(clock):
+    with pytest.raises(ValueError, match="embed_dim 96 says nothing about 48"):
+        METER.table().measure(SPEC.at_width(0.5))
+
+
+# The linear costs
+
+
+def test_a_linear_world_gives_its_own_unit_costs(clock):
+    units = METER.table().unit_costs
+    scale = 1.5e6 * SPEC.embed_dim
+    assert units.head == pytest.approx(0.2 * scale, rel=0.001)
+    assert units.dim == pytest.approx(0.004 * scale, rel=0.001)
+    assert units.channel == pytest.approx(0.001 * scale, rel=0.001)
+    assert units.attn == pytest.approx(0.05 * scale, rel=0.01)
+    assert units.mlp == pytest.approx(0.03 * scale, rel=0.01)
+
+
+@given(st.lists(st.integers(100_000, 9_000_000), min_size=60, max_size=60))
+def test_whatever_was_measured_they_are_whole_positive_and_add_up_to_dense(times):
+    names = ["dense", *points_of(SPEC)]
+    table = LatencyTable.of(SPEC, dict(zip(names, times, strict=False)))
+    units = table.unit_costs
+    assert min(units.head, units.dim, units.channel) >= 1
+    assert all(isinstance(value, int) for value in vars(units).values())
+    assert units.total(Masks.full(SPEC)) == units.dense == table.dense
