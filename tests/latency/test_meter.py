@@ -12,7 +12,7 @@ from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.latency import cache, place
 from lightning_vitc.latency.by_image import share_by_image
-from lightning_vitc.latency.measuring import in_turns, shares
+from lightning_vitc.latency.measuring import FEWEST, MOST, in_turns, shares
 from lightning_vitc.latency.meter import Meter
 from lightning_vitc.latency.place import Place
 from lightning_vitc.latency.table import points_of
@@ -140,7 +140,9 @@ def test_networks_take_turns_and_the_threads_come_back():
     state = torch.random.get_rng_state()
     gated = replace(SPEC, blocks=(BlockSpec(BLOCK.attn, 64, ("relu", "relu_bn")),))
     rounds = in_turns({"dense": SPEC, "gated": gated, "bare": replace(SPEC, blocks=())}, Place("cpu", 2, before + 1))
-    assert {len(times) for times in rounds.values()} == {31}
+    counts = {len(times) for times in rounds.values()}
+    assert len(counts) == 1
+    assert counts <= set(range(FEWEST, MOST + 1))  # fewer on a busy machine
     assert min(map(min, rounds.values())) > 0
     assert torch.get_num_threads() == before
     assert torch.equal(state, torch.random.get_rng_state())
