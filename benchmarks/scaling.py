@@ -57,12 +57,11 @@ class Step:
 
     @property
     def limit(self) -> str:
-        """What a faster one of would help."""
+        """What the most time goes into."""
         if self.images / self.loader_rate >= self.seconds:
             return "loaders"
-        if self.launches > self.compute:
-            return "launches"
-        return "all-reduce" if self.exposed > 0.1 * self.seconds else "compute"
+        times = {"compute": self.compute, "launches": self.launches, "all-reduce": self.exposed}
+        return max(times, key=lambda name: times[name])
 
 
 def step(figures: Figures, cluster: Cluster, nodes: int, images: float) -> Step:

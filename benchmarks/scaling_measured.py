@@ -209,7 +209,7 @@ def loader_rate(count: int = 32) -> float:
 
 
 def photograph(random: np.random.Generator) -> bytes:
-    """A JPEG of 500 x 375 pixels and about 100 kB: smooth shapes and some grain."""
+    """A JPEG of 500 x 375 pixels and 64 kB: smooth shapes and some grain."""
     coarse = Image.fromarray(random.integers(0, 255, (24, 32, 3), dtype=np.uint8)).resize((500, 375), Image.BICUBIC)
     pixels = np.clip(np.asarray(coarse) + random.normal(0, 12, (375, 500, 3)), 0, 255).astype(np.uint8)
     file = io.BytesIO()
