@@ -9,9 +9,13 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 
+import torch
 from scaling_measured import MODELS, Figures, measured
 from study import REPOSITORY, markdown, write_section
 
+from lightning_vitc import costs, create_backbone
+from lightning_vitc.config import load_experiment
+from lightning_vitc.few_shot.candidates import chosen_candidates
 from lightning_vitc.training.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "scaling.md"
@@ -53,12 +57,11 @@ class Step:
 
     @property
     def limit(self) -> str:
-        """What a faster one of would help."""
+        """What the most time goes into."""
         if self.images / self.loader_rate >= self.seconds:
             return "loaders"
-        if self.launches > self.compute:
-            return "launches"
-        return "all-reduce" if self.exposed > 0.1 * self.seconds else "compute"
+        times = {"compute": self.compute, "launches": self.launches, "all-reduce": self.exposed}
+        return max(times, key=lambda name: times[name])
 
 
 def step(figures: Figures, cluster: Cluster, nodes: int, images: float) -> Step:
@@ -131,6 +134,26 @@ def weak(figures: dict[tuple[str, str], Figures], cluster: Cluster) -> str:
     return markdown(["", "step, 1 node", *(f"{nodes}" for nodes in NODES)], rows)
 
 
+def few_shot(cluster: Cluster) -> str:
+    """DC-ViT's trials by the recipe of `dcvit_vit_b`: at most what training the candidates as a whole would take."""
+    recipe = load_experiment("dcvit_vit_b", check_files=False)
+    images, keys = min(recipe.data.num_samples or 0, recipe.data.batch_size), recipe.method
+    rows = []
+    for model, name in MODELS.items():
+        with torch.device("meta"):
+            spec = create_backbone(name).spec
+        candidates = len(chosen_candidates(None, spec.depth))
+        stages = -(-candidates // keys.trials_at_once)
+        flops = images * costs.macs(spec) * (2 + 6 * keys.trials_at_once)
+        seconds = flops / (1e12 * cluster.peak_tflops * cluster.utilization)
+        minutes = seconds * (recipe.trainer.max_epochs or 0) / 60
+        rows.append([model, str(candidates), str(stages), str(images), f"{1e3 * seconds:.0f}",
+                     f"{minutes * stages:.0f}", f"{minutes:.0f}"])  # fmt: skip
+    header = ["DC-ViT on", "candidates", "stages, and GPUs that have work", "images a step", "ms a step, at most",
+              "minutes of trials on one GPU", "on as many as have work"]  # fmt: skip
+    return markdown(header, rows)
+
+
 def options() -> Cluster:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, value in asdict(Cluster()).items():
@@ -152,6 +175,7 @@ def main() -> None:
     write_section(DOCUMENT, "facts", f"{notes}\n\n{facts(figures)}")
     write_section(DOCUMENT, "strong", strong(figures, cluster))
     write_section(DOCUMENT, "weak", weak(figures, cluster))
+    write_section(DOCUMENT, "few-shot", few_shot(cluster))
 
 
 if __name__ == "__main__":

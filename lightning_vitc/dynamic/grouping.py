@@ -53,7 +53,8 @@ class GroupGates:
 
     def __init__(self, sizes: list[int], noise: Tensor | None, device: torch.device):
         counts = torch.tensor(sizes)
-        self.member = torch.repeat_interleave(torch.arange(len(sizes)), counts).to(device)  # [B], its group
+        member = [group for group, size in enumerate(sizes) for _ in range(size)]
+        self.member = torch.tensor(member).to(device)  # [B], its group
         self.counts = counts.to(device)[:, None]
         first = counts.cumsum(0) - counts
         self.noise = None if noise is None else noise[first].to(device)

@@ -41,7 +41,7 @@ def plain_archive(path: Path) -> io.BytesIO:
     except _StrangeError as found:
         raise UserError(f"{path}: not loaded: {found}, which a file of 'vitc export' never holds") from None
     except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, RecursionError, NotImplementedError):
-        raise UserError(f"{path}: damaged; torch cannot read it") from None
+        raise UserError(f"{path}: torch cannot read it (it is damaged)") from None
     copy.seek(0)
     return copy
 

@@ -232,6 +232,7 @@ def test_a_run_of_two_processes_keeps_others_out_and_its_end_lets_them_in(vitc, 
     while not saved_twice(run, "scala")():
         assert process.poll() is None
         time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGSTOP)  # or it might be complete before the other one looks
     done = vitc(*arguments[:-3], "teacher.train=false")
     assert (done.code, done.error) == (
         2, "error: runs/scala_digits/default: another process is running this run; wait for it or set run_name\n",

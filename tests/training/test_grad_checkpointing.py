@@ -4,6 +4,7 @@ The same means bit for bit: on the CPU the second pass repeats the operations of
 included.
 """
 
+import subprocess
 from copy import deepcopy
 from fractions import Fraction
 from typing import Any
@@ -151,6 +152,22 @@ def test_the_key_reaches_every_network_of_a_run(vitc, tiny, read_metrics):
     one, other = (read_metrics(vitc.place / "runs" / "scala_digits" / name) for name in ("default", "less"))
     assert one == other
     assert vitc(*arguments, "model.grad_checkpointing=true").out.startswith("runs/scala_digits/default is complete")
+
+
+@pytest.mark.slow
+def test_two_processes(vitc, tiny):
+    """Under DDP too, whose hooks see every gradient once."""
+    two = ("trainer.devices=2", "trainer.strategy=ddp", "teacher.train=false", "trainer.max_epochs=1")
+    command = ["vitc", "train", "scala_digits", *tiny, *two]
+    for more in (["run_name=plain"], ["run_name=less", "model.grad_checkpointing=true"]):
+        done = subprocess.run([*command, *more], cwd=vitc.place, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    plain, less = (
+        torch.load(vitc.place / "runs/scala_digits" / name / "checkpoints/scala/last.ckpt", weights_only=True)
+        for name in ("plain", "less")
+    )
+    assert plain["state_dict"].keys() == less["state_dict"].keys()
+    assert all(torch.equal(weight, less["state_dict"][name]) for name, weight in plain["state_dict"].items())
 
 
 def test_it_is_no_setting_of_timm_and_free_to_change():
