@@ -8,8 +8,10 @@ which no fit has seen. Gates let everything run when they are measured, so that 
 import argparse
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from study import REPOSITORY, markdown, write_section
@@ -24,6 +26,7 @@ from lightning_vitc.latency.fitting import Fit, fit
 from lightning_vitc.latency.meter import Meter
 from lightning_vitc.latency.place import Place
 from lightning_vitc.latency.widths import largest_within
+from lightning_vitc.measuring import timing
 from lightning_vitc.methods.scala import Arguments as ScalaArguments
 from lightning_vitc.methods.scala import widths_of
 from lightning_vitc.schema import BudgetConfig, ModelConfig
@@ -39,8 +42,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=("wall", "thread"),
+        help="thread: what the process computes, for one thread on a machine that is busy with others",
+    )
     parser.add_argument("--share", default="60%", help="of the dense latency (default: %(default)s)")
     args = parser.parse_args()
+    if args.clock == "thread":
+        timing.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[assignment]
     os.environ["XDG_CACHE_HOME"] = str(args.runs)  # a table of its own, measured now
     meter = Meter(template(ModelConfig(name=args.model)).spec, Place(args.device, args.batch_size, args.threads))
     target = target_of(BudgetConfig(latency_ms=args.share), meter.dense, "uvc", meter.table())
@@ -90,7 +101,7 @@ def report(args: argparse.Namespace, meter: Meter, target: Target, fits: dict[st
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "timm"))
     where = meter.place.described()
     begin = (
-        f"{args.model} on {where['device_name']}, batch {args.batch_size}, {args.threads} threads, {versions}, commit "
+        f"{args.model} on {where['device_name']}, batch {args.batch_size}, {args.threads} threads, {args.clock} clock, {versions}, commit "
         f"{facts['commit']}. Dense {target.dense / NANOSECONDS:.1f} ms when the table was measured and "
         f"{again['dense'] / NANOSECONDS:.1f} ms at the end, budget {target.amount / NANOSECONDS:.1f} ms ({args.share})."
     )

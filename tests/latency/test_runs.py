@@ -1,6 +1,9 @@
 """Whole runs under a budget of latency, on a clock that the table predicts wrongly: what was decided is measured."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -170,3 +173,18 @@ def test_on_the_real_clock_the_exported_network_is_within_the_budget(monkeypatch
     share = rows["out"]["latency_ms"]["p50"] / next(iter(rows.values()))["latency_ms"]["p50"]
     assert 0.9 * 0.6 <= share <= 1.05 * 0.6
     assert share == pytest.approx(result["rows"][0]["latency_ms"] / result["dense"]["latency_ms"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_measures(tmp_path):
+    """On the real clock, which nothing here depends on."""
+    keys = [*SEARCH, "method.prune=false", "budget.latency_ms=80%", "trainer.devices=2", "trainer.strategy=ddp"]
+    command = [str(Path(sys.executable).with_name("vitc")), "train", "uvc_digits", *keys]
+    place = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=place)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("measuring ") == 1
+    path = tmp_path / "runs" / "uvc_digits" / "default"
+    [row] = json.loads((path / "result.json").read_text())["rows"]
+    assert row["latency_ms"] == json.loads((path / "latency_of_rows.json").read_text())["uvc"]
+    assert row["blocks"] < 4
