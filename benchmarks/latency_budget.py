@@ -2,7 +2,7 @@
 
 Random weights, whose values do not matter for speed; UVC and USDC are projected at random importances. Every network is
 predicted by the table, measured, and fitted as a run does it; at the end all are measured again beside the dense one,
-which no fit has seen. Gates let everything run when they are measured, so that of USDC it is the resident model.
+which no fit has seen. Of USDC it is the resident model, without the gates.
 """
 
 import argparse
@@ -100,10 +100,11 @@ def report(args: argparse.Namespace, meter: Meter, target: Target, fits: dict[st
     facts = environment(args.device)
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "timm"))
     where = meter.place.described()
+    dense, later = (f"{amount / NANOSECONDS:.1f} ms" for amount in (target.dense, again["dense"]))
+    place = f"{where['device_name']}, batch {args.batch_size}, {args.threads} threads, {args.clock} clock"
     begin = (
-        f"{args.model} on {where['device_name']}, batch {args.batch_size}, {args.threads} threads, {args.clock} clock, {versions}, commit "
-        f"{facts['commit']}. Dense {target.dense / NANOSECONDS:.1f} ms when the table was measured and "
-        f"{again['dense'] / NANOSECONDS:.1f} ms at the end, budget {target.amount / NANOSECONDS:.1f} ms ({args.share})."
+        f"{args.model} on {place}, {versions}, commit {facts['commit']}. Dense {dense} when the table was measured and "
+        f"{later} at the end, budget {target.amount / NANOSECONDS:.1f} ms ({args.share})."
     )
     rows = [row(name, found, meter, target, again) for name, found in fits.items()]
     header = ["", "MACs of dense", "expected / measured at first", "tries", "fitted", "again", "again, of the budget"]
