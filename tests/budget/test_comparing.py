@@ -148,6 +148,7 @@ def test_the_plan_of_an_experiment_in_milliseconds(world, capsys):
     assert list(document["reachable"]) == ["min_latency_ms", "max_latency_ms", "step_latency_ms"]
     assert document["reachable"]["min_latency_ms"] < document["target"]["latency_ms"] < dense
     assert document["satisfiable"]
+    assert (document["place"]["device"], document["place"]["threads"]) == ("cpu", 1)
     assert cli.main(arguments) == 0
     assert f"target     {document['target']['latency_ms']:,} latency_ms (60.0 %)" in capsys.readouterr().out
     assert cli.main(["plan", "scala_digits", "budget.latency_ms=60%"]) == 0

@@ -287,7 +287,8 @@ def test_another_method_has_no_static_budget(vitc: Any) -> None:
     done = vitc("train", "uvc_digits", "budget.static=70%")
     assert done.code == 2
     assert done.error == (
-        "error: budget.static: the method 'uvc' does not know it; it takes macs, params, round_to, min_keep\n"
+        "error: budget.static: the method 'uvc' does not know it; "
+        "it takes macs, params, round_to, min_keep, latency_ms, device, batch_size\n"
     )
 
 
