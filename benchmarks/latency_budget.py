@@ -2,14 +2,16 @@
 
 Random weights, whose values do not matter for speed; UVC and USDC are projected at random importances. Every network is
 predicted by the table, measured, and fitted as a run does it; at the end all are measured again beside the dense one,
-which no fit has seen. Gates let everything run when they are measured, so that of USDC it is the resident model.
+which no fit has seen. Of USDC it is the resident model, without the gates.
 """
 
 import argparse
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from study import REPOSITORY, markdown, write_section
@@ -24,6 +26,7 @@ from lightning_vitc.latency.fitting import Fit, fit
 from lightning_vitc.latency.meter import Meter
 from lightning_vitc.latency.place import Place
 from lightning_vitc.latency.widths import largest_within
+from lightning_vitc.measuring import timing
 from lightning_vitc.methods.scala import Arguments as ScalaArguments
 from lightning_vitc.methods.scala import widths_of
 from lightning_vitc.schema import BudgetConfig, ModelConfig
@@ -39,8 +42,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=("wall", "thread"),
+        help="thread: what the process computes, for one thread on a machine that is busy with others",
+    )
     parser.add_argument("--share", default="60%", help="of the dense latency (default: %(default)s)")
     args = parser.parse_args()
+    if args.clock == "thread":
+        timing.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[assignment]
     os.environ["XDG_CACHE_HOME"] = str(args.runs)  # a table of its own, measured now
     meter = Meter(template(ModelConfig(name=args.model)).spec, Place(args.device, args.batch_size, args.threads))
     target = target_of(BudgetConfig(latency_ms=args.share), meter.dense, "uvc", meter.table())
@@ -89,10 +100,11 @@ def report(args: argparse.Namespace, meter: Meter, target: Target, fits: dict[st
     facts = environment(args.device)
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "timm"))
     where = meter.place.described()
+    dense, later = (f"{amount / NANOSECONDS:.1f} ms" for amount in (target.dense, again["dense"]))
+    place = f"{where['device_name']}, batch {args.batch_size}, {args.threads} threads, {args.clock} clock"
     begin = (
-        f"{args.model} on {where['device_name']}, batch {args.batch_size}, {args.threads} threads, {versions}, commit "
-        f"{facts['commit']}. Dense {target.dense / NANOSECONDS:.1f} ms when the table was measured and "
-        f"{again['dense'] / NANOSECONDS:.1f} ms at the end, budget {target.amount / NANOSECONDS:.1f} ms ({args.share})."
+        f"{args.model} on {place}, {versions}, commit {facts['commit']}. Dense {dense} when the table was measured and "
+        f"{later} at the end, budget {target.amount / NANOSECONDS:.1f} ms ({args.share})."
     )
     rows = [row(name, found, meter, target, again) for name, found in fits.items()]
     header = ["", "MACs of dense", "expected / measured at first", "tries", "fitted", "again", "again, of the budget"]

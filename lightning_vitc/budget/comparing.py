@@ -1,6 +1,7 @@
 """`vitc plan --compare`: what every method would build for one model and budget, before anything is trained."""
 
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,11 +86,15 @@ class Comparison:
 
     def row(self, method: str) -> dict[str, Any]:
         """What one method would build; why not, where it cannot."""
-        try:
-            typical, latency = self._scala() if method == "scala" else (self._typical(method), None)
-        except UserError as error:
-            return {"method": method, "reached": False, "note": str(error)}
-        return {"method": method, "reached": True, "note": typical.note, **self.columns(typical, latency)}
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                typical, latency = self._scala() if method == "scala" else (self._typical(method), None)
+            except UserError as error:
+                return {"method": method, "reached": False, "note": str(error)}
+        notes = [typical.note, *(str(warning.message) for warning in warned if warning.category is UserWarning)]
+        note = "; ".join(note for note in notes if note)
+        return {"method": method, "reached": True, "note": note, **self.columns(typical, latency)}
 
     def columns(self, typical: Typical, latency: int | None = None) -> dict[str, Any]:
         """The numbers of a network; its latency is that of the table, unless it was measured."""

@@ -111,6 +111,7 @@ def plan_experiment(experiment: Experiment) -> dict[str, Any]:
         },
         "satisfiable": plan.satisfiable,
         "plan": plan.details,
+        **({} if plan.dense is None else {"place": Place.of(experiment).described()}),
     }
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import warnings
 from typing import Any
 
 from lightning_vitc.commands._experiment import add_experiment
@@ -43,9 +42,7 @@ def run(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     from lightning_vitc.budget.comparing import compare
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of budgets that a method reaches and should not be given
-        document = compare(args.experiment, args.overrides, args.latency)
+    document = compare(args.experiment, args.overrides, args.latency)
     if args.json:
         print(json.dumps(document))
     else:
@@ -74,9 +71,12 @@ def _print_comparison(document: dict[str, Any]) -> None:
     if document["place"] is None:
         console.print("latencies are not known here; --latency measures them", highlight=False)
     else:
-        place = document["place"]
-        where = f"{place['device_name']}, batch {place['batch_size']}, {place['threads']} threads"
+        where = _place(document["place"])
         console.print(f"latency: expected, on {where}; which parts stay is decided by training", highlight=False)
+
+
+def _place(place: dict[str, Any]) -> str:
+    return f"{place['device_name']}, batch {place['batch_size']}, {place['threads']} threads"
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -97,6 +97,8 @@ def _print(document: dict[str, Any]) -> None:
     print(f"{document['method']} on {document['model']}, convention {document['convention']}")
     latency = f", {document['dense'][unit]:,} ms" if unit == "latency_ms" else ""
     print(f"  dense      {document['dense']['macs']:,} MACs, {document['dense']['params']:,} parameters{latency}")
+    if place := document.get("place"):
+        print(f"  on         {_place(place)}")
     answer = "yes" if document["satisfiable"] else "no"
     for key in [name.removeprefix("min_") for name in document["reachable"] if name.startswith("min_")]:
         least, most, step = (document["reachable"][f"{end}_{key}"] for end in ("min", "max", "step"))

@@ -36,14 +36,14 @@ def within_latency(run: "Pipeline", moving: "Moving", targets: DynamicTargets) -
 
     found = fit(targets.expected, moving.within, measured)
     moving.to(found.choice)
-    worst = run.record("worst_latency", lambda: {"nanoseconds": run.latency_now(moving.evaluation.network.spec)})
+    worst = run.record("worst_latency", lambda: {"nanoseconds": run.latency.now(moving.evaluation.network.spec)})
     facts = {LATENCY: as_number(LATENCY, found.measured), WORST: as_number(LATENCY, worst["nanoseconds"])}
     return found.choice, {**facts, "latency": found.facts(targets.expected)}
 
 
 def _expected(run: "Pipeline", moving: "Moving") -> int:
     """Nanoseconds of the mean validation image: what the run rates predict, corrected by what some images take."""
-    evaluation, place = moving.evaluation, run.meter.place
+    evaluation, place = moving.evaluation, run.latency.meter.place
     network = deepcopy(evaluation.network).to(place.device)
     images, _ = next(iter(run.data.loader_of("validation")))
     images = images[:IMAGES].to(place.device)
@@ -51,5 +51,5 @@ def _expected(run: "Pipeline", moving: "Moving") -> int:
         network(images)
     ran = torch.stack(decisions, dim=1).unflatten(1, (-1, 2)).float()
     predicted = float(evaluation.budgeted.expected(ran).mean())
-    measured = run.recorded_dense * share_by_image(network, network_of(run.dense_spec, place), images, place)
+    measured = run.latency.dense * share_by_image(network, network_of(run.dense_spec, place), images, place)
     return max(round(evaluation.spent * measured / predicted), 1)

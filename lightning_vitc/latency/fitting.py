@@ -33,7 +33,7 @@ def fit(budget: int, decide: Callable[[int], Choice], measure: Callable[[Choice]
 
     The limit that `decide` is given is scaled by how far the measurement is from the budget, and kept between the
     largest limit that has fit and the smallest that has not. It ends when the measurement is at most `CLOSE` below the
-    budget, when a choice comes again, or after `TRIES`.
+    budget, when a choice within it comes again, or after `TRIES`.
 
     Args:
         budget: in nanoseconds.
@@ -46,10 +46,14 @@ def fit(budget: int, decide: Callable[[int], Choice], measure: Callable[[Choice]
     found: list[Fit[Choice]] = []
     tries: list[dict[str, int]] = []
     limit, fitting, exceeding = budget, 0, None
-    while len(tries) < TRIES:
+    for _ in range(2 * TRIES):
         choice = _decided(decide, limit, first=not tries)
-        if choice is None or any(choice == other.choice for other in found):
+        again = [one for one in found if one.choice == choice]
+        if choice is None or len(tries) == TRIES or (again and again[0].measured <= budget):
             break
+        if again:  # too large, and what is decided moves in larger steps
+            limit = int(limit * (1 - OVER))
+            continue
         found.append(Fit(choice, measure(choice), tries))
         measured = found[-1].measured
         tries.append({"limit": limit, "measured": measured})

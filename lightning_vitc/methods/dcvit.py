@@ -123,13 +123,13 @@ class Stages:
     @classmethod
     def _plan(cls, run: "Pipeline", spec: ArchSpec, candidates: int) -> BlockPlan:
         """Of a latency it is measured, and recorded as `plan.json`."""
-        target = block_target(run.experiment.budget, spec, "dcvit", run.latency_table())
+        target = block_target(run.experiment.budget, spec, "dcvit", run.latency.table())
         extra = run.arguments.extra_blocks
         if target.table is None:
             return plan_blocks(spec, target, candidates, extra)
 
         def measured() -> dict[str, Any]:
-            plan, facts = measured_plan(spec, target, candidates, extra, run.latency_now)
+            plan, facts = measured_plan(spec, target, candidates, extra, run.latency.now)
             return {"blocks": plan.blocks, "hidden": plan.hidden, "latency_ms": facts}
 
         found = run.record("plan", measured)

@@ -61,7 +61,7 @@ class OneShot(Dense):
         budget, keys = run.experiment.budget, run.arguments
         dense = run.start()
         teacher = teacher_of(run, dense)
-        target = target_of(budget, dense.spec, "uvc", run.latency_table())
+        target = target_of(budget, dense.spec, "uvc", run.latency.table())
         costs, seed = target.unit_costs(dense.spec), run.experiment.seed
 
         def decide(limit: int) -> Masks:

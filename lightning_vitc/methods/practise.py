@@ -98,7 +98,7 @@ class Practise(FeatureMatching):
     @classmethod
     def _number(cls, run: "Pipeline", spec: ArchSpec, candidates: int) -> int:
         """Of blocks that are dropped; of a latency it is measured, and recorded as `plan.json`."""
-        target = block_target(run.experiment.budget, spec, "dcvit", run.latency_table())
+        target = block_target(run.experiment.budget, spec, "dcvit", run.latency.table())
         if target.table is None:
             return dropped_blocks(spec, target, candidates)
 
@@ -106,7 +106,7 @@ class Practise(FeatureMatching):
             found = fit(
                 target.amount,
                 lambda limit: dropped_blocks(spec, replace(target, amount=min(limit, target.dense)), candidates),
-                lambda number: run.latency_now(_without(spec, number)),
+                lambda number: run.latency.now(_without(spec, number)),
             )
             return {"blocks": found.choice, "latency_ms": found.facts(target.amount)}
 

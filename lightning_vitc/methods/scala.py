@@ -226,7 +226,7 @@ class Scala(CompressionModule):
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
         """Teacher, then every width in one training, then a row a width."""
-        run.measure(widths_of(run.dense_spec, run.arguments))
+        run.latency.measure(widths_of(run.dense_spec, run.arguments))
         teacher = run.teacher()
         scala = run.fit("scala", lambda: cls(run.backbone(), run.optimizer, teacher, run.arguments))
         for width in scala.arguments.tested_widths():

@@ -256,7 +256,7 @@ class USDC(GatedTraining):
         keys, budget, seed = run.arguments, run.experiment.budget, run.experiment.seed
         dense = run.start()
         teacher = teacher_of(run, dense)
-        table = run.latency_table(gate_names(keys.gate_search) if keys.dynamic else ())
+        table = run.latency.table(gate_names(keys.gate_search) if keys.dynamic else ())
         targets = targets_of(budget, dense.spec, keys.static, keys.dynamic, table)
         usdc = run.fit(
             "joint", lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, targets, seed), select="last"

@@ -245,7 +245,7 @@ class UVC(CompressionModule):
         keys, budget = run.arguments, run.experiment.budget
         dense = run.start()
         teacher = teacher_of(run, dense)
-        target = target_of(budget, dense.spec, "uvc", run.latency_table())
+        target = target_of(budget, dense.spec, "uvc", run.latency.table())
         uvc = run.fit(
             "search",
             lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, target, run.experiment.seed),

@@ -35,7 +35,9 @@ def pick(pipeline: Pipeline, width: str | None, run: str | Path) -> Network:
     """
     made = [network for network in pipeline.networks if network.name != pipeline.dense_name]
     if width is None:
-        return max(pipeline.within_budget(made or pipeline.networks), key=lambda network: costs.macs(network.spec))
+        return max(
+            pipeline.latency.within_budget(made or pipeline.networks), key=lambda network: costs.macs(network.spec)
+        )
     sized = [network for network in made if network.columns.get("width") is not None]
     for network in sized:
         if as_ratio(network.columns["width"]) == as_ratio(width):

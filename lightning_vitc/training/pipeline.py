@@ -5,10 +5,9 @@ that is finished is loaded instead of trained, so running a pipeline again conti
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,20 @@ from lightning_vitc.backbone import (
     create_teacher,
     from_spec,
 )
-from lightning_vitc.budget.target import LATENCY, as_number, latency_amount
+from lightning_vitc.budget.target import LATENCY
 from lightning_vitc.compact import compact, compact_backbone
 from lightning_vitc.config import load_experiment
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import UserError
 from lightning_vitc.kept import Kept
-from lightning_vitc.latency.meter import RECORD, Meter
-from lightning_vitc.latency.table import LatencyTable, points_of
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig, is_directory_name
 from lightning_vitc.starting_point import starting_network, template
 from lightning_vitc.training.checkpoints import read_checkpoint
 from lightning_vitc.training.evaluation import evaluate
+from lightning_vitc.training.latency_of_run import LatencyOfRun
 from lightning_vitc.training.results import Row
-from lightning_vitc.training.run_directory import RunDirectory, read_json
+from lightning_vitc.training.run_directory import RunDirectory
 from lightning_vitc.training.stages import Stages, load_selected, selected_file
 from lightning_vitc.training.teacher import Teacher, must_see_alike
 from lightning_vitc.training.trainers import test_trainer
@@ -78,6 +76,7 @@ class Pipeline(Stages):
         self.dense_name: str | None = None
         self._template = template(experiment.model)
         self.data = self._data(experiment.data)
+        self.latency = LatencyOfRun(self)
 
     # The parts a method asks for
 
@@ -192,68 +191,11 @@ class Pipeline(Stages):
         """The experiment's model, uncompressed, with the classes of its data."""
         return replace(self._template.spec, num_classes=self.data.num_classes)
 
-    # Budgets of latency
-
-    @cached_property
-    def meter(self) -> Meter:
-        """Of the dense network, for the experiment's budget."""
-        return Meter.of(self.experiment, self.dense_spec, self.directory.path)
-
-    def latency_table(self, gates: Sequence[str] = ()) -> LatencyTable | None:
-        """What a budget of latency is reckoned with, as it was measured when the run began; `None` for other budgets.
-
-        Args:
-            gates: names of gate networks that may be in front of branches.
-        """
-        if self.experiment.budget.latency_ms is None:
-            return None
-        return LatencyTable.of(self.dense_spec, self.measure(points_of(self.dense_spec, gates)), gates)
-
-    def measure(self, specs: Mapping[str, ArchSpec]) -> dict[str, int]:
-        """Nanoseconds of networks and of `dense`, measured when the run begins; nothing without a budget of latency."""
-        if self.experiment.budget.latency_ms is None:
-            return {}
-        return dict(self.record(RECORD, lambda: self.meter.remembered(specs))["nanoseconds"])
-
-    def latency_now(self, spec: ArchSpec) -> int:
-        """Nanoseconds of a network, measured beside the dense one, whose latency is that of the record."""
-        return self.meter.now(spec, self.recorded_dense)
-
-    def latencies(self) -> dict[str, float]:
-        """Milliseconds of the final networks, measured in turns with the dense one; nothing without such a budget.
-
-        Those that skip by the image have theirs from elsewhere.
-        """
-        if self.experiment.budget.latency_ms is None:
-            return {}
-        plain = {network.name: network.spec for network in self.networks if LATENCY not in network.columns}
-        found = self.record("latency_of_rows", lambda: self._measured_rows(plain))
-        return {name: found[name] for name in plain}
-
-    def _measured_rows(self, specs: dict[str, ArchSpec]) -> dict[str, float]:
-        dense = self.recorded_dense
-        found = self.meter.measured(specs)
-        return {name: as_number(LATENCY, round(dense * found[name] / found["dense"])) for name in specs}
-
-    def within_budget(self, networks: Sequence[Network]) -> list[Network]:
-        """Those of finished networks whose latency is within the budget; all where none is, or for other budgets."""
-        text, latency = self.experiment.budget.latency_ms, self.latencies()
-        if text is None:
-            return list(networks)
-        limit = as_number(LATENCY, latency_amount(text, self.recorded_dense))
-        found = latency | {network.name: network.columns[LATENCY] for network in networks if LATENCY in network.columns}
-        return [network for network in networks if found[network.name] <= limit] or list(networks)
-
-    @property
-    def recorded_dense(self) -> int:
-        """Nanoseconds of the dense network, as they were measured when the run began."""
-        return int(read_json(self.directory.path / f"{RECORD}.json", "nanoseconds")["nanoseconds"]["dense"])
-
     # The end of the run
 
     def rows(self) -> tuple[Row | None, list[Row]]:
         """Evaluate every network on the test split, once; the dense row and the others."""
-        latency = self.latencies()
+        latency = self.latency.of_rows()
         for network in self.networks:
             network.columns |= {LATENCY: latency[network.name]} if network.name in latency else {}
         modules = {network.name: network.module for network in self.networks}

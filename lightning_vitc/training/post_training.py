@@ -56,7 +56,7 @@ def _decision(run: "Pipeline", dense: ArchSpec, target: Target, decide: Callable
 
     if target.table is None:
         return indices(target.amount)
-    found = fit(target.amount, indices, lambda kept: run.latency_now(pruned_spec(dense, from_indices(dense, kept))))
+    found = fit(target.amount, indices, lambda kept: run.latency.now(pruned_spec(dense, from_indices(dense, kept))))
     return {**found.choice, "latency_ms": found.facts(target.amount)}
 
 

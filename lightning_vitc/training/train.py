@@ -102,13 +102,14 @@ def _run(pipeline: Pipeline) -> None:
     registry.load_method(experiment.method_name).pipeline(pipeline)
     started = time.monotonic()
     dense, rows = pipeline.rows()
+    chosen = _chosen(pipeline)  # by all processes together, as what they read was decided
     seconds = sum(pipeline.seconds.values()) + time.monotonic() - started
     if not _is_rank_zero():
         return
     document = results.result_document(
         experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
         seconds=seconds, dense=dense, rows=rows, device=pipeline.device, split=pipeline.data.evaluation_split,
-        budget=budget_of(experiment) | _chosen(pipeline),
+        budget=budget_of(experiment) | chosen,
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))

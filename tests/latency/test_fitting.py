@@ -41,6 +41,13 @@ def test_a_choice_that_comes_again_ends_it() -> None:
     assert (found.choice, len(found.tries)) == (5, 1)
 
 
+def test_large_steps_are_gone_down_until_something_fits() -> None:
+    step = 250_000
+    found = tried(lambda limit: round(1.06 * limit), lambda limit: round(limit / step) * step)
+    assert [one["measured"] for one in found.tries] == [1_060_000, 795_000]
+    assert found.choice == 750_000
+
+
 def test_a_little_over_is_accepted_where_nothing_is_within() -> None:
     assert tried(lambda limit: round((1 + OVER) * BUDGET), lambda limit: 5).choice == 5
 

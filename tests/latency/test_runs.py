@@ -1,8 +1,13 @@
 """Whole runs under a budget of latency, on a clock that the table predicts wrongly: what was decided is measured."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +22,10 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.export.exporting import export
 from lightning_vitc.latency import cache
 from lightning_vitc.latency.fitting import TRIES
+from lightning_vitc.measuring import timing
+from lightning_vitc.measuring.benchmark import benchmark
+from lightning_vitc.measuring.candidates import candidates_of
+from lightning_vitc.measuring.subjects import Settings
 from lightning_vitc.training import post_training
 from lightning_vitc.training.train import train
 
@@ -149,3 +158,33 @@ def test_a_budget_out_of_reach_is_refused_before_anything_is_written(world):
     with pytest.raises(UserError, match=r"^budget.latency_ms: 2% is [\d.]+ ms, out of reach; .* reaches [\d.]+ ms to"):
         run("uvc_digits", *SEARCH, "budget.latency_ms=2%")
     assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_on_the_real_clock_the_exported_network_is_within_the_budget(monkeypatch, tmp_path):
+    """Computing time of this thread, so that what else runs on the machine does not count; all else is as it is."""
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=time.thread_time))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    shape = ("model.img_size=64", "model.patch_size=8", "model.embed_dim=192", "model.num_heads=3", "model.depth=4")
+    _, result = run("uvc_digits", *SEARCH, *shape, "data.name=fake", "data.num_samples=64", "budget.latency_ms=60%")
+    export("runs/uvc_digits/default", "out", evaluated=False)
+    rows = {row["name"]: row for row in benchmark(candidates_of(["out"]), Settings(repeats=30))}
+    share = rows["out"]["latency_ms"]["p50"] / next(iter(rows.values()))["latency_ms"]["p50"]
+    assert 0.9 * 0.6 <= share <= 1.05 * 0.6
+    assert share == pytest.approx(result["rows"][0]["latency_ms"] / result["dense"]["latency_ms"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_measures(tmp_path):
+    """On the real clock, which nothing here depends on."""
+    keys = [*SEARCH, "method.prune=false", "budget.latency_ms=80%", "trainer.devices=2", "trainer.strategy=ddp"]
+    command = [str(Path(sys.executable).with_name("vitc")), "train", "uvc_digits", *keys]
+    place = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=place)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("measuring ") == 1
+    path = tmp_path / "runs" / "uvc_digits" / "default"
+    [row] = json.loads((path / "result.json").read_text())["rows"]
+    assert row["latency_ms"] == json.loads((path / "latency_of_rows.json").read_text())["uvc"]
+    assert row["blocks"] < 4
