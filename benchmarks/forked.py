@@ -67,7 +67,7 @@ class Vitc:
     def __init__(self, place: Path) -> None:
         self.place, self.count = place, 0
 
-    def __call__(self, *arguments: str, timeout: float = 120, **environment: str) -> Done:
+    def __call__(self, *arguments: str, timeout: float = 300, **environment: str) -> Done:
         """Run it to its end, or for so many seconds."""
         process = self.start(*arguments, **environment)
         process.join(timeout)

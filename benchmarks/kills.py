@@ -149,7 +149,7 @@ class Hunt:
         if (phase := self.case.phase(self.run)) is None:
             return None
         expected = CODES.get(signal.Signals(plan.number), -plan.number)
-        if codes != {expected}:
+        if codes - {0} != {expected}:  # a rank that only helps with the evaluation may have ended before the first one
             raise RuntimeError(f"{self.case.title}: ended with {codes}:\n{ends[0].error}\n{ends[-1].error}")
         torn = len(list(self.run.rglob(".*.tmp")))
         return Hit(phase, signal.Signals(plan.number).name, self._lost(phase), torn)

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 IGNORED = ("seconds", "wall_seconds", "commit")  # wall times, and what a checkout is at while a study runs
 MEASURED = ("scores", "order", "latency_reductions")  # in PRACTISE's `blocks.json`: divided by measured milliseconds
 OWN = ("config.yaml", "hparams.yaml", ".lock")  # the name of the run, and who runs it
-TWICE = ("scalar epoch",)  # logged beside the training and beside the validation after the same step
 ALL_EVENTS = {"scalars": 0, "images": 0, "tensors": 0}
 
 
@@ -21,7 +19,7 @@ def differences(one: Path, two: Path, measured: bool = False) -> list[str]:
     """Names of what differs between two finished runs: an empty list for equal ones.
 
     Weights, duals, gates, averages, optimizers, schedules and positions in the data (all that a checkpoint holds),
-    `metrics.jsonl`, decisions, tables, pictures, and TensorBoard, where no step may be missing or there twice.
+    `metrics.jsonl`, decisions, tables, pictures, and TensorBoard, step by step.
 
     Args:
         one, two: directories of runs.
@@ -43,8 +41,6 @@ def differences(one: Path, two: Path, measured: bool = False) -> list[str]:
     for folder in sorted(folders):
         first, second = (events(run / folder) for run in (one, two))
         found += [f"{folder}: {key}" for key in _unequal(first, second)]
-        found += [f"{folder}: {tag} has a step twice" for tag, line in second.items()
-                  if tag not in TWICE and not _rises(line)]  # fmt: skip
     return found
 
 
@@ -62,10 +58,6 @@ def events(folder: Path) -> dict[str, list[Any]]:
         f"text {tag}": [(event.step, event.tensor_proto.SerializeToString()) for event in board.Tensors(tag)]
         for tag in tags["tensors"]
     }
-
-
-def _rises(line: list[Any]) -> bool:
-    return all(before[0] < after[0] for before, after in pairwise(line))
 
 
 def _files(run: Path) -> Iterator[Path]:
