@@ -36,6 +36,7 @@ DOCUMENT = REPOSITORY / "docs" / "results" / "deploy.md"
 
 
 def main() -> None:
+    """Measure what is missing, then write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "studies" / "latency_budget")
     parser.add_argument("--model", default="deit_small_patch16_224")

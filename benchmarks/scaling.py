@@ -86,6 +86,7 @@ def memory_gb(figures: Figures, images: float, recomputed: bool) -> float:
 
 
 def facts(figures: dict[tuple[str, str], Figures]) -> str:
+    """Table of what one device does."""
     rows = [
         [f"{model}, {method}", f"{found.params / 1e6:.1f} M", f"{found.flops / 1e9:.0f} G", f"{found.overhead:.2f}",
          f"{4e-6 * found.params:.0f} MB", f"{found.last_backward_flops / found.flops:.0%}", f"{found.operators:,.0f}",
@@ -155,6 +156,7 @@ def few_shot(cluster: Cluster) -> str:
 
 
 def options() -> Cluster:
+    """The cluster of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name, value in asdict(Cluster()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default: %(default)s")
@@ -162,6 +164,7 @@ def options() -> Cluster:
 
 
 def main() -> None:
+    """Measure what is missing, reckon, and write."""
     cluster = options()
     figures = measured()
     place = environment("cpu")

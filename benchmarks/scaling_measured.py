@@ -68,6 +68,7 @@ class Figures:
 
 
 def measured() -> dict[tuple[str, str], Figures]:
+    """Figures by model and method: of the loader and of USDC here, the others from the cost model and earlier studies."""
     rate, overhead = loader_rate(), OVERHEAD | {"usdc": overhead_of_usdc()}
     return {
         (model, method): figures(name, method, overhead[method], rate)
@@ -76,6 +77,7 @@ def measured() -> dict[tuple[str, str], Figures]:
 
 
 def figures(name: str, method: str, overhead: float, rate: float) -> Figures:
+    """Of one model and method."""
     with torch.device("meta"):
         spec = create_backbone(name).spec
     flops, last = flops_of(spec, method)
@@ -154,6 +156,7 @@ def run(module: CompressionModule, images: int) -> tuple[int, int]:
 
 
 def build(method: str, network: Any) -> CompressionModule:
+    """The module whose step is timed."""
     spec, teacher = network.spec, Teacher(deepcopy(network), network.spec.num_classes)
     if method == "dense":
         return Dense(network, RECIPE).train()
@@ -183,6 +186,7 @@ def overhead_of_usdc(repeats: int = 5) -> float:
 
 
 def seconds_of(module: CompressionModule, batch: tuple[torch.Tensor, torch.Tensor]) -> float:
+    """Seconds of one training step."""
     started = time.process_time()
     module.step(*batch).loss.backward()
     module.zero_grad(set_to_none=True)
