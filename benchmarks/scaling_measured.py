@@ -68,7 +68,7 @@ class Figures:
 
 
 def measured() -> dict[tuple[str, str], Figures]:
-    """Figures by model and method: of the loader and of USDC here, the others from the cost model and earlier studies."""
+    """By model and method: loader and USDC are measured, the rest is from the cost model and earlier studies."""
     rate, overhead = loader_rate(), OVERHEAD | {"usdc": overhead_of_usdc()}
     return {
         (model, method): figures(name, method, overhead[method], rate)
