@@ -92,7 +92,7 @@ def width_within(meter: Meter, target: Target) -> Fit[ArchSpec]:
     found = meter.remembered(widths)["nanoseconds"]
     name = largest_within(widths, found, target.amount)
     assert name is not None
-    return Fit(widths[name], found[name], [{"limit": target.amount, "measured": found[name]}])
+    return Fit(widths[name], found[name])
 
 
 def report(args: argparse.Namespace, meter: Meter, target: Target, fits: dict[str, Fit[ArchSpec]],
@@ -115,9 +115,8 @@ def report(args: argparse.Namespace, meter: Meter, target: Target, fits: dict[st
 def row(name: str, found: Fit[ArchSpec], meter: Meter, target: Target, again: dict[str, int]) -> list[str]:
     """Again: as a share of the dense network in the same rounds, on the scale of the table."""
     later = target.dense * again[name] / again["dense"]
-    first = found.tries[0]
-    ratio = first["limit"] / first["measured"]
-    return [name, f"{100 * costs.macs(found.choice) / costs.macs(meter.dense):.1f} %", f"{ratio:.3f}",
+    ratio = f"{found.tries[0]['limit'] / found.tries[0]['measured']:.3f}" if found.tries else ""
+    return [name, f"{100 * costs.macs(found.choice) / costs.macs(meter.dense):.1f} %", ratio,
             str(len(found.tries)), f"{found.measured / NANOSECONDS:.2f} ms", f"{later / NANOSECONDS:.2f} ms",
             f"{100 * later / target.amount - 100:+.1f} %"]  # fmt: skip
 
