@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from kills import Case, Hit, Hunt, plans
+from hunt import Hunt
+from kills import Case, Hit, plans
 from same_run import differences
 from study import REPOSITORY, markdown, write_section
 

@@ -75,7 +75,7 @@ def measure(case: Case, place: Path, repeats: int) -> dict[str, list[float]]:
                 found[name].append(case.rate(place, processes, batch, number))
                 file.write_text(json.dumps(found))
                 print(f"{case.title}, {name}: {found[name][-1]:.1f} images/s", flush=True)
-    return found
+    return {name: values[:repeats] for name, values in found.items()}
 
 
 def rows(case: Case, found: dict[str, list[float]]) -> list[list[str]]:
@@ -102,7 +102,7 @@ def main() -> None:
     header = ["", "", "images a step", "images/s", "efficiency"]
     body = (
         f"Medians of {args.repeats} rounds, one thread a process, {os.cpu_count()} cores, gloo; the machine's load "
-        f"before the measurement was {load:.1f}.\n\n{markdown(header, table)}"
+        f"of 15 minutes before was {load:.1f}.\n\n{markdown(header, table)}"
     )
     results = [json.loads(file.read_text()) for file in sorted(args.runs.rglob("result.json"))]
     write_section(DOCUMENT, "two processes", body, results)

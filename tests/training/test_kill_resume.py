@@ -6,8 +6,9 @@
 from pathlib import Path
 
 import pytest
+from hunt import Hunt
 from kill_resume import CASES
-from kills import Case, Hunt, plans
+from kills import Case, plans
 from same_run import differences
 
 
