@@ -160,7 +160,7 @@ def test_the_job_finds_its_run(vitc, tiny):
 def test_make_slurm(tmp_path):
     """The variables of the Makefile are the command's options, each left out where it is not given."""
     vitc = Path(sys.executable).with_name("vitc")
-    make = ["make", "--old-file=.venv/.ready", "slurm", f"VITC={vitc}", "EXP=scala_digits"]
+    make = ["make", "--no-print-directory", "--old-file=.venv/.ready", "slurm", f"VITC={vitc}", "EXP=scala_digits"]
     words = ["NODES=2", "GPUS=4", "TIME=01:00:00", f"ARGS=output_dir={tmp_path} seed=3"]
     done = subprocess.run([*make, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     text = (tmp_path / "scala_digits/default/train.sbatch").read_text()

@@ -54,8 +54,12 @@ def state(job: str) -> dict[str, str]:
 
 
 def hurry(job: str) -> bool:
-    """Start a job that waits now, instead of two minutes after it was requeued, as often as Slurm sets that again."""
+    """Start a job that waits soon, instead of two minutes after it was requeued, as often as Slurm sets that again.
+
+    Not in the second in which it was killed, whose credentials the nodes refuse.
+    """
     if state(job)["JobState"] == "PENDING":
+        time.sleep(3)
         command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
         subprocess.run(command, check=False, capture_output=True, timeout=60)
         time.sleep(2)

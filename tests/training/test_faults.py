@@ -5,6 +5,7 @@ Kills and signals are in `test_train.py` and `test_interruption.py`, losses that
 """
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -178,10 +179,10 @@ def test_a_dead_data_worker(finished, vitc, tiny):
     process.join(60)
     done = vitc.done(process)
     assert done.code == 1
-    assert done.error == (
-        f"error: a data worker (process {workers[0]}) died: killed by signal: Killed; if memory ran out, lower "
-        "data.num_workers; the same command continues from the last checkpoint\n"
-    )
+    assert re.fullmatch(  # whether torch hears of the signal or misses the worker first is a matter of time
+        rf"error: a data worker \(process {workers[0]}\) died: (killed by signal: Killed|exited unexpectedly); if "
+        "memory ran out, lower data.num_workers; the same command continues from the last checkpoint\n", done.error,
+    ), done.error  # fmt: skip
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert vitc(*arguments).code == 0
     assert_same_end(run, finished)
