@@ -25,9 +25,10 @@ class Interrupted(Exception):  # noqa: N818, it is no error
 
     Args:
         number: of the signal.
-        step: optimizer steps that are saved.
+        step: optimizer steps that are saved; `None` between two stages.
     """
 
-    def __init__(self, number: int, step: int):
-        super().__init__(f"{signal.Signals(number).name} after step {step}; the same command continues from there")
+    def __init__(self, number: int, step: int | None):
+        where = "between two stages" if step is None else f"after step {step}"
+        super().__init__(f"{signal.Signals(number).name} {where}; the same command continues from there")
         self.exit_code = 128 + number  # as a shell counts

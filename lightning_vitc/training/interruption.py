@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_vitc.errors import Interrupted
 
@@ -56,8 +59,7 @@ class Interruption:
         """What to raise once everything is saved; in a Slurm job that is preempted, it is put back into the queue."""
         self.ignore()
         number = self._agreed or signal.SIGTERM
-        if number == signal.SIGUSR1 and trainer.is_global_zero and "SLURM_JOB_ID" in os.environ:
-            requeue()
+        _requeue_if_preempted(number, trainer.is_global_zero)
         return Interrupted(number, trainer.global_step)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -66,6 +68,33 @@ class Interruption:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or number
+
+
+@contextmanager
+def between_stages() -> Iterator[None]:
+    """Outside of a training a signal ends the run at once: what is finished is recorded, and nothing is half written.
+
+    Raises:
+        Interrupted: in the middle of what is within; a training answers its signals itself.
+    """
+    process = os.getpid()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if os.getpid() == process:  # not in a forked loader worker
+            _requeue_if_preempted(number, getattr(rank_zero_only, "rank", 0) == 0)
+            raise Interrupted(number, None)
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS if number != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _requeue_if_preempted(number: int, first: bool) -> None:
+    if number == signal.SIGUSR1 and first and "SLURM_JOB_ID" in os.environ:
+        requeue()
 
 
 def requeue() -> None:

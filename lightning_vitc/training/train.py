@@ -16,6 +16,7 @@ from lightning_vitc.schema import Experiment
 from lightning_vitc.training import results
 from lightning_vitc.training.finished import pick
 from lightning_vitc.training.generations import LAST, PREVIOUS
+from lightning_vitc.training.interruption import between_stages
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.processes import part
 from lightning_vitc.training.run_directory import RunDirectory, flat
@@ -54,7 +55,8 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
         if pipeline is None or directory.is_complete():
             _say(f"[bold]{directory.path}[/] is complete (use --fresh to start over)")
         else:
-            _run(pipeline)
+            with between_stages():
+                _run(pipeline)
         if _is_rank_zero():
             _show(directory)
     except UserError:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_vitc.training.interruption import Interruption
+from lightning_vitc.errors import Interrupted
+from lightning_vitc.training.interruption import Interruption, between_stages
 
 STEPS = 32
 
@@ -75,6 +76,37 @@ def test_a_preempted_job_is_put_back(vitc, tiny):
     called.unlink()
     signal_in_mid_epoch(vitc, signal.SIGTERM, "train", "scala_digits", *tiny, **environment)
     assert not called.exists(), "an end is an end"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_between_two_stages_the_run_ends_at_once(number, code, monkeypatch, tmp_path, capfd):
+    called = scontrol(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)]
+    message = f"^{signal.Signals(number).name} between two stages; the same"
+    with pytest.raises(Interrupted, match=message) as stopped, between_stages():
+        signal.raise_signal(number)
+    assert stopped.value.exit_code == code
+    assert called.exists() == (number == signal.SIGUSR1)
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+
+
+@pytest.mark.slow
+def test_stopped_in_the_evaluation_it_continues(finished, vitc, tiny):
+    """The evaluation is no training: what answers there is not what answers in a stage."""
+    arguments = ("train", "scala_digits", *tiny)
+    process, stage = vitc.start(*arguments), run_of(vitc.place) / "checkpoints" / "scala" / "done.json"
+    while process.is_alive() and not stage.exists():
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGTERM)
+    stopped = vitc.done(process)
+    assert (stopped.code, stopped.error) == (
+        143, "stopped by SIGTERM between two stages; the same command continues from there\n")  # fmt: skip
+    assert not (run_of(vitc.place) / "result.json").exists()
+    assert vitc(*arguments).code == 0
+    rows = [json.loads((run / "result.json").read_text())["rows"] for run in (run_of(vitc.place), finished)]
+    assert rows[0] == rows[1]
 
 
 def test_a_signal_in_the_last_validation_ends_the_stage_and_not_the_next_one(vitc, tiny):
