@@ -114,8 +114,8 @@ class Stages:
         """Checked before anything is trained."""
         keys, spec = run.arguments, run.dense_spec
         candidates = chosen_candidates(keys.candidates, spec.depth)
-        must_have_room(run.directory.path, spec, len(candidates))
         plan = cls._plan(run, spec, len(candidates))
+        must_have_room(run, len(candidates), keys.trials_at_once)
         adopt_trials(run, keys.trials_of, ("method.finetune", "method.score"))
         dense = run.start()
         return cls(run, dense, deepcopy(dense), plan, run.data.images_of("train"))

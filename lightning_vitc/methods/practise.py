@@ -77,8 +77,8 @@ class Practise(FeatureMatching):
         """Adaptor trials, scores, the best blocks dropped at once from the original, fine-tuning, a row."""
         keys, spec = run.arguments, run.dense_spec
         candidates = chosen_candidates(keys.candidates, spec.depth)
-        must_have_room(run.directory.path, spec, len(candidates))
         number = cls._number(run, spec, len(candidates))
+        must_have_room(run, len(candidates), keys.trials_at_once)
         adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times"))
         dense = run.start()
         original = deepcopy(dense)
