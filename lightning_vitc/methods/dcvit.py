@@ -23,7 +23,14 @@ from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_t
 from lightning_vitc.few_shot.metric_set import metric_set
 from lightning_vitc.few_shot.scores import score
 from lightning_vitc.latency.meter import table_for
-from lightning_vitc.schema import Experiment, SyntheticConfig, bounded, must_be_trained
+from lightning_vitc.schema import (
+    Experiment,
+    SyntheticConfig,
+    bounded,
+    must_be_trained,
+    must_keep_precision,
+    must_read_no_label,
+)
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -51,9 +58,16 @@ class Arguments:
 
     def validate(self, experiment: Any = None) -> None:
         """Rules with the experiment's other keys; a violation is a ValueError naming the key."""
+        if self.synthetic.warmup >= self.synthetic.iterations:
+            raise ValueError(
+                f"method.synthetic.warmup: {self.synthetic.warmup} leaves nothing of "
+                f"method.synthetic.iterations={self.synthetic.iterations}; make it less"
+            )
         if experiment is None:
             return
         must_be_trained(experiment)
+        must_keep_precision(experiment, "weights of {}'s candidates")
+        must_read_no_label(experiment)
         if experiment.trainer.max_epochs is None:
             raise ValueError("trainer.max_epochs: missing; every fine-tuning of dcvit takes so many")
         dropping = experiment.callbacks.get("progressive_block_dropping")
