@@ -18,7 +18,7 @@ from lightning_vitc.budget.planning import Plan
 from lightning_vitc.few_shot.adoption import adopt_trials
 from lightning_vitc.few_shot.block_plan import BlockPlan, block_target, measured_plan, plan_blocks, plan_of_blocks
 from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
-from lightning_vitc.few_shot.dropped_attention import drop_attention
+from lightning_vitc.few_shot.dropped_attention import drop_attention, units_that_stay
 from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
 from lightning_vitc.few_shot.metric_set import metric_set
 from lightning_vitc.few_shot.scores import score
@@ -97,7 +97,10 @@ class DCViT(FeatureMatching):
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
-        """Plan, block trials, synthetic set, scores, progressive compression, a row (Algorithm 1)."""
+        """Plan, block trials, synthetic set, scores, progressive compression, a row (Algorithm 1).
+
+        `hidden_units.json` holds the units of the dense MLPs that the compressed blocks have kept.
+        """
         keys, stages = run.arguments, Stages.of(run)
         trials = stages.trials()
         seen = stages.images
@@ -110,6 +113,8 @@ class DCViT(FeatureMatching):
                 network = stages.finetuned(f"progressive_{number}", partial(stages.compress, network, block))
         else:
             network = stages.finetuned("one_shot", partial(reduce, stages.compress, chosen, stages.dense), len(chosen))
+        if not run.read_only:
+            run.record("hidden_units", lambda: {str(block): stages.units[block] for block in sorted(chosen)})
         run.add_row("dcvit", network, None, blocks=sorted(chosen), hidden=stages.plan.hidden)
 
 
@@ -122,6 +127,9 @@ class Stages:
     original: Backbone
     plan: BlockPlan
     images: Tensor
+    units: dict[int, list[int]] = field(
+        default_factory=dict
+    )  # hidden ones that a block kept when it was compressed last
 
     @classmethod
     def of(cls, run: "Pipeline") -> "Stages":
@@ -156,10 +164,12 @@ class Stages:
         return tried(self.run, candidates, keys.trials_at_once, partial(self.compress, self.dense), self._module)
 
     def compress(self, network: Backbone, block: int) -> Backbone:
-        """The network without the attention of one more block."""
+        """The network without the attention of one more block; its hidden units that stay are noted."""
         keys, seed = self.run.arguments, self.run.experiment.seed
-        return drop_attention(network, block, self.plan.hidden, seed=seed, images=self.images, units=keys.units,
-                              init=keys.init)  # fmt: skip
+        drawn: dict[str, Any] = dict(seed=seed, images=self.images)
+        units = units_that_stay(network, block, self.plan.hidden, units=keys.units, **drawn)
+        self.units[block] = units.tolist()
+        return drop_attention(network, block, units, init=keys.init, **drawn)
 
     def ranking(self, trials: Mapping[int, Backbone], seen: Tensor) -> dict[str, Any]:
         """Every candidate by its score on `seen` (eq. 6), and beside it the loss it was trained to."""
