@@ -251,11 +251,12 @@ ABLATIONS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("override", ABLATIONS)
 def test_ablations(done, vitc, override):
-    keys = ("teacher.train=false", f"teacher.run={done}", "budget.drop_blocks=1", override)
+    keys = ("teacher.train=false", f"teacher.run={done}", "budget.drop_blocks=null", "budget.macs=75%", override)
     finished = vitc("train", "dcvit_digits", *UNTAUGHT, *keys)
     assert finished.code == 0, finished.error
     names = {path.name for path in (run_of(vitc.place) / "checkpoints").iterdir()}
     assert ("one_shot" in names) == ("one_shot" in override)
+    assert len(read(run_of(vitc.place), "result")["rows"][0]["blocks"]) == 2 + ("extra_blocks" in override)
     assert (run_of(vitc.place) / "synthetic.png").exists() == ("training" not in override)
 
 

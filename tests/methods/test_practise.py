@@ -94,12 +94,13 @@ def test_as_many_finetunings_as_dcvit_compresses_blocks(tmp_path, budget, times)
 
 def test_trials_of_another_run(done, vitc):
     keys = [key for key in TINY if "teacher" not in key]
-    other = (f"teacher.run={done}", f"method.trials_of={done}", "budget.drop_blocks=1")
+    other = (f"teacher.run={done}", f"method.trials_of={done}", "budget.drop_blocks=1", "method.trials_at_once=3")
     finished = vitc("train", "practise_digits", *keys, *other)
     assert finished.code == 0, finished.error
     run = vitc.place / "runs" / "practise_digits" / "default"
     one, two = (path / "checkpoints" / "trials_2" / "last.ckpt" for path in (run, done))
     assert one.read_bytes() == two.read_bytes()
+    assert json.loads((run / "trials.json").read_text()) == {"stages": {"trials_0": [1, 2], "trials_2": [3]}}
     refused = vitc("train", "practise_digits", *keys, *other, "optimizer.lr=0.5", "run_name=other")
     message = f"method.trials_of: {done} was run with optimizer.lr=0.002, this run has 0.5; trials depend on it"
     assert (refused.code, refused.error) == (2, f"error: {message}\n")
