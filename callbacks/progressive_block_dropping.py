@@ -1,4 +1,4 @@
-"""Drives block trials and progressive compression: which part of a network a fine-tuning may move, and which rests."""
+"""Which part of a network with compressed blocks a fine-tuning may move, and which rests."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -29,6 +29,9 @@ class HasCompressedBlocks(Protocol):
 
 class ProgressiveBlockDropping(Callback):
     """Before a fine-tuning freezes what lies behind its last compressed block; the next one reaches further back.
+
+    Block trials and progressive compression are stages of the method's pipeline: they choose the blocks, compress them
+    and say when to train. This callback freezes, and writes down what is compressed and trained.
 
     Which blocks are compressed is written in the networks themselves, so this is a function of what is trained: a
     trial reaches one block after its candidate, a progressive fine-tuning one after the last of the blocks so far.

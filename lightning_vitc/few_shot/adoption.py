@@ -1,13 +1,16 @@
 """Taking over the block trials of another run, where this one would only repeat them."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
+from lightning_vitc.few_shot.candidates import STAGES, chosen_candidates, in_parts, read_stages
 from lightning_vitc.few_shot.metric_set import FILE, PICTURE
+from lightning_vitc.training.checkpoints import write_atomically
 from lightning_vitc.training.run_directory import FREE, RunDirectory, flat
 
 if TYPE_CHECKING:
@@ -31,12 +34,15 @@ def adopt_trials(run: "Pipeline", source: str | None, unrelated: Sequence[str]) 
         return
     if not (Path(source) / "config.yaml").is_file():
         raise UserError(f"method.trials_of: '{source}' is not the directory of a run: it has no config.yaml")
-    _must_agree(run, source, (*FREE, *UNRELATED, *unrelated))
+    theirs = _must_agree(run, source, (*FREE, *UNRELATED, *unrelated))
     other = RunDirectory(source)
     stages = sorted(path.parent.name for path in other.path.glob("checkpoints/trials_*/done.json"))
     if not stages or not (other.path / "blocks.json").is_file():
         raise UserError(f"method.trials_of: {source} has not finished its trials; continue it with 'vitc train'")
     if run.processes.rank == 0:
+        candidates = chosen_candidates(theirs.candidates, run.dense_spec.depth)
+        layout = {"stages": read_stages(other.path) or in_parts(candidates, theirs.trials_at_once)}
+        write_atomically(run.directory.path / f"{STAGES}.json", (json.dumps(layout, indent=1) + "\n").encode())
         for stage in stages:
             _copy(other.stage(stage), run.directory.stage(stage))
         for name in (FILE, PICTURE, "synthetic.json"):  # the record last: it says that the set is there
@@ -45,7 +51,8 @@ def adopt_trials(run: "Pipeline", source: str | None, unrelated: Sequence[str]) 
     run.processes.wait()
 
 
-def _must_agree(run: "Pipeline", source: str, free: tuple[str, ...]) -> None:
+def _must_agree(run: "Pipeline", source: str, free: tuple[str, ...]) -> Any:
+    """The other run's arguments of the method, which agree with this one's but for what is free."""
     theirs = load_experiment(str(Path(source) / "config.yaml"), check_files=False)
     there, here = flat(theirs.to_container()), flat(run.experiment.to_container())
     if run.experiment.teacher.run == source:  # its dense network is the original of both
@@ -56,6 +63,7 @@ def _must_agree(run: "Pipeline", source: str, free: tuple[str, ...]) -> None:
                 f"method.trials_of: {source} was run with {key}={there.get(key)}, this run has {here.get(key)}; "
                 "trials depend on it"
             )
+    return theirs.method
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -118,20 +118,30 @@ def plan_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0)
     """
     parts = BlockCosts.of(spec, target)
     remove = target.dense - target.amount
-    blocks = -(-remove // (parts.attn + parts.hidden * parts.unit)) + extra
+    blocks = fewest_blocks(remove, parts) + extra
     gap = remove == 0 or blocks * parts.attn > remove
-    if gap and target.table is None:
-        raise UserError(_unreachable(target, parts, blocks, extra))
-    if blocks > candidates:
+    if blocks > candidates and remove > 0:
         least = target.dense - parts.removed(BlockPlan(candidates, 0))
         raise UserError(
             f"{_asked(target)} needs {blocks} blocks, and {candidates} are candidates (method.candidates); "
             f"the least that they reach is {target.shown(least)}"
         )
+    if gap and target.table is None:
+        raise UserError(_unreachable(target, parts, candidates, extra))
     if gap:  # what is reckoned with is not exact, and what is measured in the end may be less
         return BlockPlan(max(blocks, 1), parts.hidden)
     spare = blocks * (parts.attn + parts.hidden * parts.unit) - remove  # what the hidden units that stay may cost
     return BlockPlan(blocks, spare // (blocks * parts.unit))
+
+
+def fewest_blocks(remove: int, parts: BlockCosts) -> int:
+    """k = ceil((M_o - M_p) / (A + P)) (eq. 1), of what is to be removed."""
+    return -(-remove // (parts.attn + parts.hidden * parts.unit))
+
+
+def first_reached(parts: BlockCosts, extra: int) -> int:
+    """The least k with which anything can be reached: k + `extra` attentions cost no more than k whole blocks."""
+    return max(1, -(-extra * parts.attn // (parts.hidden * parts.unit)))
 
 
 def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0) -> Plan:
@@ -151,7 +161,7 @@ def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int =
     macs = costs.macs(small, target.convention, target.method)
     details = {"blocks": chosen.blocks, "hidden": chosen.hidden, "macs": macs, "params": costs.params(small)}
     least = target.dense - parts.removed(BlockPlan(candidates, 0))
-    reach = Reach(least, target.dense - parts.attn, candidates * parts.unit)
+    reach = Reach(least, target.dense - (first_reached(parts, extra) + extra) * parts.attn, candidates * parts.unit)
     return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense,
                 typical=lambda: Typical(small))  # fmt: skip
 
@@ -176,16 +186,24 @@ def measured_plan(
     return found.choice, found.facts(target.amount)
 
 
-def _unreachable(target: Target, parts: BlockCosts, blocks: int, extra: int) -> str:
-    """`blocks` without their attention alone are too much, and one block less is too little."""
-    blocks = max(blocks, 1)
-    below = target.dense - parts.removed(BlockPlan(blocks, parts.hidden))
-    if extra:
-        left = f"the {target.shown(below)} that are left when {blocks} blocks lose their attention"
-        return f"{_asked(target)} is more than {left}"
-    above = target.dense - parts.removed(BlockPlan(blocks - 1, 0))
-    nearest = f"{_share(below, target)} and {_share(above, target)}"
-    return f"{_asked(target)} cannot be reached; the nearest that can are {nearest}"
+def _unreachable(target: Target, parts: BlockCosts, candidates: int, extra: int) -> str:
+    """Why, and the nearest on both sides: k + `extra` blocks reach from their attention alone to k whole blocks.
+
+    The dense network itself is not one of them, and neither is what needs more blocks than there are candidates.
+    """
+    remove, mlp = target.dense - target.amount, parts.hidden * parts.unit
+    blocks = fewest_blocks(remove, parts)
+    first = first_reached(parts, extra)
+    nearest = []
+    if max(blocks, first) + extra <= candidates:
+        nearest.append((max(blocks, first) + extra) * parts.attn)
+    if first < blocks:
+        nearest.append((blocks - 1) * (parts.attn + mlp))
+    shown = " and ".join(_share(target.dense - removed, target) for removed in nearest)
+    wrong = "cannot be reached" if remove else "is the dense network, of which nothing is to be compressed"
+    if not nearest:
+        return f"{_asked(target)} {wrong}, nor can anything else with {candidates} candidates and {extra} extra blocks"
+    return f"{_asked(target)} {wrong}; the nearest that can {'is' if len(nearest) == 1 else 'are'} {shown}"
 
 
 def _asked(target: Target) -> str:

@@ -24,7 +24,7 @@ SEEN_AT_ONCE = 50  # images in a forward pass that trains nothing
 
 
 def drop_attention(
-    network: Backbone, block: int, hidden: int, *, seed: int, images: Tensor, units: Units = "random",
+    network: Backbone, block: int, hidden: int | Tensor, *, seed: int, images: Tensor, units: Units = "random",
     init: Init = "reuse",
 ) -> Backbone:  # fmt: skip
     """A copy of the network whose block has lost its attention and all but `hidden` units of its MLP.
@@ -32,23 +32,39 @@ def drop_attention(
     Args:
         network: dense, or with other blocks compressed; not changed.
         block: its number.
-        hidden: h.
+        hidden: h, or the positions [h] of the units that stay, sorted.
         seed: of what is drawn, together with the number of the block.
         images: [M, C, H, W], seen where units or weights are chosen by what they do.
-        units: keep random units, or those with the largest mean activation after GELU.
+        units: how h units are chosen, see `units_that_stay`.
         init: keep the units' weights; `reinit` draws new ones; `least_squares` keeps them and then fits FC2' to
             what the removed part of the block contributed (ours).
     """
-    if units == "random":
-        positions = random_units(network.spec.blocks[block].hidden or 0, hidden, seed, block)
-    else:
-        positions = active_units(network, block, hidden, images)
-    small = compact_backbone(network, without_attention(network, block, positions))
+    if isinstance(hidden, int):
+        hidden = units_that_stay(network, block, hidden, seed=seed, images=images, units=units)
+    small = compact_backbone(network, without_attention(network, block, hidden))
     if init == "reinit":
         _draw(small, block, seed)
     elif init == "least_squares":
         fit_second_layer(network, small, block, images)
     return small
+
+
+def units_that_stay(
+    network: Backbone, block: int, hidden: int, *, seed: int, images: Tensor, units: Units = "random"
+) -> Tensor:
+    """Sorted positions [hidden] in the MLP of a block.
+
+    Args:
+        network: before the block is compressed.
+        block: its number.
+        hidden: h.
+        seed: of random units, together with the number of the block.
+        images: [M, C, H, W], seen where units are chosen by what they do.
+        units: random ones, or those with the largest mean activation after GELU.
+    """
+    if units == "random":
+        return random_units(network.spec.blocks[block].hidden or 0, hidden, seed, block)
+    return active_units(network, block, hidden, images)
 
 
 def without_attention(network: Backbone, block: int, positions: Tensor) -> Kept:

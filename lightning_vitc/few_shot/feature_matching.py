@@ -24,7 +24,7 @@ class Tokens(nn.Module):
         self.network, self.spec = network, network.spec
 
     def forward(self, images: Tensor) -> Tensor:
-        """Tokens after the final norm."""
+        """Tokens after the final norm; of a network with `global_pool=avg` before `fc_norm`, which stays frozen."""
         return self.network.forward_features(images)
 
 

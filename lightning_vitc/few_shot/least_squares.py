@@ -50,4 +50,4 @@ def _of_block(network: Backbone, small: Backbone, block: int, images: Tensor) ->
     lacking = (before(x) - after(x)).flatten(0, 1).double()
     if (scale := getattr(after.ls2, "gamma", None)) is not None:
         lacking = lacking / scale
-    return torch.cat([activations, torch.ones_like(activations[:, :1])], dim=1), lacking
+    return torch.cat([activations, activations.new_ones(len(activations), 1)], dim=1), lacking

@@ -7,17 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.few_shot.feature_matching import Matched, token_loss
+from lightning_vitc.few_shot.feature_matching import token_loss
 
 Score = Literal["kl", "mse"]
 AT_ONCE = 50  # images in a forward pass
 
 
 @torch.no_grad()
-def score(
-    original: Backbone, candidate: Backbone, images: Tensor, kind: Score = "kl", matched: Matched = "all"
-) -> float:
-    """Mean over images of KL(p_original || p_candidate), or with `mse` of their tokens' squared difference.
+def score(original: Backbone, candidate: Backbone, images: Tensor, kind: Score = "kl") -> float:
+    """Mean over images of KL(p_original || p_candidate), or with `mse` of all their tokens' squared difference.
 
     Smaller is easier to recover.
 
@@ -25,7 +23,6 @@ def score(
         original, candidate: put into evaluation mode.
         images: [M, C, H, W].
         kind: what is compared.
-        matched: of `mse`: which tokens.
     """
     device, total = next(original.parameters()).device, 0.0
     candidate = candidate.to(device).eval()
@@ -36,6 +33,6 @@ def score(
             wanted, given = (F.log_softmax(one(part).float(), dim=-1) for one in (original, candidate))
             value = F.kl_div(given, wanted, log_target=True, reduction="batchmean")
         else:
-            value = token_loss(candidate.forward_features(part), original.forward_features(part), matched)
+            value = token_loss(candidate.forward_features(part), original.forward_features(part))
         total += float(value) * len(part)
     return total / len(images)

@@ -18,12 +18,19 @@ from lightning_vitc.budget.planning import Plan
 from lightning_vitc.few_shot.adoption import adopt_trials
 from lightning_vitc.few_shot.block_plan import BlockPlan, block_target, measured_plan, plan_blocks, plan_of_blocks
 from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
-from lightning_vitc.few_shot.dropped_attention import drop_attention
+from lightning_vitc.few_shot.dropped_attention import drop_attention, units_that_stay
 from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
 from lightning_vitc.few_shot.metric_set import metric_set
 from lightning_vitc.few_shot.scores import score
 from lightning_vitc.latency.meter import table_for
-from lightning_vitc.schema import Experiment, SyntheticConfig, bounded, must_be_trained
+from lightning_vitc.schema import (
+    Experiment,
+    SyntheticConfig,
+    bounded,
+    must_be_trained,
+    must_keep_precision,
+    must_read_no_label,
+)
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -51,9 +58,16 @@ class Arguments:
 
     def validate(self, experiment: Any = None) -> None:
         """Rules with the experiment's other keys; a violation is a ValueError naming the key."""
+        if self.synthetic.warmup >= self.synthetic.iterations:
+            raise ValueError(
+                f"method.synthetic.warmup: {self.synthetic.warmup} leaves nothing of "
+                f"method.synthetic.iterations={self.synthetic.iterations}; make it less"
+            )
         if experiment is None:
             return
         must_be_trained(experiment)
+        must_keep_precision(experiment, "weights of {}'s candidates")
+        must_read_no_label(experiment)
         if experiment.trainer.max_epochs is None:
             raise ValueError("trainer.max_epochs: missing; every fine-tuning of dcvit takes so many")
         dropping = experiment.callbacks.get("progressive_block_dropping")
@@ -83,7 +97,10 @@ class DCViT(FeatureMatching):
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
-        """Plan, block trials, synthetic set, scores, progressive compression, a row (Algorithm 1)."""
+        """Plan, block trials, synthetic set, scores, progressive compression, a row (Algorithm 1).
+
+        `hidden_units.json` holds the units of the dense MLPs that the compressed blocks have kept.
+        """
         keys, stages = run.arguments, Stages.of(run)
         trials = stages.trials()
         seen = stages.images
@@ -96,6 +113,8 @@ class DCViT(FeatureMatching):
                 network = stages.finetuned(f"progressive_{number}", partial(stages.compress, network, block))
         else:
             network = stages.finetuned("one_shot", partial(reduce, stages.compress, chosen, stages.dense), len(chosen))
+        if not run.read_only:
+            run.record("hidden_units", lambda: {str(block): stages.units[block] for block in sorted(chosen)})
         run.add_row("dcvit", network, None, blocks=sorted(chosen), hidden=stages.plan.hidden)
 
 
@@ -108,14 +127,17 @@ class Stages:
     original: Backbone
     plan: BlockPlan
     images: Tensor
+    units: dict[int, list[int]] = field(
+        default_factory=dict
+    )  # hidden ones that a block kept when it was compressed last
 
     @classmethod
     def of(cls, run: "Pipeline") -> "Stages":
         """Checked before anything is trained."""
         keys, spec = run.arguments, run.dense_spec
         candidates = chosen_candidates(keys.candidates, spec.depth)
-        must_have_room(run.directory.path, spec, len(candidates))
         plan = cls._plan(run, spec, len(candidates))
+        must_have_room(run, len(candidates), keys.trials_at_once)
         adopt_trials(run, keys.trials_of, ("method.finetune", "method.score"))
         dense = run.start()
         return cls(run, dense, deepcopy(dense), plan, run.data.images_of("train"))
@@ -142,10 +164,12 @@ class Stages:
         return tried(self.run, candidates, keys.trials_at_once, partial(self.compress, self.dense), self._module)
 
     def compress(self, network: Backbone, block: int) -> Backbone:
-        """The network without the attention of one more block."""
+        """The network without the attention of one more block; its hidden units that stay are noted."""
         keys, seed = self.run.arguments, self.run.experiment.seed
-        return drop_attention(network, block, self.plan.hidden, seed=seed, images=self.images, units=keys.units,
-                              init=keys.init)  # fmt: skip
+        drawn: dict[str, Any] = dict(seed=seed, images=self.images)
+        units = units_that_stay(network, block, self.plan.hidden, units=keys.units, **drawn)
+        self.units[block] = units.tolist()
+        return drop_attention(network, block, units, init=keys.init, **drawn)
 
     def ranking(self, trials: Mapping[int, Backbone], seen: Tensor) -> dict[str, Any]:
         """Every candidate by its score on `seen` (eq. 6), and beside it the loss it was trained to."""

@@ -18,7 +18,7 @@ from lightning_vitc.compact import compact_backbone
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.adaptors import adapted
 from lightning_vitc.few_shot.adoption import adopt_trials
-from lightning_vitc.few_shot.block_plan import BlockCosts, block_target
+from lightning_vitc.few_shot.block_plan import BlockCosts, block_target, fewest_blocks
 from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
 from lightning_vitc.few_shot.dropped_attention import without_blocks
 from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
@@ -26,7 +26,7 @@ from lightning_vitc.few_shot.latency import latencies
 from lightning_vitc.few_shot.scores import score
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.meter import table_for
-from lightning_vitc.schema import Experiment, bounded, must_be_trained
+from lightning_vitc.schema import Experiment, bounded, must_be_trained, must_keep_precision, must_read_no_label
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -45,13 +45,15 @@ class Arguments:
     trials_of: str | None = None  # a run that differs in the budget and finetune_times alone: its trials are taken over
     trials_at_once: int = bounded(4, gt=0)  # candidates that share the original's pass over a batch, and the memory
     latency_batch: int = bounded(64, gt=0)  # images of the measured forward passes
-    finetune_times: int | None = bounded(None, gt=0)  # max_epochs; default: what DC-ViT's network goes through
+    finetune_times: int | None = bounded(None, gt=0)  # max_epochs; default: as many as DC-ViT at this budget
 
     def validate(self, experiment: Any = None) -> None:
         """Rules with the experiment's other keys; a violation is a ValueError naming the key."""
         if experiment is None:
             return
         must_be_trained(experiment)
+        must_keep_precision(experiment, "weights of {}'s candidates")
+        must_read_no_label(experiment)
         if experiment.trainer.max_epochs is None:
             raise ValueError("trainer.max_epochs: missing; every fine-tuning of practise takes so many")
 
@@ -77,8 +79,8 @@ class Practise(FeatureMatching):
         """Adaptor trials, scores, the best blocks dropped at once from the original, fine-tuning, a row."""
         keys, spec = run.arguments, run.dense_spec
         candidates = chosen_candidates(keys.candidates, spec.depth)
-        must_have_room(run.directory.path, spec, len(candidates))
         number = cls._number(run, spec, len(candidates))
+        must_have_room(run, len(candidates), keys.trials_at_once)
         adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times"))
         dense = run.start()
         original = deepcopy(dense)
@@ -87,7 +89,7 @@ class Practise(FeatureMatching):
         trials = tried(run, candidates, keys.trials_at_once, partial(adapted, dense), build)
         ranked = run.record("blocks", lambda: cls._ranking(run, original, trials))
         chosen = tuple(sorted(ranked["order"][:number]))
-        epochs = (keys.finetune_times or number + 1) * run.experiment.trainer.max_epochs  # type: ignore[operator]
+        epochs = (keys.finetune_times or cls._times(run, spec)) * run.experiment.trainer.max_epochs  # type: ignore[operator]
         module = run.fit(
             "finetune", lambda: build({"dropped": _trainable(compact_backbone(dense, without_blocks(dense, chosen)))}),
             epochs, select="last", validate=False,
@@ -111,6 +113,12 @@ class Practise(FeatureMatching):
             return {"blocks": found.choice, "latency_ms": found.facts(target.amount)}
 
         return int(run.record("plan", measured)["blocks"])
+
+    @staticmethod
+    def _times(run: "Pipeline", spec: ArchSpec) -> int:
+        """Fine-tunings that DC-ViT's network goes through at the same budget: one a block that it compresses."""
+        target = block_target(run.experiment.budget, spec, "dcvit", run.latency.table())
+        return fewest_blocks(target.dense - target.amount, BlockCosts.of(spec, target))
 
     @classmethod
     def _ranking(cls, run: "Pipeline", original: Backbone, trials: dict[int, Backbone]) -> dict[str, Any]:

@@ -52,11 +52,31 @@ def must_be_trained(experiment: Experiment) -> None:
         raise ValueError("budget.convention: paper is a way to count MACs; it has no effect with budget.params")
 
 
-def must_keep_precision(experiment: Experiment) -> None:
-    """For methods whose state moves in small steps: refuse to round it."""
-    if experiment.trainer.precision in ("bf16-true", "16-true"):
-        mixed = experiment.trainer.precision.replace("true", "mixed")
+def must_keep_precision(experiment: Experiment, rounded: str = "state of {}'s search") -> None:
+    """For methods whose weights or state move in small steps, beside a network that keeps its own precision.
+
+    Args:
+        experiment: with its trainer's precision, refused where it is that of the parameters and not single.
+        rounded: what fewer bits would round; `{}` is the method.
+    """
+    precision, method = experiment.trainer.precision, experiment.method_name
+    if precision in ("bf16-true", "16-true"):
+        mixed = precision.replace("true", "mixed")
+        raise ValueError(f"trainer.precision: {precision} rounds the {rounded.format(method)}; use {mixed}")
+    if precision in ("64-true", "64"):
         raise ValueError(
-            f"trainer.precision: {experiment.trainer.precision} rounds the state of {experiment.method_name}'s search; "
-            f"use {mixed}"
+            f"trainer.precision: {precision} is not that of the network which {method} is compared with; use 32-true"
+        )
+
+
+def must_read_no_label(experiment: Experiment) -> None:
+    """For methods that need images alone, and few: refuse what mixes or softens labels, and all images at once."""
+    data, method = experiment.data, experiment.method_name
+    for key in ("mixup", "cutmix", "smoothing"):
+        if getattr(data, key):
+            raise ValueError(f"data.{key}: {getattr(data, key)} changes labels, and {method} reads none; set it to 0")
+    if not data.few_shot:
+        raise ValueError(
+            f"data.few_shot: false; {method} holds its few training images in memory; set it to true, and "
+            "data.num_samples"
         )

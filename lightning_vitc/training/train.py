@@ -29,6 +29,7 @@ QUIET = (
     "The number of training batches",
     "This DataLoader will create .* worker processes",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+    "Initializing zero-element tensors is a no-op",  # a compressed block may keep no hidden unit
     "`broadcast_buffers` is deprecated",  # its successor is not in every torch we support
     "The `srun` command is available on your system but is not used",  # `vitc slurm` uses it
     "It is recommended to use .* sync_dist=True",  # torchmetrics has done that

@@ -1,6 +1,7 @@
 """Lightning trainers of a run: one a stage, one for the final evaluation."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ from lightning_vitc.training.generations import LAST, PREVIOUS
 from lightning_vitc.training.metrics_file import MetricsFile
 from lightning_vitc.training.module import CompressionModule
 from lightning_vitc.training.run_directory import RunDirectory
+
+# Of a process for another. While one trains stages of its own (`Stages.spread`) those that are done wait in a barrier,
+# for as long as a training takes: torch would end them after 30 minutes. A process that dies breaks its connections,
+# which is noticed at once.
+LONGEST_WAIT = timedelta(days=7)
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -139,7 +145,7 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     settings = dict(vars(experiment.trainer))
     if settings["strategy"] == "ddp" or _has_processes(experiment.trainer):
         # Buffers are equal on all ranks by construction: broadcasting them at every step would only cost time.
-        settings["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+        settings["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=LONGEST_WAIT)
     if settings["max_epochs"] is None:
         settings["max_epochs"] = -1 if settings["max_steps"] != -1 else None
     return settings

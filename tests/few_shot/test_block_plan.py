@@ -1,5 +1,7 @@
 """The planner: the published numbers to the last digit, and what holds for any network and any budget."""
 
+import re
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
 
@@ -12,7 +14,14 @@ from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.backbone import template
 from lightning_vitc.budget.target import Target
 from lightning_vitc.errors import UserError
-from lightning_vitc.few_shot.block_plan import BlockCosts, BlockPlan, block_target, plan_blocks, plan_of_blocks
+from lightning_vitc.few_shot.block_plan import (
+    BlockCosts,
+    BlockPlan,
+    block_target,
+    first_reached,
+    plan_blocks,
+    plan_of_blocks,
+)
 from lightning_vitc.schema import BudgetConfig, ModelConfig
 
 PUBLISHED = {
@@ -62,17 +71,30 @@ def test_the_other_convention_drops_whole_blocks():
     assert plan_blocks(spec, target_of_blocks(spec, 3, "full"), 10) == BlockPlan(3, 0)
 
 
-def test_a_ratio_between_two_that_can_be_reached():
+@pytest.mark.parametrize(("share", "wrong"), [
+    ("99.99%", "cannot be reached"), ("98%", "cannot be reached"), ("97.25%", "cannot be reached"),
+    ("100%", "is the dense network, of which nothing is to be compressed"),
+])  # fmt: skip
+def test_a_ratio_above_all_that_can_be_reached(share, wrong):
+    """The dense network is no result of the method, and is not offered as one."""
     spec = spec_of("vit_base_patch16_224")
-    for share in ("99.99%", "98%", "97.25%"):
-        target = block_target(BudgetConfig(macs=share, convention="paper"), spec, "dcvit")
-        with pytest.raises(UserError) as caught:
-            plan_blocks(spec, target, 10)
-        assert str(caught.value).endswith(
-            "cannot be reached; the nearest that can are 16,398,243,840 (97.24 %) and 16,863,630,336 (100.00 %)"
-        )
+    target = block_target(BudgetConfig(macs=share, convention="paper"), spec, "dcvit")
+    with pytest.raises(UserError) as caught:
+        plan_blocks(spec, target, 10)
+    assert str(caught.value).endswith(f"%) {wrong}; the nearest that can is 16,398,243,840 (97.24 %)")
     reachable = block_target(BudgetConfig(macs=16_398_243_840, convention="paper"), spec, "dcvit")
     assert plan_blocks(spec, reachable, 10) == BlockPlan(1, 3072)
+
+
+def test_a_number_between_two_that_can_be_reached_with_extra_blocks():
+    """Of 2 + 1 blocks without their attention, and 1 + 1 that are as small as one without attention and MLP."""
+    spec = spec_of("vit_base_patch16_224")
+    target = block_target(BudgetConfig(macs=15_468_000_000, convention="paper"), spec, "dcvit")
+    with pytest.raises(UserError) as caught:
+        plan_blocks(spec, target, 10, extra=1)
+    assert str(caught.value).endswith(
+        "cannot be reached; the nearest that can are 15,467,470,848 (91.72 %) and 15,468,681,216 (91.73 %)"
+    )
 
 
 def test_more_blocks_than_candidates():
@@ -139,3 +161,30 @@ def test_any_network_and_any_budget(spec, share, convention):
     if convention == "paper":
         assert parts.unit == 2 * spec.num_tokens * spec.embed_dim
     assert cost == target.measure(plan.apply(spec, tuple(range(1, 1 + k))))  # whichever blocks they are
+
+
+@given(networks(), st.integers(1, 9999), st.sampled_from(["full", "paper"]), st.integers(0, 4))
+def test_what_a_refusal_offers_can_be_reached(spec, share, convention, extra):
+    target = block_target(BudgetConfig(macs=f"{share / 100}%", convention=convention), spec, "dcvit")
+    try:
+        plan_blocks(spec, target, spec.depth - 2, extra)
+    except UserError as refusal:
+        _, found, nearest = str(refusal).partition("; the nearest that can ")
+        offered = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) \(", nearest)]
+        assert not found or 1 <= len(offered) <= 2
+        for amount in offered:
+            plan = plan_blocks(spec, replace(target, amount=amount), spec.depth - 2, extra)
+            assert target.measure(plan.apply(spec)) <= amount < target.dense
+        if len(offered) == 2:
+            assert offered[0] < target.amount < offered[1]
+
+
+@given(networks(), st.integers(0, 4))
+def test_the_most_of_the_plan_can_be_reached_and_no_more(spec, extra):
+    target = block_target(BudgetConfig(macs="100%"), spec, "dcvit")
+    parts = BlockCosts.of(spec, target)
+    removed = (first_reached(parts, extra) + extra) * parts.attn
+    assume(removed < target.dense)
+    plan_blocks(spec, replace(target, amount=target.dense - removed), spec.depth * 100, extra)
+    with pytest.raises(UserError):
+        plan_blocks(spec, replace(target, amount=target.dense - removed + 1), spec.depth * 100, extra)

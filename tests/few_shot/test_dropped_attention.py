@@ -88,6 +88,29 @@ def test_least_squares_is_the_ridge_regression(make_network, images, kind):
         assert F.mse_loss(fitted.blocks[1](x), wanted) < 0.7 * F.mse_loss(block(x), wanted)
 
 
+@pytest.mark.parametrize("init", ["reuse", "reinit", "least_squares"])
+def test_no_hidden_unit_leaves_the_bias(make_network, images, init):
+    """h = 0 is what `budget.convention=full budget.drop_blocks=n` leads to."""
+    network = make_network("deit3")
+    small = drop_attention(network, 1, 0, seed=5, images=images, init=init)
+    train_around(small)
+    x, block = torch.randn(2, network.spec.num_tokens, 24), small.blocks[1]
+    torch.testing.assert_close(block(x), x + block.ls2(block.mlp.fc2.bias), rtol=0, atol=1e-6)
+    if init == "least_squares":  # the mean of what the block did, shrunk by the ridge
+        with torch.no_grad():
+            before = network.blocks[0](network.norm_pre(network._pos_embed(network.patch_embed(images))))
+            wanted = network.blocks[1](before)
+            assert F.mse_loss(block(before), wanted) < F.mse_loss(
+                before + block.ls2(network.blocks[1].mlp.fc2.bias), wanted
+            )
+    optimizer = torch.optim.AdamW([one for one in small.parameters() if one.requires_grad], lr=0.1)
+    small.forward_features(images).square().mean().backward()
+    optimizer.step()
+    small.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(compact(small, None)(images), small(images), rtol=0, atol=1e-6)
+
+
 def test_what_is_trained(any_network, images):
     small = drop_attention(any_network, 1, 40, seed=0, images=images)
     train_around(small)

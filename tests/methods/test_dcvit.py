@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from lightning_vitc import costs, load
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
-from lightning_vitc.few_shot.dropped_attention import random_units
-from lightning_vitc.methods.dcvit import DCViT
+from lightning_vitc.few_shot.dropped_attention import active_units, random_units
+from lightning_vitc.methods.dcvit import DCViT, Stages
+from lightning_vitc.training import stages
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.run_directory import RunDirectory
 
@@ -89,9 +91,18 @@ def test_synthetic_set(done):
     assert list((done / "tensorboard" / "synthetic").glob("events*"))
 
 
-def test_progress_starts_from_the_best_candidate(done):
-    """And its hidden units are those of (seed, block)."""
-    best, _, last = read(done, "blocks")["order"]
+def test_the_hidden_units_that_were_kept_are_stored(done):
+    """Those of (seed, block), for each compressed block."""
+    order = read(done, "blocks")["order"]
+    units = read(done, "hidden_units")
+    assert {int(block) for block in units} == set(order[:3])
+    for block, kept in units.items():
+        assert kept == random_units(96, 47, 0, int(block)).tolist()
+
+
+def test_progress_starts_from_the_best_candidate(done, monkeypatch):
+    """With its fine-tuned weights, and not with those of the dense network."""
+    best, second, last = read(done, "blocks")["order"]
     weights = {stage: torch.load(done / "checkpoints" / stage / "last.ckpt", weights_only=True)["state_dict"]
                for stage in STAGES}  # fmt: skip
     dense = torch.load(done / "checkpoints/dense/best.ckpt", weights_only=True)["state_dict"]
@@ -100,11 +111,37 @@ def test_progress_starts_from_the_best_candidate(done):
     assert weights["progressive_3"][f"backbone.blocks.{last}.mlp.fc1.weight"].shape == (47, 24)
     frozen = [name for name in dense if name.startswith("backbone.head")]
     assert all(torch.equal(dense[name], weights["progressive_3"][name]) for name in frozen)
-    kept = random_units(96, 47, 0, best)
-    moved = weights["trials_0" if best < 3 else "trials_2"]
+
+    start = starts_of(done, monkeypatch)["progressive_2"][0].state_dict()
+    tuned = weights["trials_0" if best < 3 else "trials_2"]
     prefix = "backbone" if best in (1, 3) else "others.block_02"
-    before = dense[f"backbone.blocks.{best}.mlp.fc1.weight"][kept]
-    assert torch.nn.functional.mse_loss(moved[f"{prefix}.blocks.{best}.mlp.fc1.weight"], before) < 1e-3
+    untouched = f"blocks.{second}."  # what is compressed now
+    moved = 0
+    for name, value in start.items():
+        if not name.startswith(untouched):
+            assert torch.equal(value, tuned[f"{prefix}.{name}"]), name
+            moved += (
+                name.startswith(f"blocks.{best}.mlp")
+                and value.shape == dense[f"backbone.{name}"].shape
+                and not torch.equal(value, dense[f"backbone.{name}"])
+            )
+    assert moved > 0  # FC2's bias: its weights have another shape
+    kept = read(done, "hidden_units")[str(second)]
+    assert torch.equal(start[f"{untouched}mlp.fc1.weight"], tuned[f"{prefix}.{untouched}mlp.fc1.weight"][kept])
+
+
+def starts_of(run: Path, monkeypatch: Any) -> dict[str, list[Any]]:
+    """The networks that each stage of a finished run is built with, before their weights are loaded."""
+    starts: dict[str, list[Any]] = {}
+    load_selected = stages.load_selected
+
+    def noted(module: Any, folder: Path) -> None:
+        starts[folder.name] = [deepcopy(network) for network in getattr(module, "networks", {}).values()]
+        load_selected(module, folder)
+
+    monkeypatch.setattr(stages, "load_selected", noted)
+    pipeline_of(run)
+    return starts
 
 
 def pipeline_of(run: Path) -> Pipeline:
@@ -205,7 +242,7 @@ def test_two_processes_find_the_same_blocks(done, vitc):
 # Ablations, each by one override
 
 ABLATIONS = [
-    "method.finetune=one_shot", "method.trained=whole", "method.extra_blocks=0", "method.init=reinit",
+    "method.finetune=one_shot", "method.trained=whole", "method.extra_blocks=1", "method.init=reinit",
     "method.init=least_squares", "method.units=activation", "method.matched=class", "method.score=mse",
     "method.score_on=training", "callbacks.progressive_block_dropping.beyond=2",
 ]  # fmt: skip
@@ -214,12 +251,45 @@ ABLATIONS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("override", ABLATIONS)
 def test_ablations(done, vitc, override):
-    keys = ("teacher.train=false", f"teacher.run={done}", "budget.drop_blocks=1", override)
+    keys = ("teacher.train=false", f"teacher.run={done}", "budget.drop_blocks=null", "budget.macs=75%", override)
     finished = vitc("train", "dcvit_digits", *UNTAUGHT, *keys)
     assert finished.code == 0, finished.error
-    stages = {path.name for path in (run_of(vitc.place) / "checkpoints").iterdir()}
-    assert ("one_shot" in stages) == ("one_shot" in override)
+    names = {path.name for path in (run_of(vitc.place) / "checkpoints").iterdir()}
+    assert ("one_shot" in names) == ("one_shot" in override)
+    assert len(read(run_of(vitc.place), "result")["rows"][0]["blocks"]) == 2 + ("extra_blocks" in override)
     assert (run_of(vitc.place) / "synthetic.png").exists() == ("training" not in override)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("init", ["reuse", "least_squares"])
+def test_no_hidden_unit(done, vitc, init):
+    """What is left of a block is FC2's bias: dropping two whole blocks, counted in full."""
+    keys = ("teacher.train=false", f"teacher.run={done}", "budget.convention=full", f"method.init={init}")
+    finished = vitc("train", "dcvit_digits", *UNTAUGHT, *keys)
+    assert finished.code == 0, finished.error
+    row = read(run_of(vitc.place), "result")["rows"][0]
+    assert (row["hidden"], len(row["blocks"])) == (0, 2)
+    exported = vitc("export", str(run_of(vitc.place)), "--out", "small")
+    assert exported.code == 0, exported.error
+    network, images = pipeline_of(run_of(vitc.place)).networks[-1], torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(load(vitc.place / "small")(images), network.module(images), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_units_by_activation_are_stored(done, vitc):
+    """Those of the network that the block was compressed in."""
+    keys = ("teacher.train=false", f"teacher.run={done}", "budget.drop_blocks=1", "method.units=activation")
+    finished = vitc("train", "dcvit_digits", *UNTAUGHT, *keys)
+    assert finished.code == 0, finished.error
+    run = run_of(vitc.place)
+    best, second = read(run, "blocks")["order"][:2]
+    pipeline, units = pipeline_of(run), read(run, "hidden_units")
+    images = pipeline.data.images_of("train")
+    hidden = read(run, "result")["rows"][0]["hidden"]
+    assert units[str(best)] == active_units(pipeline.dense(), best, hidden, images).tolist()
+    candidate = Stages.of(pipeline).trials()[best]
+    assert units[str(second)] == active_units(candidate, second, hidden, images).tolist()
 
 
 def test_one_more_block(vitc):
@@ -234,13 +304,22 @@ REFUSED = [
     ("budget.drop_blocks=4", r"budget.macs: .* needs 5 blocks, and 3 are candidates \(method.candidates\)"),
     ("method.candidates=[1,7]", "method.candidates: there is no block 7; the network has 0 to 4"),
     ("method.candidates=[]", "method.candidates: empty"),
-    ("budget.macs=99%", r"budget.macs: .* cannot be reached; the nearest that can are .* and .*100.00 %\)"),
+    ("budget.macs=99%", r"budget.macs: .* cannot be reached; the nearest that can is [\d,]+ \(9\d\.\d+ %\)"),
+    ("budget.macs=100%", r"budget.macs: .* is the dense network, of which nothing is to be compressed; the nearest"),
     ("budget.round_to=4", "budget.round_to: the method 'dcvit' does not know it; it takes macs, params, drop_blocks"),
     ("callbacks.progressive_block_dropping=false", "callbacks.progressive_block_dropping: missing, dcvit needs it"),
     ("trainer.max_epochs=null", "trainer.max_epochs: missing"),
     ("model.img_size=10", "model.img_size: 10 is not divisible by model.patch_size=4"),
     ("method.score=accuracy", "method.score: 'accuracy' is not one of kl, mse"),
     ("method.synthetic.beta=0", "method.synthetic.beta: 0 is out of range"),
+    ("method.synthetic.warmup=6", "method.synthetic.warmup: 6 leaves nothing of method.synthetic.iterations=6"),
+    ("trainer.precision=bf16-true", "trainer.precision: bf16-true rounds the weights of dcvit's candidates; use bf16"),
+    ("trainer.precision=16-true", "trainer.precision: 16-true rounds the weights of dcvit's candidates; use 16-mixed"),
+    ("trainer.precision=64-true", "trainer.precision: 64-true is not that of the network which dcvit is compared with"),
+    ("data.mixup=0.5", "data.mixup: 0.5 changes labels, and dcvit reads none; set it to 0"),
+    ("data.cutmix=1", "data.cutmix: 1.* changes labels, and dcvit reads none; set it to 0"),
+    ("data.smoothing=0.1", "data.smoothing: 0.1 changes labels, and dcvit reads none; set it to 0"),
+    ("data.few_shot=false", "data.few_shot: false; dcvit holds its few training images in memory; set it to true"),
 ]  # fmt: skip
 
 

@@ -9,9 +9,14 @@ import torch
 
 from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.compact import compact
+from lightning_vitc.config import load_experiment
 from lightning_vitc.few_shot.adaptors import adapted
 from lightning_vitc.few_shot.dropped_attention import without_blocks
 from lightning_vitc.few_shot.latency import latencies
+from lightning_vitc.methods.dcvit import DCViT
+from lightning_vitc.methods.practise import Practise
+from lightning_vitc.training.pipeline import Pipeline
+from lightning_vitc.training.run_directory import RunDirectory
 
 TINY = (
     "model.depth=5", "model.embed_dim=24", "model.num_heads=2", "model.patch_size=4", "teacher.epochs=1",
@@ -75,14 +80,27 @@ def test_it_starts_from_the_original_and_leaves_the_head(done):
     assert not torch.equal(finetuned["state_dict"]["backbone.cls_token"], dense["backbone.cls_token"])
 
 
+@pytest.mark.parametrize(("budget", "times"), [
+    ("budget.drop_blocks=2", 3), ("budget.macs=75%", 2), ("budget.macs=66%", 2), ("budget.macs=60%", 3),
+    ("budget.convention=full", 2),
+])  # fmt: skip
+def test_as_many_finetunings_as_dcvit_compresses_blocks(tmp_path, budget, times):
+    keys = [*TINY, f"output_dir={tmp_path}", budget]
+    run = Pipeline(load_experiment("practise_digits", keys), RunDirectory(tmp_path / "run"))
+    assert Practise._times(run, run.dense_spec) == times
+    dcvit = load_experiment("dcvit_digits", [*(key for key in keys if "latency" not in key)])
+    assert DCViT.plan(run.dense_spec, dcvit).details["blocks"] == times
+
+
 def test_trials_of_another_run(done, vitc):
     keys = [key for key in TINY if "teacher" not in key]
-    other = (f"teacher.run={done}", f"method.trials_of={done}", "budget.drop_blocks=1")
+    other = (f"teacher.run={done}", f"method.trials_of={done}", "budget.drop_blocks=1", "method.trials_at_once=3")
     finished = vitc("train", "practise_digits", *keys, *other)
     assert finished.code == 0, finished.error
     run = vitc.place / "runs" / "practise_digits" / "default"
     one, two = (path / "checkpoints" / "trials_2" / "last.ckpt" for path in (run, done))
     assert one.read_bytes() == two.read_bytes()
+    assert json.loads((run / "trials.json").read_text()) == {"stages": {"trials_0": [1, 2], "trials_2": [3]}}
     refused = vitc("train", "practise_digits", *keys, *other, "optimizer.lr=0.5", "run_name=other")
     message = f"method.trials_of: {done} was run with optimizer.lr=0.002, this run has 0.5; trials depend on it"
     assert (refused.code, refused.error) == (2, f"error: {message}\n")
@@ -108,6 +126,10 @@ def test_latencies_are_taken_in_turns():
 @pytest.mark.parametrize(("override", "message"), [
     ("budget.drop_blocks=4", r"budget.macs: .* needs 4 blocks dropped, and 3 are candidates"),
     ("budget.macs=100%", r"budget.macs: .* is the dense network; nothing is to be dropped"),
+    ("trainer.precision=bf16-true", "trainer.precision: bf16-true rounds the weights of practise's candidates"),
+    ("trainer.precision=64", "trainer.precision: 64 is not that of the network which practise is compared with"),
+    ("data.mixup=0.5", "data.mixup: 0.5 changes labels, and practise reads none; set it to 0"),
+    ("data.few_shot=false", "data.few_shot: false; practise holds its few training images in memory"),
     ("data.num_samples=5000", "data.num_samples: digits has 1259 training images; not 5000"),
 ])  # fmt: skip
 def test_refused_in_one_line(vitc, override, message):

@@ -334,6 +334,7 @@ def test_pictures_and_trajectories(searched: Path) -> None:
         (["budget.macs=half"], "budget.macs: 'half' is not an amount; .*"),
         (["method.skip=none", "method.prune=false"], "method.prune: false with skip=none leaves nothing .*"),
         (["trainer.precision=bf16-true"], "trainer.precision: bf16-true rounds the state of uvc's search; use .*"),
+        (["trainer.precision=64-true"], "trainer.precision: 64-true is not that of the network which uvc is .*"),
         (["method.skip=heads"], "method.skip: .*block.*"),
     ],
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """Trainers of one process and of several, by hand, by Lightning and by Slurm."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -20,6 +22,7 @@ def test_several_processes_do_not_broadcast_buffers(several):
     strategy = trainer(f"trainer.{several}").strategy
     assert isinstance(strategy, DDPStrategy)
     assert strategy._ddp_kwargs == {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    assert strategy._timeout >= timedelta(days=7)  # a process without trials waits for those with some
 
 
 @pytest.mark.parametrize(
