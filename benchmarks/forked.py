@@ -6,6 +6,7 @@ it can be killed, and Lightning's ranks can be made of several.
 
 import multiprocessing
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class Done:
 
 class Vitc:
     """The command `vitc`, each time in a process of its own, in one directory."""
+
+    executable = str(Path(sys.executable).with_name("vitc"))  # as a user starts it, with the imports
 
     def __init__(self, place: Path) -> None:
         self.place, self.count = place, 0

@@ -292,13 +292,13 @@ class BreaksOff(BaseHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path):
+def test_a_download_that_breaks_off_leaves_nothing(vitc, tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), BreaksOff)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "cache"),
            "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}  # fmt: skip
     network = ("vit_tiny_patch16_224", "img_size=32", "embed_dim=192", "patch_size=16", "depth=12", "num_heads=3")
-    command = ["vitc", "train", "dense_digits", "model.pretrained=true", f"model.name={network[0]}",
+    command = [vitc.executable, "train", "dense_digits", "model.pretrained=true", f"model.name={network[0]}",
                *(f"model.{key}" for key in network[1:])]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | hub, capture_output=True, text=True, check=False)
     server.shutdown()

@@ -133,8 +133,8 @@ def experiment_for(method: str, model: str, overrides: Sequence[str]) -> Experim
     """A method with its defaults, on random images of ImageNet's classes; Scala takes no budget but a latency."""
     files = (folder / "base" / f"{method}.yaml" for folder in experiment_folders())
     written = read_with_bases(next(file for file in files if file.is_file()))
-    written |= {"name": "compare", "model": {"name": model}, "data": {"name": "fake"}, "optimizer": {"lr": 1e-3},
-                "trainer": {"max_epochs": 1}, "budget": {}}  # fmt: skip
+    written |= {"name": "compare", "model": {"name": model}, "data": {**written.get("data", {}), "name": "fake"},
+                "optimizer": {"lr": 1e-3}, "trainer": {"max_epochs": 1}, "budget": {}}  # fmt: skip
     if method == "scala":
         overrides = [text for text in overrides if not text.startswith("budget.")]
     return experiment_of(written, overrides, check_files=False)

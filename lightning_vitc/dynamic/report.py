@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SHOWN = 24  # cheapest and dearest images in the picture
 FIRST, LARGEST = 0.25, 16.0  # shifts of the gates' logits
 STEPS, CLOSE = 8, 0.005  # of the bisection; how far below the limit is good enough
+BEYOND = 2.0**40  # a shift by which every gate of finite weights skips
 
 
 class RateEvaluation(LightningModule):
@@ -134,6 +135,9 @@ def closest_within(expected: Callable[[float], float], limit: float) -> float:
 
     It stops at the first that is within `CLOSE` of the limit; where even the largest shift down stays below it,
     nothing is moved.
+
+    Raises:
+        RuntimeError: where even skipping everything is beyond the limit, which planning refuses.
     """
 
     def fits(shift: float) -> bool:
@@ -144,8 +148,10 @@ def closest_within(expected: Callable[[float], float], limit: float) -> float:
     direction = -1 if fits(0.0) else 1
     inner, outer = 0.0, direction * FIRST
     while not _close(costs, limit) and (fits(outer) if direction < 0 else not fits(outer)):
-        if abs(outer) >= LARGEST:
-            return 0.0 if direction < 0 else outer
+        if direction < 0 and outer <= -LARGEST:
+            return 0.0
+        if outer > BEYOND:
+            raise RuntimeError(f"gates that skip everything still cost {costs[inner]:,.0f}, beyond the {limit:,.0f}")
         inner, outer = outer, 2 * outer
     high, low = max(inner, outer), min(inner, outer)
     for _ in range(STEPS):

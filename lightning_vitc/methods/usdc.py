@@ -265,7 +265,7 @@ class USDC(GatedTraining):
         masks = decided_masks(run, resident, targets.resident(dense.spec), usdc.decide)
         pruned = {"pruned_percent": removed(masks, usdc.costs)["pruned_percent"]}
         if not keys.dynamic:
-            final, sources = post_train(run, usdc.backbone, masks, teacher)
+            final, sources = post_train(run, usdc.backbone, masks, teacher, select="last")  # as with gates, below
             macs = costs.macs(final.spec)
             run.add_row("usdc", final, None, sources, expected_macs=macs, worst_macs=macs, **pruned)
             return

@@ -155,6 +155,9 @@ def test_the_budget_is_met_from_both_sides(start: float, limit: float) -> None:
 
 def test_gates_that_cannot_be_moved_enough() -> None:
     assert closest_within(lambda shift: 60.0, 73.0) == 0.0  # everything runs already
+    assert closest_within(lambda shift: 70.0 if shift > 1000 else 90.0, 73.0) > 1000  # however sure they are
+    with pytest.raises(RuntimeError, match=r"^gates that skip everything still cost 90, beyond the 73$"):
+        closest_within(lambda shift: 90.0, 73.0)
     steps = {True: 90.0, False: 40.0}  # all or nothing
     assert closest_within(lambda shift: steps[shift < 1.3], 73.0) == pytest.approx(1.3, abs=0.01)
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import onnxruntime
@@ -91,7 +90,7 @@ def test_every_format_is_evaluated_to_the_last_image_at_any_batch_size(exported,
 
 @pytest.mark.slow
 def test_two_processes_evaluate_what_one_does(exported, vitc, row):
-    command = [str(Path(sys.executable).with_name("vitc")), "evaluate", str(exported), "--formats", "onnx,safetensors",
+    command = [vitc.executable, "evaluate", str(exported), "--formats", "onnx,safetensors",
                "trainer.devices=2", "trainer.strategy=ddp", "data.eval_batch_size=7", "--json"]  # fmt: skip
     done = subprocess.run(command, cwd=vitc.place, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

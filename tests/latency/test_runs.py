@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -177,10 +176,10 @@ def test_on_the_real_clock_the_exported_network_is_within_the_budget(monkeypatch
 
 
 @pytest.mark.slow
-def test_of_two_processes_the_first_measures(tmp_path):
+def test_of_two_processes_the_first_measures(vitc, tmp_path):
     """On the real clock, which nothing here depends on."""
     keys = [*SEARCH, "method.prune=false", "budget.latency_ms=80%", "trainer.devices=2", "trainer.strategy=ddp"]
-    command = [str(Path(sys.executable).with_name("vitc")), "train", "uvc_digits", *keys]
+    command = [vitc.executable, "train", "uvc_digits", *keys]
     place = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=place)
     assert done.returncode == 0, done.stderr

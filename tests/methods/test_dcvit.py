@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -224,7 +223,7 @@ def test_scores_do_not_depend_on_how_trials_are_arranged(done, vitc):
 def test_two_processes_find_the_same_blocks(done, vitc):
     """Trials are spread over both; their scores are equal to the bit, and the network trained on agrees to rounding."""
     keys = ("teacher.train=false", f"teacher.run={done}", "trainer.devices=2", "trainer.strategy=ddp")
-    command = [str(Path(sys.executable).with_name("vitc")), "train", "dcvit_digits", *UNTAUGHT, *keys]
+    command = [vitc.executable, "train", "dcvit_digits", *UNTAUGHT, *keys]
     two = subprocess.run(command, cwd=vitc.place, capture_output=True, text=True, check=False, timeout=500)
     assert two.returncode == 0, two.stderr
     run = run_of(vitc.place)

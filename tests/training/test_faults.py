@@ -146,7 +146,7 @@ def test_two_processes_continue_from_the_same_checkpoint(vitc, tiny):
     """The first one decides; weights are those of a run that was not disturbed."""
     two = ("trainer.devices=2", "trainer.strategy=ddp", "teacher.train=false", "trainer.log_every_n_steps=1")
     arguments, run = ("train", "scala_digits", *tiny, OFTEN, *two), run_of(vitc.place)
-    command = ["vitc", *arguments]
+    command = [vitc.executable, *arguments]
     done = subprocess.run([*command, "run_name=whole"], cwd=vitc.place, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     process = subprocess.Popen(command, cwd=vitc.place, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -229,7 +229,8 @@ def test_an_unreadable_image(vitc, pictures, workers):
 def test_a_run_of_two_processes_keeps_others_out_and_its_end_lets_them_in(vitc, tiny):
     two = ("trainer.devices=2", "trainer.strategy=ddp", "teacher.train=false")
     arguments, run = ("train", "scala_digits", *tiny, OFTEN, *two), run_of(vitc.place)
-    process = subprocess.Popen(["vitc", *arguments], cwd=vitc.place, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = [vitc.executable, *arguments]
+    process = subprocess.Popen(command, cwd=vitc.place, stderr=subprocess.DEVNULL, start_new_session=True)
     while not saved_twice(run, "scala")():
         assert process.poll() is None
         time.sleep(0.01)

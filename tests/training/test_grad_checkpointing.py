@@ -158,7 +158,7 @@ def test_the_key_reaches_every_network_of_a_run(vitc, tiny, read_metrics):
 def test_two_processes(vitc, tiny):
     """Under DDP too, whose hooks see every gradient once."""
     two = ("trainer.devices=2", "trainer.strategy=ddp", "teacher.train=false", "trainer.max_epochs=1")
-    command = ["vitc", "train", "scala_digits", *tiny, *two]
+    command = [vitc.executable, "train", "scala_digits", *tiny, *two]
     for more in (["run_name=plain"], ["run_name=less", "model.grad_checkpointing=true"]):
         done = subprocess.run([*command, *more], cwd=vitc.place, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 STAGES, STEPS, EPOCHS = ("dense", "scala"), 32, 3
 WIDTHS = {"width_0.25": 12, "width_0.50": 24, "width_0.75": 36, "width_1.00": 48}
-COMMAND = [str(Path(sys.executable).with_name("vitc"))]
 REFUSAL = re.compile(r"error: .+\n")
 
 
@@ -278,7 +276,7 @@ def lines_of(run: Path, stage: str) -> int:
 @pytest.mark.slow
 def test_workers_of_a_killed_process_do_not_hold_the_run(vitc, tiny):
     arguments = ("train", "scala_digits", *tiny, "data.num_workers=2", "teacher.train=false")
-    command = [*COMMAND, *arguments]
+    command = [vitc.executable, *arguments]
     process = subprocess.Popen(command, cwd=vitc.place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while lines_of(run_of(vitc.place), "scala") < 10:
         assert process.poll() is None

@@ -265,7 +265,7 @@ def test_gradients_are_reduced_once_a_step_without_a_scan_for_unused_parameters(
 def test_as_a_user_runs_it(vitc, tiny):
     """Lightning starts the second process by the words of the first."""
     keys = [key for key in tiny if not key.startswith("method.")]
-    command = [str(Path(sys.executable).with_name("vitc")), "train", "dense_digits", *keys, "trainer.devices=2"]
+    command = [vitc.executable, "train", "dense_digits", *keys, "trainer.devices=2"]
     for expected in ("(seed 0), test split", "is complete"):
         two = subprocess.run(command, cwd=vitc.place, capture_output=True, text=True, check=False, timeout=300)
         assert two.returncode == 0, two.stderr
