@@ -76,14 +76,19 @@ def _example(shape: Shape) -> tuple[Tensor]:
 
 
 def write_int8(onnx: Path, path: Path) -> None:
-    """The ONNX file with linear layers in 8 bits: weights by channel, activations when they are computed."""
+    """The ONNX file with linear layers in 8 bits: weights by channel, activations when they are computed.
+
+    So are those inside of branches that a gate may skip, whose types onnxruntime does not infer.
+    """
     import onnx as onnx_package
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx_package.load(onnx)
     del model.graph.value_info[:]  # shapes the exporter noted, which no longer hold for transposed weights
+    options = {"EnableSubgraph": True, "DefaultTensorType": onnx_package.TensorProto.FLOAT}
     with _quiet():
-        quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=LINEAR)
+        quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=LINEAR,
+                         extra_options=options)  # fmt: skip
 
 
 def write_timm(model: VisionTransformer, folder: Path, preprocessing: dict[str, Any]) -> None:
