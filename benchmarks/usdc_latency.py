@@ -4,6 +4,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -24,19 +25,13 @@ RATES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 class ForcedGate(GateNetwork):
-    """A gate that computes all that a gate does and then decides by lot, at a given rate."""
+    """A gate that computes all that a gate does and then decides as it was told, for the price of an addition."""
 
-    rate = 1.0
-    together = False  # one lot for the batch, as `per_batch` decides once
-    lots = torch.Generator()
-    decided: ClassVar[list[Tensor]] = []  # by every gate since the last round
+    told: ClassVar[Iterator[Tensor]]  # logits [B, 2] of the gates to come
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Logits whose sign is drawn."""
-        run = torch.rand(1 if self.together else len(pooled), generator=self.lots) < self.rate
-        self.decided.append(run)
-        sign = run.to(pooled).expand(len(pooled)) - 0.5
-        return 1e-6 * super().forward(pooled) + torch.stack([-sign, sign], dim=1)
+        """Logits whose sign is given."""
+        return torch.add(next(self.told), super().forward(pooled), alpha=1e-6)
 
 
 @dataclass
@@ -51,11 +46,15 @@ class Subject:
 
     def run(self, images: Tensor, seed: int) -> tuple[float, float]:
         """Seconds of one forward pass with the lots of a seed, and the MACs of its mean image."""
-        ForcedGate.decided.clear()
         if self.rate is not None:
-            ForcedGate.rate, ForcedGate.together = self.rate, self.mode == "per_batch"
-            ForcedGate.lots.manual_seed(seed)
+            drawn = 1 if self.mode == "per_batch" else len(images)  # which decides once for all
+            generator = torch.Generator().manual_seed(seed)
+            lots = (torch.rand(2 * len(self.costs.branches), drawn, generator=generator) < self.rate).float()
+            logits = torch.stack([0.5 - lots, lots - 0.5], dim=-1).expand(-1, len(images), -1).to(images.device)
+            ForcedGate.told = iter(logits.unbind())
             set_gating(self.network, self.mode)
+            if images.is_cuda:
+                torch.cuda.synchronize()
         started = time.perf_counter()
         self.network(images)
         if images.is_cuda:
@@ -63,8 +62,7 @@ class Subject:
         seconds = time.perf_counter() - started
         if self.rate is None:
             return seconds, self.costs.worst
-        rates = torch.stack([run.float().mean() for run in ForcedGate.decided]).unflatten(0, (-1, 2))
-        return seconds, float(self.costs.expected(rates))
+        return seconds, float(self.costs.expected(lots.mean(1).unflatten(0, (-1, 2))))
 
 
 def subjects(args: argparse.Namespace, batch: int) -> list[Subject]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.dynamic.gate_networks import GateNetwork
-from lightning_vitc.dynamic.skipping import Mode, skipping
+from lightning_vitc.dynamic.skipping import Mode, pooled, skipping
 from lightning_vitc.recomputation import recomputed
 
 Gates = Tensor | Callable[[int, Tensor], Tensor]
@@ -133,7 +133,7 @@ class Block(nn.Module):
             return x + branch(normed)
         if isinstance(gates, Tensor):
             return x + gates[number] * branch(normed)
-        weight = gates(number, normed.mean(1))[:, None, None]
+        weight = gates(number, pooled(normed))[:, None, None]
         return x + weight * (recomputed(self, branch, normed) if self._recomputes() else branch(normed))
 
     def _recomputes(self) -> bool:

@@ -53,7 +53,7 @@ class ImageLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         known = len(self.unreadable)
         try:
-            for fetched in super().__iter__():
+            for fetched in self._fetched():
                 if fetched.error:
                     self._stop_workers()
                     raise UserError(fetched.error)
@@ -61,6 +61,16 @@ class ImageLoader(DataLoader[Any]):
                 yield fetched.images, fetched.targets
         finally:  # Lightning takes as many batches as there are, and never asks whether that was all
             self._report(known)
+
+    def _fetched(self) -> Iterator[Any]:
+        try:
+            yield from super().__iter__()
+        except (EOFError, ConnectionError) as error:  # a batch half handed over: torch looks for death only in between
+            for worker in getattr(self._iterator, "_workers", ()):
+                worker.join(1)
+                if not worker.is_alive():
+                    raise RuntimeError(f"DataLoader worker (pid {worker.pid}) exited unexpectedly") from error
+            raise
 
     def _report(self, known: int) -> None:
         if len(self.unreadable) > known:

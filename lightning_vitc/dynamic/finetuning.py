@@ -1,9 +1,11 @@
 """The compacted network with its winning gates, trained on: decisions are exact now, as they are when exported."""
 
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.training import GatedTraining
 
 
@@ -17,7 +19,11 @@ class GatedFinetuning(GatedTraining):
 
     def expected_cost(self, run: Tensor) -> Tensor:
         """Of the network as it is."""
-        return self.targets.dynamic_costs(self.backbone.spec).expected(run)
+        return self._costs.expected(run)
+
+    @cached_property
+    def _costs(self) -> DynamicCosts:
+        return self.targets.dynamic_costs(self.backbone.spec)
 
     def softness(self) -> float:
         """The last temperature of the noisy training."""

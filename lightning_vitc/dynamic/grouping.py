@@ -54,10 +54,10 @@ class GroupGates:
     def __init__(self, sizes: list[int], noise: Tensor | None, device: torch.device):
         counts = torch.tensor(sizes)
         member = [group for group, size in enumerate(sizes) for _ in range(size)]
-        self.member = torch.tensor(member).to(device)  # [B], its group
-        self.counts = counts.to(device)[:, None]
+        self.member = _sent(torch.tensor(member), device)  # [B], its group
+        self.counts = _sent(counts, device)[:, None]
         first = counts.cumsum(0) - counts
-        self.noise = None if noise is None else noise[first].to(device)
+        self.noise = None if noise is None else _sent(noise[first], device)
         self.run: dict[tuple[int, int], Tensor] = {}
 
     def decide(self, block: int, branch: int, logits: Tensor, temperature: float) -> Tensor:
@@ -83,6 +83,11 @@ class GroupGates:
         one = self.counts.new_ones((), dtype=torch.float32)
         means = [self.run[unit].mean() if unit in self.run else one for unit in units(depth)]
         return torch.stack(means).view(depth, 2)
+
+
+def _sent(values: Tensor, device: torch.device) -> Tensor:
+    """Copied without waiting for what the device has to do before."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 def units(depth: int) -> list[tuple[int, int]]:

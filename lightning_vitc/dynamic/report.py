@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -66,9 +67,9 @@ class RateEvaluation(LightningModule):
         """Sum up over processes."""
         self.rates = {name: value.double().cpu() for name, value in self.counts.compute().items()}
         if self.trainer.world_size > 1:
-            gathered: Any = self.all_gather(self.extremes)
+            gathered: Any = self.all_gather([_filled(*most) for most in self.extremes])
             self.extremes = [
-                _most(images.flatten(0, 1), macs.flatten(), largest)
+                _most(images[~macs.isnan()], macs[~macs.isnan()], largest)
                 for (images, macs), largest in zip(gathered, (False, True), strict=True)
             ]
         self.extremes = [(images.cpu(), macs.cpu()) for images, macs in self.extremes]
@@ -179,6 +180,12 @@ def _facts(evaluation: RateEvaluation | None, shift: float, targets: DynamicTarg
         "run_rates": evaluation.rates["all"].tolist(),
         "run_rates_by_class": by_class,
     }
+
+
+def _filled(images: Tensor, macs: Tensor) -> tuple[Tensor, Tensor]:
+    """As many on every process; an image that is none costs no number."""
+    missing = SHOWN - len(macs)
+    return F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)), F.pad(macs, (0, missing), value=torch.nan)
 
 
 def _most(images: Tensor, macs: Tensor, largest: bool) -> tuple[Tensor, Tensor]:

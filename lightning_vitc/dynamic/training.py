@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_vitc import costs
+from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone, BranchGate
 from lightning_vitc.dynamic.gate_networks import settle
 from lightning_vitc.dynamic.grouping import GroupGates, generator_of, group_sizes, gumbel_noise, units
@@ -70,6 +72,10 @@ class GatedTraining(CompressionModule):
         """The cost that L_res asks for now."""
         return self.targets.expected
 
+    def resident(self) -> ArchSpec:
+        """What is held in memory, with its gates."""
+        return self.backbone.spec
+
     # The step
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
@@ -99,6 +105,8 @@ class GatedTraining(CompressionModule):
 
     def groups(self, batch: int, device: torch.device) -> GroupGates:
         """Who decides together in this batch, and the noise of it."""
+        if not self.gated_branches:
+            return GroupGates([batch], None, device)
         rank, world_size = (0, 1) if self._trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         draw = partial(generator_of, self.seed, self.global_step, self._micro)
         sizes = group_sizes(batch, self.arguments.grouping, draw("groups"))
@@ -133,14 +141,29 @@ class GatedTraining(CompressionModule):
             self.rates.update(ran.unflatten(1, (depth, 2)), batch[1])
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracy, expected MACs and how often every branch ran."""
+        """Log accuracy, the three costs and how often every branch ran."""
         super().on_validation_epoch_end()
+        self._log_costs()
         if not self.gated_branches:
             return
-        rates = self.rates.compute()["all"].float()
-        self.log("usdc/val_expected_ratio", self.expected_cost(rates) / self.targets.dense)
-        for number, (attn, mlp) in enumerate(rates.unbind()):
+        for number, (attn, mlp) in enumerate(self.run_rates().unbind()):
             self.log_dict({f"run_rate/attn_{number:02d}": attn, f"run_rate/mlp_{number:02d}": mlp})
+
+    def run_rates(self) -> Tensor:
+        """Of the validation images so far, [L, 2]; 1 where nothing is skipped."""
+        if not self.gated_branches:
+            return torch.ones(self.backbone.spec.depth, 2, device=self.device)
+        return self.rates.compute()["all"].float()
+
+    def _log_costs(self) -> None:
+        """The expected cost and the worst one as shares of dense, and the size of the resident model in fp32."""
+        rates, params = self.run_rates(), float(costs.params(self.resident()))
+        ratios = {
+            name: self.expected_cost(run) / self.targets.dense
+            for name, run in (("expected", rates), ("worst", torch.ones_like(rates)))
+        }
+        self.log_dict({f"usdc/val_{name}_ratio": ratio for name, ratio in ratios.items()})
+        self.log_dict({"usdc/val_params": params, "usdc/val_bytes": 4 * params})
 
     def on_validation_epoch_start(self) -> None:
         """Count anew; the last epoch's counts stay readable until then."""

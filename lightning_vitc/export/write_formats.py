@@ -85,10 +85,23 @@ def write_int8(onnx: Path, path: Path) -> None:
 
     model = onnx_package.load(onnx)
     del model.graph.value_info[:]  # shapes the exporter noted, which no longer hold for transposed weights
+    _unshare(model.graph)
     options = {"EnableSubgraph": True, "DefaultTensorType": onnx_package.TensorProto.FLOAT}
     with _quiet():
         quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=LINEAR,
                          extra_options=options)  # fmt: skip
+
+
+def _unshare(graph: Any) -> None:
+    """Give every Gemm a weight of its own: the quantizer transposes one that several share once for each of them."""
+    weights, seen = {weight.name: weight for weight in graph.initializer}, set()
+    for node in graph.node:
+        if node.op_type == "Gemm" and node.input[1] in weights:
+            if (name := node.input[1]) in seen:
+                copy = graph.initializer.add()
+                copy.CopyFrom(weights[name])
+                node.input[1] = copy.name = f"{name}.{node.name}"
+            seen.add(name)
 
 
 def write_timm(model: VisionTransformer, folder: Path, preprocessing: dict[str, Any]) -> None:

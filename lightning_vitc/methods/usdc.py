@@ -73,6 +73,12 @@ class Arguments(SearchArguments):
             raise ValueError("method.static: false with method.dynamic=false leaves nothing to compress")
         must_be_trained(experiment)
         must_keep_precision(experiment)
+        freezing = experiment.callbacks.get("gate_freezing")
+        if self.dynamic and self.gate_search == "nas" and (freezing is None or freezing.at == 1):
+            raise ValueError(
+                "callbacks.gate_freezing.at: never, but one gate network a branch must be chosen before the end; "
+                "set it below 1, or method.gate_search=fixed:<name>"
+            )
         if self.dynamic and experiment.budget.batch_size != 1:
             raise ValueError(
                 "budget.batch_size: the expected latency of a network that skips by the image is that of batch size 1; "
@@ -209,6 +215,15 @@ class USDC(GatedTraining):
     def weight_of_residual(self) -> float:
         """None before the search."""
         return self.arguments.gamma if self.searching and self.gates is not None else 0.0
+
+    def resident(self) -> ArchSpec:
+        """The network as it would be cut now, with the gates that would be chosen."""
+        spec = pruned_spec(self.backbone.spec, self._masks())
+        if self.gates is None:
+            return spec
+        pairs = [(attn.name, mlp.name) for attn, mlp in self.gates.winners()]
+        blocks = zip(spec.blocks, pairs, strict=True)
+        return replace(spec, blocks=tuple(replace(block, gates=pair) for block, pair in blocks))
 
     def expected_target(self) -> float:
         """On the way that PruningSchedule goes."""

@@ -43,13 +43,13 @@ RUN = (
 )  # fmt: skip
 
 
-def network() -> Backbone:
+def network(**keys: Any) -> Backbone:
     torch.manual_seed(0)
-    return create_backbone("deit_tiny_patch16_224", **TINY).eval()
+    return create_backbone("deit_tiny_patch16_224", **TINY | keys).eval()
 
 
-def method(macs: str = "70%", resident: str | None = None, **keys: Any) -> USDC:
-    model, budget, arguments = network(), BudgetConfig(macs=macs, static=resident), Arguments(**keys)
+def method(macs: str = "70%", resident: str | None = None, model: Backbone | None = None, **keys: Any) -> USDC:
+    model, budget, arguments = model or network(), BudgetConfig(macs=macs, static=resident), Arguments(**keys)
     targets = targets_of(budget, model.spec, arguments.static, arguments.dynamic)
     teacher = Teacher(deepcopy(model), 10) if arguments.distillation else None
     torch.manual_seed(1)
@@ -144,6 +144,18 @@ def test_every_parameter_has_a_gradient(frozen: bool, keys: dict[str, Any]) -> N
     module.selecting = not frozen
     module.step(*batch()).loss.backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("keys", [
+    {"init_values": 0.5}, {"qk_norm": True}, {"reg_tokens": 2}, {"global_pool": "avg", "class_token": False},
+], ids=["LayerScale", "qk-norm", "registers", "average pooling"])  # fmt: skip
+def test_other_networks_are_searched_cut_and_trained_on(keys: dict[str, Any]) -> None:
+    module = method(model=network(**keys))
+    fit(module, steps=3)
+    after = finetuning(module)
+    fit(after, steps=3)
+    assert costs.macs(after.backbone.spec) <= module.targets.static
+    assert all(parameter.isfinite().all() for parameter in after.parameters())
 
 
 def test_a_decision_without_noise_is_that_of_evaluation() -> None:
@@ -276,6 +288,8 @@ def test_plan_covers_both(vitc: Any) -> None:
         (["method.gate_search=fixed:gelu_ln_4"], "method.gate_search: .*did you mean 'fixed:gelu_ln_3'.*"),
         (["method.grouping=avg-16"], "method.grouping: .*avg-8.*"),
         (["callbacks.gate_freezing.at=1.5"], "callbacks.gate_freezing.at: .*"),
+        (["callbacks.gate_freezing.at=1.0"], "callbacks.gate_freezing.at: never, .* set it below 1, or .*"),
+        (["callbacks.gate_freezing=false"], "callbacks.gate_freezing.at: never, .*"),
     ],
 )  # fmt: skip
 def test_refusals(vitc: Any, overrides: list[str], message: str) -> None:
