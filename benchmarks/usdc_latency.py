@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_vitc import create_backbone
 from lightning_vitc.backbone import from_spec
+from lightning_vitc.dynamic.attaching import gates_of
 from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.gate_shapes import GATES
@@ -21,17 +22,22 @@ from lightning_vitc.dynamic.skipping import set_gating
 from lightning_vitc.training.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "usdc.md"
+SURE = 1e3  # beyond what weights at random make of any image
 RATES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 class ForcedGate(GateNetwork):
-    """A gate that computes all that a gate does and then decides as it was told, for the price of an addition."""
+    """A gate that computes all that a gate does and then decides as it was told, for the price of an addition.
 
-    told: ClassVar[Iterator[Tensor]]  # logits [B, 2] of the gates to come
+    Where all or none of the images run, the bias of its last layer tells it that, for nothing.
+    """
+
+    told: ClassVar[Iterator[Tensor] | None]  # logits [B, 2] of the gates to come
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Logits whose sign is given."""
-        return torch.add(next(self.told), super().forward(pooled), alpha=1e-6)
+        logits = super().forward(pooled)
+        return logits if self.told is None else torch.add(next(self.told), logits, alpha=1e-6)
 
 
 @dataclass
@@ -51,7 +57,9 @@ class Subject:
             generator = torch.Generator().manual_seed(seed)
             lots = (torch.rand(2 * len(self.costs.branches), drawn, generator=generator) < self.rate).float()
             logits = torch.stack([0.5 - lots, lots - 0.5], dim=-1).expand(-1, len(images), -1).to(images.device)
-            ForcedGate.told = iter(logits.unbind())
+            ForcedGate.told = iter(logits.unbind()) if 0 < self.rate < 1 else None
+            for gate in gates_of(self.network):
+                gate.last.bias.data.copy_(torch.tensor([0.0, SURE * (self.rate - 0.5)]))
             set_gating(self.network, self.mode)
             if images.is_cuda:
                 torch.cuda.synchronize()

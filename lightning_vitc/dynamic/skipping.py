@@ -27,7 +27,10 @@ def skipping(x: Tensor, normed: Tensor, gate: nn.Module, branch: Branch, mode: M
         mode: `per_sample` decides for every image and computes those that run; `per_batch` decides once, by the mean
             of the logits; `masked` decides for every image and computes all, the reference of the others.
     """
-    run = runs(gate(pooled(normed)), mode)
+    logits = gate(pooled(normed))
+    if len(x) == 1 and mode != "masked" and not torch.compiler.is_compiling():  # in as few kernels as can be
+        return x + branch(normed) if logits.argmax() else x
+    run = runs(logits, mode)
     if mode == "masked" or torch.compiler.is_compiling():
         weight = run.to(x.dtype)[:, None, None]
     if mode == "masked":
@@ -35,8 +38,6 @@ def skipping(x: Tensor, normed: Tensor, gate: nn.Module, branch: Branch, mode: M
     if torch.compiler.is_compiling():
         add, leave = lambda x, normed, w: x + w * branch(normed), lambda x, normed, w: x.clone()  # noqa: ARG005
         return torch.cond(run.any(), add, leave, (x, normed, weight))
-    if len(x) == 1:
-        return x + branch(normed) if run else x
     running = run.nonzero().flatten()
     if len(running) == 0:
         return x
