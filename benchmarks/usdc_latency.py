@@ -12,8 +12,8 @@ import torch
 from study import REPOSITORY, markdown, write_section
 from torch import Tensor, nn
 
-from lightning_vitc import create_backbone
-from lightning_vitc.backbone import from_spec
+from lightning_vitc import ArchSpec, create_backbone
+from lightning_vitc.backbone import Backbone, from_spec
 from lightning_vitc.dynamic.attaching import gates_of
 from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.gate_networks import GateNetwork
@@ -74,20 +74,31 @@ class Subject:
 
 
 def subjects(args: argparse.Namespace, batch: int) -> list[Subject]:
-    """The dense network, and the same with gates of the dearest kind at every rate and in the modes that differ."""
+    """The dense network, and the same with gates of one kind at every rate and in the modes that differ.
+
+    For a batch of one, all other kinds too where everything runs.
+    """
     torch.manual_seed(0)
     dense = create_backbone(args.model).eval().to(args.device)
-    blocks = tuple(replace(block, gates=(args.gate, args.gate)) for block in dense.spec.blocks)
-    gated = from_spec(replace(dense.spec, blocks=blocks)).eval().to(args.device)
-    gated.load_state_dict(dense.state_dict(), strict=False)
-    for gate in gated.modules():
-        if isinstance(gate, GateNetwork):
-            gate.__class__ = ForcedGate
-    found = DynamicCosts.of(gated.spec)
+    gated = with_forced_gates(dense, args.gate)
+    found = DynamicCosts.of(ArchSpec.of(gated))
     result = [Subject("dense", dense, DynamicCosts.of(dense.spec))]
     for mode in ("per_sample",) if batch == 1 else ("per_sample", "per_batch"):
         result += [Subject(f"{mode}, {100 * rate:.0f} % asked", gated, found, rate, mode) for rate in RATES]
+    for name in (name for name in GATES if batch == 1 and name != args.gate):
+        other = with_forced_gates(dense, name)
+        result.append(Subject(f"gates {name}, 100 % asked", other, DynamicCosts.of(ArchSpec.of(other)), 1.0))
     return result
+
+
+def with_forced_gates(dense: Backbone, name: str) -> nn.Module:
+    """The network with a gate before every branch."""
+    blocks = tuple(replace(block, gates=(name, name)) for block in dense.spec.blocks)
+    gated = from_spec(replace(dense.spec, blocks=blocks)).eval().to(dense.pos_embed.device)
+    gated.load_state_dict(dense.state_dict(), strict=False)
+    for gate in gates_of(gated):
+        gate.__class__ = ForcedGate
+    return gated
 
 
 def measure(args: argparse.Namespace, batch: int, repeats: int) -> list[dict[str, Any]]:
