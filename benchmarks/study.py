@@ -67,7 +67,7 @@ def execute(runs: Iterable[Run], folder: Path, jobs: int) -> None:
 
 
 def _train(run: Run, folder: Path) -> int:
-    log = folder / "logs" / f"{run.name}-{run.seed}.log"
+    log = folder / "logs" / run.experiment / f"{run.name}-{run.seed}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "lightning_vitc", "train", run.experiment, *run.overrides, f"seed={run.seed}",
                f"output_dir={folder}", f"run_name={run.name}-{run.seed}"]  # fmt: skip
