@@ -31,6 +31,7 @@ class TeacherConfig:
     epochs: int | None = bounded(None, gt=0)  # of that stage; default: trainer.max_epochs
     batch_size: int | None = bounded(None, gt=0)  # of that stage; default: that of the section `data`
     mixup: float | None = bounded(None, ge=0)  # likewise
+    cutmix: float | None = bounded(None, ge=0)  # likewise
     smoothing: float | None = bounded(None, ge=0, lt=1)  # likewise
     lr: float | None = bounded(None, gt=0)  # of that stage; default: that of the section `optimizer`
     weight_decay: float | None = bounded(None, ge=0)  # likewise

@@ -212,7 +212,7 @@ class Pipeline(Stages):
     def _teacher_recipe(self) -> tuple[VisionData, OptimizerConfig]:
         """Of the dense stage: the experiment's data and optimizer but for the keys of `teacher`, on all images."""
         config, data = self.experiment.teacher, self.experiment.data
-        changed = replace(data, **_given(config, "batch_size", "mixup", "smoothing"))
+        changed = replace(data, **_given(config, "batch_size", "mixup", "cutmix", "smoothing"))
         if data.few_shot:
             changed = replace(changed, few_shot=False, num_samples=None)
         recipe = replace(self.optimizer, **_given(config, "lr", "weight_decay", "warmup_epochs"))
