@@ -20,7 +20,7 @@ from lightning_vitc.schema import (
 
 OF_LATENCY = ("device", "batch_size")  # keys of `budget:` that say where a latency counts
 LATENCY = ("latency_ms", *OF_LATENCY)
-TEACHER_RECIPE = ("epochs", "batch_size", "mixup", "smoothing", "lr", "weight_decay", "warmup_epochs")
+TEACHER_RECIPE = ("epochs", "batch_size", "mixup", "cutmix", "smoothing", "lr", "weight_decay", "warmup_epochs")
 
 
 def check_rules(experiment: Experiment) -> None:
@@ -114,6 +114,11 @@ def _check_data(data: DataConfig, channels: int) -> None:
             raise UserError(f"data.{name}: {values} has {len(values)} numbers; it must have {allowed}")
     if data.std is not None and min(data.std) <= 0:
         raise UserError(f"data.std: {data.std} is out of range; every number must be > 0")
+    if data.unlabeled is not None:
+        if data.name not in ("folder", "imagenet"):
+            raise UserError(f"data.unlabeled: {data.name} brings its own images; it is for folder and imagenet")
+        if not data.few_shot or data.balanced:
+            raise UserError("data.unlabeled: this training reads labels; it is for methods that read none, as dcvit")
 
 
 def _check_teacher(teacher: TeacherConfig) -> None:

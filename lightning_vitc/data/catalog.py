@@ -88,15 +88,26 @@ def check_root(config: DataConfig) -> None:
     root = Path(config.root).expanduser()
     if not root.is_dir():
         raise UserError(f"data.root: {root} is not a folder; {config.name} expects {info.layout}")
-    for choices in info.expected:
+    for choices in _expected(config, info):
         if not any((root / choice).exists() for choice in choices):
             missing = " nor ".join(str(root / choice) for choice in choices)
             raise UserError(f"data.root: there is no {missing}; {config.name} expects {info.layout}")
+
+    if config.unlabeled is not None and not Path(config.unlabeled).expanduser().is_dir():
+        raise UserError(f"data.unlabeled: {config.unlabeled} is not a folder; it holds the images to train on")
+
+
+def _expected(config: DataConfig, info: DatasetInfo) -> tuple[tuple[str, ...], ...]:
+    if config.unlabeled is None:
+        return info.expected
+    return (("val", "validation", "test"),)  # what is evaluated; nothing of `train` is read
 
 
 def class_count(config: DataConfig) -> int | None:
     """The number of classes as far as it is known without reading images; folders are counted where they are."""
     if config.num_classes or CATALOG[config.name].num_classes:
         return config.num_classes or CATALOG[config.name].num_classes
-    train = Path(config.root or "").expanduser() / "train"
-    return sum(entry.is_dir() for entry in train.iterdir()) if train.is_dir() else None
+    root = Path(config.root or "").expanduser()
+    names = ("train",) if config.unlabeled is None else ("val", "validation", "test")
+    folder = next((root / name for name in names if (root / name).is_dir()), None)
+    return None if folder is None else sum(entry.is_dir() for entry in folder.iterdir())

@@ -22,14 +22,14 @@ def _classes(folder: Path) -> list[str]:
     return sorted(names, key=natural_key)
 
 
-def _images(folder: Path) -> list[str]:
-    """The image files below a class folder, as sorted paths relative to its parent."""
+def _images(folder: Path, what: str = "data.root: the class folder") -> list[str]:
+    """The image files below a folder, as sorted paths relative to its parent."""
     names = []
     for parent, _, files in os.walk(folder, followlinks=True):
         relative = os.path.relpath(parent, folder.parent)
         names += [f"{relative}/{file}" for file in files if file.lower().endswith(EXTENSIONS)]
     if not names:
-        raise UserError(f"data.root: the class folder {folder} has no images ({' '.join(EXTENSIONS)})")
+        raise UserError(f"{what} {folder} has no images ({' '.join(EXTENSIONS)})")
     return sorted(names)
 
 
@@ -47,6 +47,15 @@ def _scan_like(folder: Path, train: Path, classes: list[str]) -> Split:
     if extra := sorted(found - set(classes)):
         raise UserError(f"data.root: {folder} has the class folder {extra[0]!r} that {train} lacks")
     return _scan(folder, classes)
+
+
+def read_with_unlabeled(root: Path, unlabeled: Path) -> Splits:
+    """Training images from anywhere below a folder, of class 0 all of them; the other splits of a folder tree."""
+    first, *others = [root / name for name in ("val", "validation", "test") if (root / name).is_dir()]
+    classes, files = _classes(first), _images(unlabeled, "data.unlabeled:")
+    train = Split.whole(FileSource(unlabeled.parent, files, np.zeros(len(files))))
+    validation, *rest = [_scan(first, classes), *(_scan_like(other, first, classes) for other in others)]
+    return Splits(train, validation, rest[-1] if rest else validation, len(classes))
 
 
 def read_folder(root: Path, val_fraction: float | None) -> Splits:

@@ -9,7 +9,7 @@ import torch
 
 from lightning_vitc.data import cifar
 from lightning_vitc.data.catalog import CATALOG, check_root
-from lightning_vitc.data.folder import read_folder
+from lightning_vitc.data.folder import read_folder, read_with_unlabeled
 from lightning_vitc.data.glyph_atlas import CHARACTERS
 from lightning_vitc.data.glyphs import glyphs
 from lightning_vitc.data.oxford import read_flowers, read_pets
@@ -72,6 +72,8 @@ def _generated_size(config: DataConfig) -> dict[str, int]:
 
 
 def _folder(config: DataConfig, _: Size) -> Splits:
+    if config.unlabeled is not None:
+        return read_with_unlabeled(_root(config), Path(config.unlabeled).expanduser().absolute())
     return read_folder(_root(config), config.val_fraction)
 
 

@@ -14,6 +14,7 @@ class DataConfig:
         "digits", "glyphs", "fake", "folder", "imagenet", "cifar10", "cifar100", "flowers102", "pets"
     ] = MISSING  # fmt: skip
     root: str | None = None  # where the files are, for data sets that have files
+    unlabeled: str | None = None  # a folder of images to train on, of `folder` and `imagenet`; `root` evaluates
     batch_size: int = bounded(128, gt=0)  # images per optimizer step, over all processes and accumulation
     eval_batch_size: int | None = bounded(None, gt=0)  # images per process; default: as in training
     num_workers: int = bounded(0, ge=0)

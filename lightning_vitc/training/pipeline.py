@@ -214,7 +214,7 @@ class Pipeline(Stages):
         config, data = self.experiment.teacher, self.experiment.data
         changed = replace(data, **_given(config, "batch_size", "mixup", "cutmix", "smoothing"))
         if data.few_shot:
-            changed = replace(changed, few_shot=False, num_samples=None)
+            changed = replace(changed, few_shot=False, num_samples=None, unlabeled=None)
         recipe = replace(self.optimizer, **_given(config, "lr", "weight_decay", "warmup_epochs"))
         return (self.data if changed == data else self._data(changed)), recipe
 

@@ -30,7 +30,7 @@ UNKNOWN_KEYS = {
     "optimizer.learning_rate=1": "optimizer.learning_rate: unknown key; did you mean 'optimizer.lr'?",
     "teacher.modle=x": "teacher.modle: unknown key; did you mean 'teacher.model'?",
     "teacher.foo=x": "teacher.foo: unknown key; the keys of 'teacher' are train, epochs, batch_size, mixup, "
-    "smoothing, lr, weight_decay, warmup_epochs, run, model, pretrained",
+    "cutmix, smoothing, lr, weight_decay, warmup_epochs, run, model, pretrained",
     "trainer.batch_size=8": "trainer.batch_size: unknown key; did you mean 'data.batch_size' or 'budget.batch_size'?",
     "trainer.epochs=8": "trainer.epochs: unknown key; did you mean 'trainer.max_epochs'?",
     "trainer.lr=8": "trainer.lr: unknown key; did you mean 'optimizer.lr'?",

@@ -3,12 +3,14 @@
 import pickle
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from lightning_vitc.data.catalog import class_count
 from lightning_vitc.errors import UserError
 
 
@@ -65,6 +67,30 @@ def test_folder_without_val_holds_out_of_train(vision_data, tree):
 def test_folder_takes_validation_as_a_name(vision_data, tree):
     (tree / "val").rename(tree / "validation")
     assert vision_data("imagenet", root=str(tree)).sizes == {"train": 30, "validation": 7, "test": 5}
+
+
+def test_unlabeled_images_take_the_place_of_train(vision_data, tree, write_tree):
+    keys = dict(root=str(tree), unlabeled=str(tree / "photos"), num_samples=6, few_shot=True, balanced=False)
+    assert _message(lambda: vision_data("folder", **keys).setup()) == (
+        f"data.unlabeled: {tree}/photos is not a folder; it holds the images to train on"
+    )
+    (tree / "photos").mkdir()
+    assert _message(lambda: vision_data("folder", **keys).setup()).startswith(
+        f"data.unlabeled: {tree}/photos has no images (.jpg"
+    )
+    write_tree(tree / "photos" / "2021", {"summer": 5})
+    write_tree(tree / "photos", {"2022": 4})
+    shutil.copy(tree / "val" / "cat" / "cat_0.jpg", tree / "photos" / "top.jpg")
+    shutil.rmtree(tree / "train")
+    data = vision_data("folder", **keys)
+    assert (data.sizes, data.num_classes) == ({"train": 6, "validation": 7, "test": 5}, 2)
+    source = data.splits.train.source
+    assert {Path(source.path(index)).relative_to(tree).parts[0] for index in range(10)} == {"photos"}
+    assert class_count(data.config) == 2
+    shutil.rmtree(tree / "test")
+    assert vision_data("imagenet", **keys).sizes == {"train": 6, "validation": 7, "test": 7}
+    shutil.rmtree(tree / "val")
+    assert _message(lambda: vision_data("folder", **keys).setup()).startswith(f"data.root: there is no {tree}/val nor ")
 
 
 def test_folder_says_that_val_fraction_is_ignored(vision_data, tree):

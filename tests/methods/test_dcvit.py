@@ -8,8 +8,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from same_run import differences
 
@@ -191,6 +193,30 @@ def test_no_label_is_read(done, tmp_path, monkeypatch):
     source.targets = source.targets * 0 - 10**6  # any use of them as classes fails
     DCViT.pipeline(pipeline)
     assert read(tmp_path / "run", "blocks")["scores"] == pytest.approx(read(done, "blocks")["scores"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_photos_without_classes(vitc):
+    """The original is trained on a folder of classes, the compression sees other images alone."""
+    draw = np.random.default_rng(0)
+    for place, count in (("data/train/cat", 9), ("data/train/dog", 9), ("data/val/cat", 2), ("data/val/dog", 2),
+                         ("photos/of/summer", 11)):  # fmt: skip
+        folder = vitc.place / place
+        folder.mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(draw.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    keys = ("data.name=folder", f"data.root={vitc.place / 'data'}", "model.img_size=8", "model.in_chans=3",
+            "data.mean=null", "data.std=null", f"data.unlabeled={vitc.place / 'photos'}", "data.num_samples=10",
+            "teacher.mixup=0", "teacher.batch_size=16")  # fmt: skip
+    ran = train(vitc, *keys)
+    assert ran.code == 0, ran.error
+    assert read(run_of(vitc.place), "result")["rows"][0]["name"] == "dcvit"
+    refused = vitc("train", "uvc_digits", *keys[:-3], "run_name=labels")
+    assert (refused.code, refused.error) == (
+        2, "error: data.unlabeled: this training reads labels; it is for methods that read none, as dcvit\n"
+    )  # fmt: skip
+    refused = train(vitc, "data.unlabeled=photos", "run_name=digits")
+    assert refused.error == "error: data.unlabeled: digits brings its own images; it is for folder and imagenet\n"
 
 
 def test_images_are_drawn_without_labels():
