@@ -24,9 +24,10 @@ def model_card(spec: ArchSpec, facts: dict[str, Any]) -> str:
         spec: of the exported network; the full one where it switches its width.
         facts: of `artifact.save`.
     """
+    method = facts.get("method")
     sections = [
         _metadata(facts),
-        f"# {spec.name}, compressed by {facts.get('method')}",
+        f"# {spec.name}, {'dense' if method == 'dense' else f'compressed by {method}'}",
         _table(["", ""], _properties(spec, facts)),
         *_formats(facts),
         "## Load it",

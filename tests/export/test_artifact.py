@@ -98,6 +98,11 @@ def test_the_card_names_the_width_and_the_budget(model, tmp_path):
     assert "| budget of latency_ms | 5 |\n| latency: device name | a CPU |\n| latency: batch size | 4 |" in card
 
 
+def test_the_card_of_a_dense_network_does_not_call_it_compressed(model, tmp_path):
+    artifact.save(model, tmp_path / "out", {"method": "dense"})
+    assert "\n# deit_tiny_distilled_patch16_224, dense\n" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_the_card_does_without_an_accuracy(model, tmp_path):
     artifact.save(model, tmp_path / "bare", {})
     assert "parameters" in (tmp_path / "bare" / "README.md").read_text()
