@@ -1,7 +1,7 @@
 """A compressed model as a directory: `model.safetensors`, `arch.json` and a model card. Nothing is pickled.
 
-`arch.json` holds the digests of the other files, and `model.safetensors` that of the architecture: files of two
-exports do not pass for one.
+`arch.json` holds the digests of the other files, and `model.safetensors` that of the architecture, with the widths of
+a network that switches between them: files of two exports do not pass for one.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from lightning_vitc.vit import build
 WEIGHTS, ARCH, CARD, SEVERAL = FILES["safetensors"], "arch.json", "README.md", "models.json"
 FORMAT = 1
 DIGEST = "architecture_sha256"  # in the metadata of the weights
+SECTIONS = ("files", "formats", "budget", "accuracy", "costs", "dense", "preprocessing", "experiment", "provenance")
 Model = VisionTransformer | ElasticViT
 KINDS: dict[str, Callable[[VisionTransformer, dict[str, Any]], Model]] = {"elastic": ElasticViT.restored}
 
@@ -69,7 +70,7 @@ def check(directory: str | Path, name: str) -> Path:
     if name == WEIGHTS:
         with safe_open(path, "pt") as file:
             belongs = (file.metadata() or {}).get(DIGEST)
-        if belongs != _digest_of_architecture(document["architecture"]):
+        if belongs != _digest_of_architecture(document["architecture"], document):
             raise UserError(f"{Path(directory) / ARCH}: not the architecture that {WEIGHTS} was written for; {again}")
     return path
 
@@ -94,7 +95,8 @@ def read_arch(directory: str | Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text())
         known = document["format"] == FORMAT
-        if known and not isinstance(document["architecture"], dict):
+        sections = [document["architecture"] if known else {}, *(document.get(key) or {} for key in SECTIONS)]
+        if not all(isinstance(section, dict) for section in sections):
             raise TypeError
     except OSError:
         if (Path(directory) / SEVERAL).is_file():
@@ -109,9 +111,16 @@ def read_arch(directory: str | Path) -> dict[str, Any]:
 
 
 def models_in(directory: str | Path) -> list[str]:
-    """The folders of an export of several models."""
-    document = json.loads((Path(directory) / SEVERAL).read_text())
-    return [str(name) for name in document["models"]]
+    """The folders of an export of several models.
+
+    Raises:
+        UserError: where the list of them is damaged.
+    """
+    path = Path(directory) / SEVERAL
+    try:
+        return [str(name) for name in list(json.loads(path.read_text())["models"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; export the models again") from None
 
 
 Complete = Callable[[Path], dict[str, Any]]
@@ -175,7 +184,7 @@ def _write(model: Model, folder: Path, facts: dict[str, Any], complete: Complete
     fields, weights = model.stored() if isinstance(model, ElasticViT) else ({}, model.state_dict())
     full = model.full if isinstance(model, ElasticViT) else model
     architecture = json.loads(ArchSpec.of(full).to_json())
-    (folder / WEIGHTS).write_bytes(_serialize(weights, architecture))
+    (folder / WEIGHTS).write_bytes(_serialize(weights, _digest_of_architecture(architecture, fields)))
     facts = {**facts, **(complete(folder) if complete else {})}
     files = {path.name: _digest_of_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
     document = {"format": FORMAT, "architecture": architecture, "files": files, **fields, **facts}
@@ -183,14 +192,16 @@ def _write(model: Model, folder: Path, facts: dict[str, Any], complete: Complete
     (folder / CARD).write_text(model_card(ArchSpec.of(full), {**fields, **facts}))
 
 
-def _serialize(weights: dict[str, Tensor], architecture: dict[str, Any]) -> bytes:
+def _serialize(weights: dict[str, Tensor], digest: str) -> bytes:
     """Not by safetensors' save_file, which makes files that only the owner can read."""
-    metadata = {"format": "pt", DIGEST: _digest_of_architecture(architecture)}
+    metadata = {"format": "pt", DIGEST: digest}
     return serialize({name: weight.contiguous() for name, weight in weights.items()}, metadata)
 
 
-def _digest_of_architecture(architecture: dict[str, Any]) -> str:
-    return _digest(json.dumps(architecture, sort_keys=True).encode())
+def _digest_of_architecture(architecture: dict[str, Any], document: dict[str, Any]) -> str:
+    """Of the shape, and of what `ElasticViT.stored` adds to it."""
+    how = {key: document[key] for key in ("kind", "widths") if key in document}
+    return _digest(json.dumps({**architecture, **how}, sort_keys=True).encode())
 
 
 def _digest(content: bytes) -> str:

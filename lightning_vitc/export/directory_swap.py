@@ -23,6 +23,7 @@ def swapped_in(target: Path) -> Iterator[Path]:
     target = target.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this number: in containers, often
         temporary.mkdir(parents=True)
         for left in target.parent.glob(f".{target.name}.*.tmp"):
             if not _is_running(left):

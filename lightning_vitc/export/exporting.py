@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.errors import UserError
+from lightning_vitc.errors import RunFailure, UserError
 from lightning_vitc.export import artifact
 from lightning_vitc.export.deployed import OnnxNetwork, Pt2Network
 from lightning_vitc.export.formats import FILES, RUNNABLE
@@ -47,6 +47,7 @@ def export(
 
     Raises:
         UserError: where the run has no such network, or the network no such format.
+        RunFailure: where a format does not compute what PyTorch does.
     """
     artifact.check_target(out)
     pipeline, _ = networks_of_run(run)
@@ -99,10 +100,17 @@ class _Exports:
     def _network(self, network: Any) -> tuple[VisionTransformer, dict[str, Any], artifact.Complete]:
         rows = [row for row in [self.result["dense"], *self.result["rows"]] if row and row["name"] == network.name]
         accuracy = {key: rows[0][key] for key in ("top1", "top5")} if rows else {}
-        budget = {key: network.columns[key] for key in ("width",) if key in network.columns}
-        costs = {key: rows[0][key] for key in COSTS if rows and key in rows[0]}
-        facts = self._facts(budget, accuracy) | ({"costs": costs} if costs else {})
+        facts = self._facts(self._budget(network), accuracy)
+        if network.name == self.pipeline.dense_name:
+            facts |= {"method": "dense", "budget": {}}
+        if costs := {key: rows[0][key] for key in COSTS if rows and key in rows[0]}:
+            facts["costs"] = costs
         return network.module, facts, partial(self._complete, network.module)
+
+    def _budget(self, network: Any) -> dict[str, Any]:
+        """What the network had to fit: the budget of its run, and its width."""
+        width = {key: network.columns[key] for key in ("width",) if key in network.columns}
+        return {**width, **(self.result.get("budget") or {})}
 
     def _facts(self, budget: dict[str, Any], accuracy: dict[str, float]) -> dict[str, Any]:
         pipeline, result = self.pipeline, self.result
@@ -127,7 +135,7 @@ class _Exports:
         for form, network in networks.items():
             found[form]["max_difference"] = _difference(model, network)
             if form != "int8" and found[form]["max_difference"] > TOLERANCE:
-                raise RuntimeError(f"{form}: a logit differs from PyTorch's by {found[form]['max_difference']:.1e}")
+                raise RunFailure(f"{form}: a logit differs from PyTorch's by {found[form]['max_difference']:.1e}")
         if networks and self.evaluated:
             ours = {form: network for form, network in networks.items() if form in RUNNABLE}
             self._compare_accuracy({"safetensors": model, **ours}, found)
@@ -139,7 +147,7 @@ class _Exports:
         for form, values in accuracy.items():
             found[form] |= values
             if form != "int8" and abs(values["top1"] - accuracy["safetensors"]["top1"]) > SAME:
-                raise RuntimeError(f"{form}: top-1 is {values['top1']}, PyTorch's {accuracy['safetensors']['top1']}")
+                raise RunFailure(f"{form}: top-1 is {values['top1']}, PyTorch's {accuracy['safetensors']['top1']}")
 
 
 def _opened(form: str, path: Path) -> nn.Module:

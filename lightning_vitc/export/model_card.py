@@ -14,6 +14,7 @@ _LOAD = {
     "pt2": ("import torch", 'model = torch.export.load("model.pt2").module()'),
     "timm": ("import timm", 'model = timm.create_model("local-dir:timm", pretrained=True).eval()'),
 }  # fmt: skip
+LIMITS = ("macs", "static", "params", "latency_ms", "drop_blocks")  # keys of `budget:` that say how much
 
 
 def model_card(spec: ArchSpec, facts: dict[str, Any]) -> str:
@@ -23,9 +24,10 @@ def model_card(spec: ArchSpec, facts: dict[str, Any]) -> str:
         spec: of the exported network; the full one where it switches its width.
         facts: of `artifact.save`.
     """
+    method = facts.get("method")
     sections = [
         _metadata(facts),
-        f"# {spec.name}, compressed by {facts.get('method')}",
+        f"# {spec.name}, {'dense' if method == 'dense' else f'compressed by {method}'}",
         _table(["", ""], _properties(spec, facts)),
         *_formats(facts),
         "## Load it",
@@ -106,7 +108,11 @@ def _data_name(facts: dict[str, Any]) -> str | None:
 
 
 def _budget_of(facts: dict[str, Any]) -> dict[str, Any]:
-    """What the network had to fit: its width, or the budget of its experiment."""
-    asked = (facts.get("experiment") or {}).get("budget") or {}
-    budget = {f"budget of {key}": asked.get(key) for key in ("macs", "static", "params", "latency_ms")}
-    return {key: value for key, value in {**(facts.get("budget") or {}), **budget}.items() if value is not None}
+    """What the network had to fit: its width, the limits, how MACs are counted, and where a latency holds."""
+    budget = facts.get("budget") or {}
+    names = {"width": "width", **{key: f"budget of {key}" for key in LIMITS}}
+    if budget.get("convention", "full") != "full":
+        names["convention"] = "MACs of the budget as counted by"
+    if budget.get("latency_ms") is not None:
+        names |= {key: f"latency: {key.replace('_', ' ')}" for key in ("device_name", "batch_size", "threads")}
+    return {title: budget[key] for key, title in names.items() if budget.get(key) is not None}

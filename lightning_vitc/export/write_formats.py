@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.fx import GraphModule
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.errors import UserError
@@ -57,6 +58,9 @@ def write_pt2(model: nn.Module, shape: Shape, path: Path) -> None:
     with _quiet(), torch.no_grad():
         program = torch.export.export(model, _example(shape), dynamic_shapes=BATCH)
         program.example_inputs = None  # else they are pickled into the file
+        for graph in program.graph_module.modules():
+            for node in graph.graph.nodes if isinstance(graph, GraphModule) else ():
+                node.meta.pop("stack_trace", None)  # paths of this machine
         torch.export.save(program, path)
 
 
@@ -68,6 +72,8 @@ def write_onnx(model: nn.Module, shape: Shape, path: Path) -> None:
             output_names=["logits"], opset_version=OPSET, external_data=False, verbose=False,
         )  # fmt: skip
         assert program is not None
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # paths of this machine, which take more room than a small network
         program.save(path, external_data=False)
 
 

@@ -41,23 +41,27 @@ def candidates_of(sources: list[str], timm_arguments: dict[str, Any] | None = No
         raise UserError(f"{next(iter(timm_arguments))}: exported networks take no timm arguments")
     for source in sources:
         if Path(source).is_dir():
-            found += [candidate for path in _directories(Path(source)) for candidate in _of_directory(path, dense)]
+            found += [candidate for path in directories_of(Path(source)) for candidate in _of_directory(path, dense)]
     return found
 
 
 def candidate_of(
     name: str, spec: ArchSpec, module: torch.nn.Module | None = None, dense: Candidate | None = None,
-    files: dict[str, Path] | None = None,
+    files: dict[str, Path] | None = None, macs: int | None = None,
 ) -> Candidate:  # fmt: skip
-    """A network of this library; with random weights where there is no module."""
+    """A network of this library; with random weights where there is no module.
+
+    Its MACs are those of the spec, unless they are given: of a network that skips by the image, the expected ones.
+    """
     if module is None:
         module = build(spec).eval()
         initialize(module)  # type: ignore[arg-type]
     shape = (spec.in_chans, *spec.img_size)
-    return Candidate(name, module, costs.macs(spec), shape, dense, files or {})
+    return Candidate(name, module, macs or costs.macs(spec), shape, dense, files or {})
 
 
-def _directories(path: Path) -> list[Path]:
+def directories_of(path: Path) -> list[Path]:
+    """The folders of an export of several models; the path itself where it is none."""
     several = (path / artifact.SEVERAL).is_file()
     return [path / name for name in artifact.models_in(path)] if several else [path]
 
@@ -72,7 +76,8 @@ def _of_directory(path: Path, dense: dict[ArchSpec, Candidate]) -> list[Candidat
         networks = {f"{name} at {float(width):g}": model.network_at(width) for width in model.cuts}
         return [candidate_of(key, ArchSpec.of(network), network, reference) for key, network in networks.items()]
     files = {form: artifact.check(path, FILES[form]) for form in RUNNABLE[1:] if (path / FILES[form]).is_file()}
-    return [candidate_of(name, ArchSpec.of(model), model, reference, files)]
+    expected = (document.get("costs") or {}).get("expected_macs")
+    return [candidate_of(name, ArchSpec.of(model), model, reference, files, expected)]
 
 
 def _of_timm(name: str, arguments: dict[str, Any]) -> Candidate:
@@ -82,6 +87,7 @@ def _of_timm(name: str, arguments: dict[str, Any]) -> Candidate:
     module = create_timm(name, **arguments).eval()
     spec = _spec_of(module)
     if spec is not None:
+        spec.with_img_size(spec.img_size)  # which refuses what the patches do not cover
         return Candidate(name, module, costs.macs(spec), (spec.in_chans, *spec.img_size))
     shape = _input_of(module, arguments)
     return Candidate(name, module, _counted_macs(name, arguments, shape), shape)
@@ -106,6 +112,12 @@ def _counted_macs(name: str, arguments: dict[str, Any], shape: tuple[int, int, i
     """By running the model on the `meta` device, where no fused kernel hides a product."""
     with torch.device("meta"):
         module, images = create_timm(name, **arguments).eval(), torch.empty(1, *shape)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(images)
+    module.requires_grad_(False)  # the counter follows the gradients of what requires them
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(images)
+    except AssertionError as error:
+        if not arguments:
+            raise
+        raise UserError(f"--{next(iter(arguments)).replace('_', '-')}: {name} does not take it ({error})") from None
     return counter.get_total_flops() // 2

@@ -28,6 +28,7 @@ class _Candidate:
     name: str
     module: nn.Module
     spec: ArchSpec
+    macs: int  # expected ones, where images differ
     columns: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,14 +56,14 @@ def evaluate_source(
     else:
         pipeline, networks = networks_of_run(source, overrides)
         chosen = networks if width is None else [pick(pipeline, width, source)]
-        candidates = [_Candidate(network.name, network.module, network.spec) for network in chosen]
+        candidates = [_Candidate(network.name, network.module, network.spec, network.macs) for network in chosen]
     modules = {str(number): candidate.module for number, candidate in enumerate(candidates)}
     loader = pipeline.data.loader_of(split)
     accuracy = evaluate(test_trainer(pipeline.experiment), modules, pipeline.data.num_classes, loader)
     part()
     return [
-        {"name": candidate.name, **candidate.columns, "macs": costs.macs(candidate.spec),
-         "params": costs.params(candidate.spec), **accuracy[str(number)]}
+        {"name": candidate.name, **candidate.columns, "macs": candidate.macs, "params": costs.params(candidate.spec),
+         **accuracy[str(number)]}
         for number, candidate in enumerate(candidates)
     ]  # fmt: skip
 
@@ -70,7 +71,8 @@ def evaluate_source(
 def _exported(
     source: str, width: str | None, overrides: list[str], formats: list[str] | None
 ) -> tuple[Pipeline, list[_Candidate]]:
-    written = artifact.read_arch(source).get("experiment")
+    document = artifact.read_arch(source)
+    written = document.get("experiment")
     if not isinstance(written, dict):
         raise UserError(f"{source}: {artifact.ARCH} names no experiment, whose data to evaluate on")
     experiment = experiment_of(written, overrides, check_files=False)
@@ -81,8 +83,11 @@ def _exported(
         raise UserError(f"--width: {source} is one exported network; leave the option out")
     else:
         spec = ArchSpec.of(model)
-        candidates = [_Candidate(name, open_format(source, form), spec, {"format": form}) for form in formats or []]
-        candidates = candidates or [_Candidate(name, model, spec)]
+        macs = (document.get("costs") or {}).get("expected_macs") or costs.macs(spec)
+        candidates = [
+            _Candidate(name, open_format(source, form), spec, macs, {"format": form}) for form in formats or []
+        ]
+        candidates = candidates or [_Candidate(name, model, spec, macs)]
     return Pipeline(experiment, RunDirectory(source)), candidates
 
 
@@ -92,4 +97,8 @@ def _at_widths(model: ElasticViT, name: str, width: str | None, formats: list[st
     if width is not None:
         model = model.restricted([width])
     networks = {float(each): model.network_at(as_ratio(each)) for each in model.cuts}
-    return [_Candidate(name, network, ArchSpec.of(network), {"width": each}) for each, network in networks.items()]
+    specs = {each: ArchSpec.of(network) for each, network in networks.items()}
+    return [
+        _Candidate(name, network, specs[each], costs.macs(specs[each]), {"width": each})
+        for each, network in networks.items()
+    ]

@@ -1,7 +1,7 @@
 """What `vitc report` compares: the networks of finished runs, and exported directories in each of their formats."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.errors import UserError
 from lightning_vitc.export import artifact
 from lightning_vitc.export.formats import RUNNABLE
-from lightning_vitc.measuring.candidates import candidate_of, candidates_of
+from lightning_vitc.measuring.candidates import candidate_of, candidates_of, directories_of
 from lightning_vitc.measuring.subjects import Candidate
 from lightning_vitc.training.finished import networks_of_run
 from lightning_vitc.training.pipeline import Network, Pipeline
@@ -51,11 +51,12 @@ class Source:
 
 
 def sources_of(paths: Sequence[str]) -> list[Source]:
-    """The sources at the paths, with labels that tell them apart.
+    """The sources at the paths, with labels that tell them apart; every folder of an export of several models is one.
 
     Raises:
         UserError: where a path is neither a finished run nor an exported network with an accuracy.
     """
+    paths = [str(folder) for path in paths for folder in directories_of(Path(path))]
     pairs = zip(paths, _labels(paths), strict=True)
     return [(_of_directory if (Path(path) / artifact.ARCH).is_file() else _of_run)(path, name) for path, name in pairs]
 
@@ -80,7 +81,7 @@ def _of_run(path: str, label: str) -> Source:
     entries = []
     for network in networks:
         row = _row_of_run(label, pipeline, result["method"], written[network.name])
-        made = candidate_of(f"{label} {network.name}", network.spec, network.module, dense)
+        made = candidate_of(f"{label} {network.name}", network.spec, network.module, dense, macs=network.macs)
         entries.append(Entry(row, dense if row["dense"] else made))
     facts = {"run": path, "method": result["method"], "seed": result["seed"],
              "data": pipeline.experiment.data.name, "evaluated on": split_of(result),
@@ -105,26 +106,27 @@ def _row_of_run(label: str, pipeline: Pipeline, method: str, written: dict[str, 
 
 
 def _of_directory(path: str, label: str) -> Source:
-    document, (candidate, *others) = artifact.read_arch(path), candidates_of([path])
+    document, (candidate, *others), name = artifact.read_arch(path), candidates_of([path]), Path(path).name
     accuracy, formats = document.get("accuracy") or {}, document.get("formats") or {}
     if others or "top1" not in accuracy or not document.get("dense"):
         raise UserError(f"{path}: not one network with an accuracy and a dense model; name its run instead")
     dense, spec = ArchSpec.from_dict(document["dense"]), ArchSpec.from_dict(document["architecture"])
-    asked = document.get("budget") or (document.get("experiment") or {}).get("budget") or {}
-    row = {"run": label, "dense": False, "method": document.get("method"), "budget": _in_words(asked),
-           "share": costs.macs(spec) / costs.macs(dense), "macs": costs.macs(spec),
+    asked, is_dense = document.get("budget") or {}, replace(spec, name=dense.name) == dense
+    row = {"run": label, "dense": is_dense, "method": document.get("method"), "budget": _in_words(asked),
+           "share": candidate.macs / costs.macs(dense), "macs": candidate.macs,
            "params": costs.params(spec)}  # fmt: skip
+    candidate = replace(candidate, name=label)  # directories of one name are told apart
     formats["safetensors"] = {"bytes": 4 * costs.params(spec), **formats.get("safetensors", {}), **accuracy}
     entries = []
     for form in RUNNABLE:
         if "top1" in (found := formats.get(form, {})):  # else only its logits were compared
             measured = {key: found[key] for key in ("bytes", "top1", "top5")}
-            columns = {"name": f"{candidate.name}, {form}", "runtime": form}
+            columns = {"name": f"{name}, {form}", "runtime": form}
             entries.append(Entry(row | columns | measured, candidate, form))
     facts = {"directory": path, "method": document.get("method"), "license": document.get("license") or "unknown"}
     provenance = document.get("provenance") or {}
     facts |= {"trained as": provenance.get("run"), **(_environment(provenance) if provenance else {})}
-    return Source(label, entries, dense, [Drawing(candidate.name, spec)], split_of(document), facts)
+    return Source(label, entries, dense, [Drawing(name, spec)], split_of(document), facts)
 
 
 def _in_words(budget: dict[str, Any]) -> str:

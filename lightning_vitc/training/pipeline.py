@@ -172,7 +172,7 @@ class Pipeline(Stages):
             sources: the numbers its blocks had in the dense network, for the picture; default: those of `kept`.
             columns: further ones of the table.
         """
-        plain = compact(network, kept)
+        plain = compact(network, kept).float()  # after a training in half precision too
         if kept is not None:
             sources = tuple(block.source for block in kept.blocks)
         self.networks.append(Network(name, plain, ArchSpec.of(plain), columns, sources))

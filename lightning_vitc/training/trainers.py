@@ -106,8 +106,8 @@ def stage_trainer(
 
 
 def test_trainer(experiment: Experiment) -> Trainer:
-    """A trainer that only evaluates."""
-    settings = _settings(experiment) | {"enable_progress_bar": False}
+    """A trainer that only evaluates: in single precision, as exported networks compute, however they were trained."""
+    settings = _settings(experiment) | {"enable_progress_bar": False, "precision": "32-true"}
     return _trainer(**settings, logger=False, enable_checkpointing=False, plugins=_cluster())
 
 

@@ -86,11 +86,21 @@ def test_the_card_shows_what_the_model_is(saved):
 
 
 def test_the_card_names_the_width_and_the_budget(model, tmp_path):
-    facts = {"budget": {"width": 0.5}, "experiment": {"budget": {"macs": "50%", "params": None}}}
+    facts = {"budget": {"width": 0.5, "macs": "50%", "convention": "full", "target_macs": 9}}
     artifact.save(model, tmp_path / "out", facts)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| width | 0.5 |\n| budget of macs | 50% |\n| MACs of one image" in card
     assert "params |" not in card
+    assert "target" not in card
+    facts = {"budget": {"latency_ms": 5, "device_name": "a CPU", "batch_size": 4, "threads": 2}}
+    artifact.save(model, tmp_path / "out", facts)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| budget of latency_ms | 5 |\n| latency: device name | a CPU |\n| latency: batch size | 4 |" in card
+
+
+def test_the_card_of_a_dense_network_does_not_call_it_compressed(model, tmp_path):
+    artifact.save(model, tmp_path / "out", {"method": "dense"})
+    assert "\n# deit_tiny_distilled_patch16_224, dense\n" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_card_does_without_an_accuracy(model, tmp_path):
@@ -278,6 +288,22 @@ def test_several_models_in_one_directory(model, tmp_path):
         artifact.load(tmp_path / "both")
     artifact.save(model, tmp_path / "both", FACTS)
     assert "models.json" not in names(tmp_path / "both")
+
+
+@pytest.mark.parametrize("section", artifact.SECTIONS)
+def test_a_damaged_section(saved, section):
+    document = json.loads((saved / "arch.json").read_text()) | {section: ["not", "a section"]}
+    (saved / "arch.json").write_text(json.dumps(document))
+    assert refusal(saved / "arch.json") == "damaged; export the model again"
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"models": 3}'])
+def test_a_damaged_list_of_models(model, tmp_path, text):
+    artifact.save_several({"a": (model, FACTS, None), "b": (model, FACTS, None)}, tmp_path / "both")
+    (tmp_path / "both" / "models.json").write_text(text)
+    for read in (artifact.load, artifact.models_in):
+        with pytest.raises(UserError, match=r"both/models\.json: damaged; export the models again$"):
+            read(tmp_path / "both")
 
 
 # Replacing

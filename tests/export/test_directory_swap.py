@@ -50,6 +50,16 @@ def test_what_a_dead_process_left_is_removed_and_a_running_ones_is_not(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "model"]
 
 
+def test_what_a_dead_process_of_the_same_number_left_is_no_obstacle(tmp_path):
+    """In a container the next export often has the number of the one that was killed."""
+    left = tmp_path / f".model.{os.getpid()}.tmp"
+    left.mkdir()
+    (left / "half").write_text("")
+    fill(tmp_path / "model", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["file"]
+
+
 def test_killed_at_any_moment_there_is_one_whole_directory(tmp_path, fork):
     """A writer that replaces the directory all the time; a reader in between, and kills."""
     target = tmp_path / "model"

@@ -1,3 +1,4 @@
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -86,6 +87,21 @@ def test_it_is_exported_and_loaded(elastic, tmp_path: Path):
     card = (tmp_path / "model" / "README.md").read_text()
     assert "| widths | 1/4, 1/2, 1 |" in card
     assert 'model.set_width("1/4")' in card
+
+
+@pytest.mark.parametrize("change", [{"rule": "per_qkv"}, {"end": "leading"}, {"width": "3/4"}, None])
+def test_a_description_of_other_widths_is_refused(elastic, tmp_path, change):
+    """Every one of them would load, and compute something else."""
+    artifact.save(elastic, tmp_path / "model", {})
+    path = tmp_path / "model" / "arch.json"
+    document = json.loads(path.read_text())
+    if change is None:
+        del document["kind"]
+    else:
+        document["widths"][0] |= change
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"arch\.json: not the architecture that model\.safetensors was written for; "):
+        artifact.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("widths", ["3", "[]", '[{"width": "x", "rule": "per_head", "end": "leading"}]', "[{}]"])

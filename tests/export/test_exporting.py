@@ -11,6 +11,7 @@ import timm
 import torch
 
 import lightning_vitc
+from lightning_vitc.errors import RunFailure
 
 FORMATS = "safetensors,onnx,pt2,int8,timm"
 
@@ -123,6 +124,19 @@ def test_the_dense_network_is_exported_by_its_name(finished, vitc):
     assert (done.code, done.error) == (0, "")
     dense = json.loads((finished / "result.json").read_text())["dense"]
     assert evaluated(vitc, "dense")[0]["top1"] == dense["top1"]
+    facts = json.loads((vitc.place / "dense" / "arch.json").read_text())
+    assert (facts["method"], facts["budget"]) == ("dense", {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_a_run_in_half_precision_is_exported_and_all_numbers_are_the_same(vitc, finished_run, tiny, precision):
+    run = finished_run(vitc.place, "scala_digits", *tiny, f"trainer.precision={precision}", "trainer.max_epochs=1")
+    done = vitc("export", str(run), "--out", "out", "--width", ".5", "--formats", "onnx")
+    assert (done.code, done.error) == (0, "")
+    row = next(row for row in json.loads((run / "result.json").read_text())["rows"] if row["width"] == 0.5)
+    for each in evaluated(vitc, "out", "--formats", "safetensors,onnx"):
+        assert (each["top1"], each["top5"]) == (row["top1"], row["top5"])
 
 
 REFUSALS = [
@@ -165,7 +179,7 @@ def test_a_format_that_computes_something_else_is_not_exported(finished, tmp_pat
             return super().forward(images) + 1e-3
 
     monkeypatch.setattr(exporting, "Pt2Network", Other)
-    with pytest.raises(RuntimeError, match=r"^pt2: a logit differs from PyTorch's by 1\.0e-03$"):
+    with pytest.raises(RunFailure, match=r"^pt2: a logit differs from PyTorch's by 1\.0e-03$"):
         exporting.export(str(finished), str(tmp_path / "x"), formats=["pt2"])
     assert not list(tmp_path.iterdir())
 

@@ -10,6 +10,7 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 
+import lightning_vitc
 from lightning_vitc import compact
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.backbone import create_backbone
@@ -84,6 +85,14 @@ def test_nothing_is_pickled_into_a_graph(folder):
     with zipfile.ZipFile(folder / "model.pt2") as archive:
         assert all(archive.getinfo(name).file_size == 0 for name in archive.namelist() if name.endswith(".pt"))
         assert not [name for name in archive.namelist() if name.endswith(".pkl")]
+
+
+def test_no_file_names_a_path_of_the_machine_it_was_made_on(folder):
+    places = [str(Path(module.__file__).parents[1]).encode() for module in (timm, lightning_vitc)]
+    with zipfile.ZipFile(folder / "model.pt2") as archive:
+        contents = [archive.read(name) for name in archive.namelist()]
+    contents += [(folder / name).read_bytes() for name in ("model.onnx", "model.int8.onnx")]
+    assert not [place for place in places for content in contents if place in content]
 
 
 def test_damaged_files_are_one_line(tmp_path):

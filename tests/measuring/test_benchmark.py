@@ -129,6 +129,8 @@ def test_models_of_timm_are_dense_themselves_and_shared(directory):
     assert (deit.dense, resnet.dense, half.reference.name) == (None, None, "deit_tiny_patch16_224")
     assert half.reference is not deit  # another size
     assert resnet.macs == pytest.approx(1.814e9, rel=0.001)
+    (expanding,) = candidates_of(["test_vit3"])  # whose parameters are expanded before a layer sees them
+    assert expanding.macs == pytest.approx(94.05e6, rel=0.001)
     spec = ArchSpec.of(deit.module)
     again = candidate_of("again", spec, dense=deit)
     assert again.macs == deit.macs
@@ -163,6 +165,10 @@ def test_json_and_table(directory, vitc):
         (["resnet19"], "resnet19: neither an exported directory nor a model of timm; did you mean 'resnet18'?"),
         ([".", "--batch-sizes", "1,b"], "--batch-sizes: '1,b' is not a list of whole numbers > 0, such as 1,64"),
         ([".", "--batch-sizes", "0"], "--batch-sizes: '0' is not a list of whole numbers > 0, such as 1,64"),
+        (["deit_tiny_patch16_224", "--img-size", "100"],
+         "img_size: 100 is not a multiple of the patch size 16; try 96 or 112"),
+        (["test_vit", "--img-size", "100"],
+         "--img-size: test_vit does not take it (Input height (100) should be divisible by patch size (16).)"),
         ([".", "--dtypes", "fp16"], "--dtypes: 'fp16' is not one of fp32, bf16"),
         ([".", "--repeats", "0"], "--repeats: 0 must be a whole number >= 1"),
         ([".", "--formats", "timm"], "--formats: 'timm' is not one of safetensors, onnx, pt2, int8"),

@@ -107,6 +107,26 @@ def test_an_exported_directory_has_a_row_a_format(finished, vitc):
     assert (done.code, done.error) == (2, f"error: {message}\n")
 
 
+def test_exports_of_one_name_are_told_apart(finished, vitc, monkeypatch):
+    """Each has the times of its own; and the folders of an export of several models are rows."""
+    from lightning_vitc.measuring.subjects import Settings
+    from lightning_vitc.reporting import report as module
+
+    timed = []
+    benchmark = module.benchmark
+    monkeypatch.setattr(module, "benchmark", lambda *given: timed.append(benchmark(*given)) or timed[-1])
+    for place, width in (("a/model", "0.25"), ("b/model", "0.5"), ("several", ".75,1")):
+        assert vitc("export", str(finished), "--out", place, "--width", width).code == 0
+    places = [str(vitc.place / name) for name in ("a/model", "b/model", "several")]
+    rows = module.report(places, str(vitc.place / "page"), Settings(repeats=2))
+    assert [row["name"] for row in rows] == [
+        f"{name}, safetensors" for name in ("model", "model", "width_0.75", "width_1.00")
+    ]
+    by_macs = {row["macs"]: row["latency_ms"] for row in timed[0]}  # of the dense network, the last one counts
+    assert [row["latency_ms"] for row in rows[:3]] == [by_macs[row["macs"]] for row in rows[:3]]
+    assert [row["dense"] for row in rows] == [False, False, False, True]
+
+
 # Its parts
 
 

@@ -42,6 +42,11 @@ def test_one_process_has_no_strategy_of_ours():
     assert not isinstance(trainer().strategy, DDPStrategy)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_what_was_trained_in_another_precision_is_evaluated_in_single(precision):
+    assert trainer(f"trainer.precision={precision}").precision == "32-true"
+
+
 def test_what_lightning_refuses_is_one_line():
     with pytest.raises(UserError, match=r"^trainer: [^\n]+$"):
         trainer("trainer.devices=[3]")
