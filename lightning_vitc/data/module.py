@@ -169,7 +169,15 @@ class VisionData(LightningDataModule):
 
     def images_of(self, split: str) -> Tensor:
         """Every image of a split [N, C, H, W] as `loader_of` shows them, in every process all of them."""
+        return self._read(getattr(self.splits, split))
+
+    def spread_images(self, split: str, count: int) -> Tensor:
+        """So many images of a split, evenly spread over it, or all that it has: [N, C, H, W], as `images_of`."""
         part: Split = getattr(self.splits, split)
+        count = min(count, len(part))
+        return self._read(part.take(np.arange(count) * len(part) // count))
+
+    def _read(self, part: Split) -> Tensor:
         whole = ShardBatchSampler(len(part), batch_size=self.config.batch_size)
         loader = ImageLoader(self._evaluation_batches(part), whole, **self._options)
         return torch.cat([images for images, _ in loader])

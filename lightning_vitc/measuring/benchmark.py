@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.measuring.subjects import Candidate, Settings, Subject, subjects_of
@@ -51,9 +52,9 @@ def benchmark(candidates: Sequence[Candidate], settings: Settings) -> list[dict[
 
 def _measured(subjects: list[Subject], size: int, settings: Settings, device: torch.device) -> list[dict[str, Any]]:
     calls, peaks = {}, {}
-    generator = torch.Generator().manual_seed(0)
+    batches = {id(one.candidate): _batches(one.candidate, size, settings.repeats) for one in subjects}
     for subject in subjects:
-        images = torch.randn(size, *subject.candidate.shape, generator=generator).to(device, subject.dtype)
+        images = [batch.to(device, subject.dtype) for batch in batches[id(subject.candidate)]]
         call = calls[subject.key] = subject.call_with(images)
         with torch.inference_mode():
             call()  # compiles, and fills what is filled once
@@ -67,6 +68,15 @@ def _measured(subjects: list[Subject], size: int, settings: Settings, device: to
             "nothing else", stacklevel=2,
         )  # fmt: skip
     return [_row(subject, size, times, peaks[subject.key], device) for subject in subjects]
+
+
+def _batches(candidate: Candidate, size: int, repeats: int) -> list[Tensor]:
+    """One of random images, or as many as rounds of real ones."""
+    if candidate.images is None:
+        return [torch.randn(size, *candidate.shape, generator=torch.Generator().manual_seed(0))]
+    found = candidate.images(size * repeats)
+    missing = -len(found) % size
+    return list(torch.cat([found, found[:1].expand(missing, -1, -1, -1)]).split(size))
 
 
 def _row(

@@ -1,5 +1,7 @@
 """What the arguments of `vitc benchmark` name: exported directories, and any model of timm."""
 
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import create_timm
+from lightning_vitc.config import experiment_of
+from lightning_vitc.data import VisionData
 from lightning_vitc.errors import UserError
 from lightning_vitc.export import artifact
 from lightning_vitc.export.elastic import ElasticViT
 from lightning_vitc.export.formats import FILES, RUNNABLE
 from lightning_vitc.measuring.subjects import Candidate
 from lightning_vitc.suggest import did_you_mean
+from lightning_vitc.training.pipeline import Pipeline
+from lightning_vitc.training.run_directory import RunDirectory
 from lightning_vitc.vit import build, initialize
 
 
@@ -48,16 +54,23 @@ def candidates_of(sources: list[str], timm_arguments: dict[str, Any] | None = No
 def candidate_of(
     name: str, spec: ArchSpec, module: torch.nn.Module | None = None, dense: Candidate | None = None,
     files: dict[str, Path] | None = None, macs: int | None = None,
+    data: VisionData | None = None,
 ) -> Candidate:  # fmt: skip
     """A network of this library; with random weights where there is no module.
 
     Its MACs are those of the spec, unless they are given: of a network that skips by the image, the expected ones.
+    Such a network is timed on the test images of `data`.
     """
     if module is None:
         module = build(spec).eval()
         initialize(module)  # type: ignore[arg-type]
     shape = (spec.in_chans, *spec.img_size)
-    return Candidate(name, module, macs or costs.macs(spec), shape, dense, files or {})
+    images = None if data is None or not _is_gated(spec) else partial(data.spread_images, "test")
+    return Candidate(name, module, macs or costs.macs(spec), shape, dense, files or {}, images)
+
+
+def _is_gated(spec: ArchSpec) -> bool:
+    return any(any(block.gates) for block in spec.blocks)
 
 
 def directories_of(path: Path) -> list[Path]:
@@ -77,7 +90,20 @@ def _of_directory(path: Path, dense: dict[ArchSpec, Candidate]) -> list[Candidat
         return [candidate_of(key, ArchSpec.of(network), network, reference) for key, network in networks.items()]
     files = {form: artifact.check(path, FILES[form]) for form in RUNNABLE[1:] if (path / FILES[form]).is_file()}
     expected = (document.get("costs") or {}).get("expected_macs")
-    return [candidate_of(name, ArchSpec.of(model), model, reference, files, expected)]
+    spec = ArchSpec.of(model)
+    data = _data_of(path, document) if _is_gated(spec) else None
+    return [candidate_of(name, spec, model, reference, files, expected, data)]
+
+
+def _data_of(path: Path, document: dict[str, Any]) -> VisionData | None:
+    """What the exported network is evaluated on, where that can be read here."""
+    try:
+        data = Pipeline(experiment_of(document.get("experiment") or {}, [], check_files=False), RunDirectory(path)).data
+        data.spread_images("test", 1)
+    except UserError as error:
+        warnings.warn(f"{path}: timed on random images, which its gates have not seen ({error})", stacklevel=2)
+        return None
+    return data
 
 
 def _of_timm(name: str, arguments: dict[str, Any]) -> Candidate:

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Candidate:
         shape: of an image.
         dense: what it is compared with; itself by default.
         files: of its formats, where they are written already.
+        images: where gates decide by the image, so many real ones [N, C, H, W]; else random ones do.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Candidate:
     shape: Shape
     dense: "Candidate | None" = None
     files: dict[str, Path] = field(default_factory=dict)
+    images: Callable[[int], Tensor] | None = None
 
     @property
     def reference(self) -> "Candidate":
@@ -67,9 +69,10 @@ class Subject:
     dtype: torch.dtype
     file_bytes: int
 
-    def call_with(self, images: Tensor) -> Any:
-        """What is timed."""
-        return lambda: self.network(images)
+    def call_with(self, batches: Sequence[Tensor]) -> Any:
+        """What is timed: a batch each time, the first again after the last."""
+        following = itertools.cycle(batches)
+        return lambda: self.network(next(following))
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -81,7 +81,8 @@ def _of_run(path: str, label: str) -> Source:
     entries = []
     for network in networks:
         row = _row_of_run(label, pipeline, result["method"], written[network.name])
-        made = candidate_of(f"{label} {network.name}", network.spec, network.module, dense, macs=network.macs)
+        made = candidate_of(f"{label} {network.name}", network.spec, network.module, dense, macs=network.macs,
+                            data=pipeline.data)  # fmt: skip
         entries.append(Entry(row, dense if row["dense"] else made))
     facts = {"run": path, "method": result["method"], "seed": result["seed"],
              "data": pipeline.experiment.data.name, "evaluated on": split_of(result),

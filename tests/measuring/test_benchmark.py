@@ -74,6 +74,26 @@ def test_rows_hold_the_dense_model_and_every_batch_size():
     assert rows[3]["images_per_second"] == pytest.approx(4000 / rows[3]["latency_ms"]["p50"], abs=0.01)
 
 
+def test_gates_decide_on_real_images_a_round_each():
+    seen: list[torch.Tensor] = []
+
+    class Notes(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.flatten())
+            return images
+
+        def __deepcopy__(self, memo):
+            return self
+
+    real = torch.arange(5.0).view(5, 1, 1, 1)
+    dense = Candidate("dense", torch.nn.Identity(), 1, (1, 1, 1))
+    gated = Candidate("gated", Notes(), 1, (1, 1, 1), dense, images=lambda count: real[:count])
+    benchmark([gated], Settings(batch_sizes=(2,), repeats=4, warmup=0))
+    rounds = [images.tolist() for images in seen[-4:]]
+    assert sorted(rounds[:3]) == [[0, 1], [2, 3], [4, 0]]
+    assert rounds[3] == rounds[0]
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """Times of calls as a test sets them: a network's `seconds`, and in every second round ten times as long."""
