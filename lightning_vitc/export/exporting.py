@@ -114,6 +114,7 @@ class _Exports:
 
     def _facts(self, budget: dict[str, Any], accuracy: dict[str, float]) -> dict[str, Any]:
         pipeline, result = self.pipeline, self.result
+        dense = result["dense"] or {}
         return {
             "method": pipeline.experiment.method_name,
             "budget": budget,
@@ -121,6 +122,7 @@ class _Exports:
             "split": result.get("split", "test"),
             "license": self.license_name,
             "dense": json.loads(pipeline.dense_spec.to_json()),
+            "dense_accuracy": {key: dense[key] for key in ("top1", "top5") if key in dense},
             "preprocessing": pipeline.data.preprocessing,
             "experiment": pipeline.experiment.to_container(),
             "provenance": environment(result["environment"]["device"]) | {"run": self.run, "seed": result["seed"]},

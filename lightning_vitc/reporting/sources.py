@@ -116,9 +116,10 @@ def _of_directory(path: str, label: str) -> Source:
     row = {"run": label, "dense": is_dense, "method": document.get("method"), "budget": _in_words(asked),
            "share": candidate.macs / costs.macs(dense), "macs": candidate.macs,
            "params": costs.params(spec)}  # fmt: skip
-    candidate = replace(candidate, name=label)  # directories of one name are told apart
+    reference = replace(candidate.reference, name=f"{label} dense")  # directories of one name are told apart
+    candidate = replace(candidate, name=label, dense=reference)
     formats["safetensors"] = {"bytes": 4 * costs.params(spec), **formats.get("safetensors", {}), **accuracy}
-    entries = []
+    entries = [] if is_dense else _dense_entry(document, reference, dense, label)
     for form in RUNNABLE:
         if "top1" in (found := formats.get(form, {})):  # else only its logits were compared
             measured = {key: found[key] for key in ("bytes", "top1", "top5")}
@@ -128,6 +129,18 @@ def _of_directory(path: str, label: str) -> Source:
     provenance = document.get("provenance") or {}
     facts |= {"trained as": provenance.get("run"), **(_environment(provenance) if provenance else {})}
     return Source(label, entries, dense, [Drawing(name, spec)], split_of(document), facts)
+
+
+def _dense_entry(document: dict[str, Any], reference: Candidate, dense: ArchSpec, label: str) -> list[Entry]:
+    """Of what the exported network was cut from, where its accuracy is known."""
+    accuracy = document.get("dense_accuracy") or {}
+    if "top1" not in accuracy:
+        return []
+    params = costs.params(dense)
+    row = {"run": label, "dense": True, "method": document.get("method"), "budget": "", "share": 1.0,
+           "name": "dense", "macs": costs.macs(dense), "params": params, "bytes": 4 * params,
+           "runtime": "pytorch"}  # fmt: skip
+    return [Entry(row | accuracy, reference)]
 
 
 def _in_words(budget: dict[str, Any]) -> str:

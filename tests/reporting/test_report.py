@@ -94,6 +94,9 @@ def test_an_exported_directory_has_a_row_a_format(finished, vitc):
     assert done.code == 0, done.error
     done = vitc("report", "half", str(finished), "--out", "page", "--repeats", "1", "--json")
     assert (done.code, done.error) == (0, "")
+    dense, whole = (row for row in json.loads(done.out) if row["dense"])
+    assert dense["run"].endswith("/half")
+    assert all(dense[key] == whole[key] for key in ("name", "top1", "top5", "macs", "params", "bytes"))
     rows = [row for row in json.loads(done.out) if "half" in row["name"]]
     assert [row["name"] for row in rows] == ["half, safetensors", "half, onnx", "half, int8"]
     formats = json.loads((vitc.place / "half" / "arch.json").read_text())["formats"]
