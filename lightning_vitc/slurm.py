@@ -60,8 +60,10 @@ def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
                  f"trainer.accelerator={'gpu' if slurm.gpus_per_node else 'cpu'}"]  # fmt: skip
     command = shlex.join([sys.executable, "-m", "lightning_vitc", "train", name, *overrides, *placement])
     header = [f"#SBATCH --{_option(key, value)}" for key, value in options.items() if value is not None]
+    # Since Slurm 22.05 srun does not take the cores of a task over from sbatch: without them, each task has one.
+    srun = f"srun --kill-on-bad-exit=1 --cpus-per-task={slurm.cpus_per_task}"
     return "\n".join(["#!/bin/bash", *header, "", "set -euo pipefail", f"cd {shlex.quote(str(Path.cwd()))}",
-                      *slurm.setup, "", f"srun --kill-on-bad-exit=1 {command}", ""])  # fmt: skip
+                      *slurm.setup, "", f"{srun} {command}", ""])  # fmt: skip
 
 
 def submit(script_path: Path) -> str:

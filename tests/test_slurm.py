@@ -51,7 +51,8 @@ cd {here}
 module load cuda/12
 source "/my env/bin/activate"
 
-srun --kill-on-bad-exit=1 {sys.executable} -m lightning_vitc train scala_digits method.granularity=0.25 \
+srun --kill-on-bad-exit=1 --cpus-per-task=12 \
+{sys.executable} -m lightning_vitc train scala_digits method.granularity=0.25 \
 'data.scale=[0.5, 1]' trainer.num_nodes=4 trainer.devices=8 trainer.accelerator=gpu
 """
     )

@@ -65,6 +65,10 @@ class RunDirectory:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
         except (BlockingIOError, PermissionError):
             raise UserError(f"{self.path}: another process is running this run; wait for it or set run_name") from None
+        except OSError as error:  # Lustre mounted without flock, NFS without a lock daemon
+            raise UserError(
+                f"output_dir: {self.path} is on a file system that locks no files ({error.strerror}); name another"
+            ) from None
         if fresh:
             self._empty()
         self._must_be_ours(experiment)

@@ -49,6 +49,7 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
     hush()
     directory = RunDirectory.of(experiment)
     _must_continue(directory)
+    fresh = fresh and not _is_restarted()  # the same command again, by Slurm: what it has done since is not deleted
     pipeline = None if directory.is_complete() and not fresh else _checked(experiment, directory)
     if _is_rank_zero():
         directory.open(experiment, fresh)
@@ -70,13 +71,16 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
 
 def _must_continue(directory: RunDirectory) -> None:
     """A Slurm job that was started again has a checkpoint, or it would silently start over."""
-    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     saved = {file.name for file in directory.path.glob("checkpoints/*/*.ckpt")} & {LAST, PREVIOUS}
-    if restarts != "0" and not saved and not directory.is_complete():
+    if _is_restarted() and not saved and not directory.is_complete():
         raise UserError(
-            f"{directory.path}: this Slurm job was restarted ({restarts}), and there is no checkpoint to continue "
-            "from; submit it anew to start over"
+            f"{directory.path}: this Slurm job was restarted ({os.environ['SLURM_RESTART_COUNT']}), and there is no "
+            "checkpoint to continue from; submit it anew to start over"
         )
+
+
+def _is_restarted() -> bool:
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def hush() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -64,6 +65,16 @@ def test_a_restarted_job_without_checkpoint_stops(vitc, tiny):
     assert done.code == 2
     assert done.error.startswith("error: runs/scala_digits/default: this Slurm job was restarted (1), and there is no")
     assert not run_of(vitc.place).exists()
+
+
+def test_a_restarted_job_does_not_start_over(finished, vitc, tiny):
+    """Slurm repeats the command as it was, `--fresh` included."""
+    shutil.copytree(finished, run_of(vitc.place))
+    (run_of(vitc.place) / "result.json").unlink()
+    files = sorted(run_of(vitc.place).glob("checkpoints/*/*"))
+    before = [file.stat().st_mtime_ns for file in files]
+    assert vitc("train", "scala_digits", *tiny, "--fresh", SLURM_RESTART_COUNT="1").code == 0
+    assert [file.stat().st_mtime_ns for file in files] == before
 
 
 def test_a_preempted_job_is_put_back(vitc, tiny):

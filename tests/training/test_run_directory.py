@@ -1,5 +1,7 @@
 """Whose directory it is, and who may change it when."""
 
+import errno
+import fcntl
 import json
 import time
 from pathlib import Path
@@ -176,6 +178,17 @@ def test_reading_a_result(tmp_path):
     directory.result.write_text(json.dumps({"dense": None, "rows": []}))
     assert directory.is_complete()
     assert directory.read_result() == {"dense": None, "rows": []}
+
+
+def test_a_file_system_that_locks_no_files(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert refusal(tmp_path) == (
+        "output_dir: OUT/scala_digits/default is on a file system that locks no files (Function not implemented); "
+        "name another"
+    )
 
 
 def test_reading_json(tmp_path):
