@@ -101,11 +101,14 @@ def requeue() -> None:
     """Ask Slurm to run this job again, from its start: it continues by its checkpoint."""
     array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
     job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm ends by it what it puts back: all is saved by now
     try:
         done = subprocess.run(["scontrol", "requeue", job], check=False, capture_output=True, text=True)
         problem = done.stderr.strip() if done.returncode else ""
     except OSError as error:
         problem = f"scontrol cannot be run ({error.strerror})"
+    if problem:
+        signal.signal(signal.SIGTERM, before)
     print(
         f"job {job} was not requeued: {problem}" if problem else f"job {job} is requeued", file=sys.stderr, flush=True
     )

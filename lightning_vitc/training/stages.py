@@ -20,7 +20,7 @@ from lightning_vitc.errors import RunFailure, UserError
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training.checkpoints import read_checkpoint, write_atomically
 from lightning_vitc.training.finite_loss import NotFinite
-from lightning_vitc.training.generations import LAST, drop_previous, settle
+from lightning_vitc.training.generations import LAST, damage, drop_previous, settle
 from lightning_vitc.training.module import CompressionModule
 from lightning_vitc.training.processes import Processes
 from lightning_vitc.training.run_directory import RunDirectory, read_json
@@ -157,6 +157,8 @@ class Stages:
 def load_selected(module: CompressionModule, folder: Path) -> None:
     """Load the weights a finished stage selected, and end evaluation-ready."""
     file = selected_file(folder)
+    if problem := damage(file):
+        raise UserError(problem)
     load_strictly(module, read_checkpoint(file)["state_dict"], str(file))
     module.eval()
 

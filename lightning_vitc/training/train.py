@@ -54,6 +54,8 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
     if _is_rank_zero():
         directory.open(experiment, fresh)
     try:
+        if fresh and pipeline is not None:
+            pipeline.processes.wait()  # or another rank might still read what the first one deletes
         if pipeline is None or directory.is_complete():
             _say(f"[bold]{directory.path}[/] is complete (use --fresh to start over)")
         else:

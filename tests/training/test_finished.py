@@ -204,6 +204,16 @@ def test_a_damaged_file_is_named(place, name, text):
     assert done.error.startswith(f"error: run/{name}: damaged; it ")
 
 
+def test_a_flipped_bit_in_the_weights_of_a_finished_stage_is_found(place):
+    file = place.place / "run" / "checkpoints" / "scala" / "best.ckpt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    done = place("evaluate", "run")
+    assert (done.code, done.out, done.error.count("\n")) == (2, "", 1)
+    assert "scala/best.ckpt: damaged checkpoint: the checksum of " in done.error
+
+
 def test_an_exported_network_has_one_width(finished, export, vitc):
     export(finished, "half", "--width", "0.5")
     done = vitc("evaluate", "half", "--width", "0.5")
