@@ -3,14 +3,29 @@
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.training import GatedTraining
 
+GAIN = 0.5  # of what images cost beyond the budget, by which the aim moves after each validation
+ROOM = 0.2  # of dense, by which the aim may leave the budget
+
 
 class GatedFinetuning(GatedTraining):
-    """No noise, no search: the backbone's own gates decide, group by group in training."""
+    """No noise, no search: the backbone's own gates decide, group by group in training.
+
+    Groups decide by the mean of their logits, so that what a training batch costs is not what its images would cost
+    one by one, which is what the budget limits. After each validation, where images decide alone, L_res aims as much
+    lower or higher as they were beyond the budget (ours); else all of it would be left to moving the gates at the end.
+    """
+
+    aim: Tensor
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.register_buffer("aim", torch.tensor(float(self.targets.expected)))  # of L_res
 
     def gate_logits(self, block: int, branch: int, pooled: Tensor) -> Tensor:
         """Of the block's own gate."""
@@ -21,6 +36,10 @@ class GatedFinetuning(GatedTraining):
         """Of the network as it is."""
         return self._costs.expected(run)
 
+    def expected_target(self) -> Tensor:
+        """What L_res aims at."""
+        return self.aim
+
     @cached_property
     def _costs(self) -> DynamicCosts:
         return self.targets.dynamic_costs(self.backbone.spec)
@@ -28,6 +47,18 @@ class GatedFinetuning(GatedTraining):
     def softness(self) -> float:
         """The last temperature of the noisy training."""
         return self.arguments.finetune_temperature
+
+    def on_validation_epoch_end(self) -> None:
+        """Log, and correct the aim."""
+        super().on_validation_epoch_end()
+        if not self.trainer.sanity_checking:
+            self.correct(self.run_rates())
+            self.log("usdc/aim_ratio", self.aim / self.targets.dense)
+
+    def correct(self, rates: Tensor) -> None:
+        """Move the aim by what images that run branches at `rates` [L, 2] cost beyond the budget."""
+        budget, room = self.targets.expected, ROOM * self.targets.dense
+        self.aim.sub_(GAIN * (self.expected_cost(rates) - budget)).clamp_(budget - room, budget + room)
 
     def own_rates(self) -> dict[str, float]:
         """Gates learn at a rate of their own."""

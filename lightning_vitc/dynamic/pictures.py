@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -41,11 +42,12 @@ def run_rates_figure(rates: dict[str, Tensor]) -> Figure:
         places = [block + 0.4 * branch - 0.2 for block in range(depth)]
         above.bar(places, 100 * overall[:, branch], 0.38, label=name, color=color)
     above.set(ylim=(0, 105), xticks=range(depth), xlabel="block", ylabel="run, % of the images")
-    above.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    above.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     shown = below.imshow(100 * by_class.flatten(1), aspect="auto", vmin=0, vmax=100, interpolation="nearest")
     labels = [f"{letter}{block}" for block in range(depth) for letter in "am"]
     below.set_xticks(range(2 * depth), labels, rotation=90, fontsize=7)
     below.set(xlabel="attention (a) and MLP (m) of each block", ylabel="class")
+    below.yaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=min(len(by_class), 20)))
     figure.colorbar(shown, ax=below, label="run, %")
     return figure
 

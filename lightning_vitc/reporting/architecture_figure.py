@@ -48,7 +48,7 @@ def architecture_figure(spec: ArchSpec, dense: ArchSpec, sources: Sequence[int] 
 def _draw_heads(axes: Axes, blocks: Sequence[BlockSpec], dense: ArchSpec) -> None:
     most = max((block.attn.num_heads for block in dense.blocks if block.attn), default=1)
     outlines, filled = [], []
-    for column, (block, full) in enumerate(zip(blocks, dense.blocks, strict=True), 1):
+    for column, (block, full) in enumerate(zip(blocks, dense.blocks, strict=True)):
         if full.attn is None:
             continue
         shares = _head_shares(block.attn, full.attn)
@@ -72,7 +72,7 @@ def _head_shares(attn: AttentionSpec | None, full: AttentionSpec) -> list[float]
 
 
 def _draw_channels(axes: Axes, blocks: Sequence[BlockSpec], dense: ArchSpec) -> None:
-    columns = range(1, len(blocks) + 1)
+    columns = range(len(blocks))
     axes.bar(columns, [full.hidden or 0 for full in dense.blocks], WIDTH, color=GONE, edgecolor=EDGE, linewidth=0.5)
     axes.bar(columns, [block.hidden or 0 for block in blocks], WIDTH, color=KEPT_MLP)
     for column, block, full in zip(columns, blocks, dense.blocks, strict=True):
@@ -90,9 +90,9 @@ def _cross_out(axes: Axes, column: int, height: float) -> None:
 
 
 def _frame(axes: Axes, depth: int, most: int, label: str) -> None:
-    axes.set(xlim=(0.4, depth + 0.6), ylim=(0, most * 1.03), ylabel=label)
+    axes.set(xlim=(-0.6, depth - 0.4), ylim=(0, most * 1.03), ylabel=label)
     step = max(1, depth // 24)
-    axes.set_xticks(range(1, depth + 1, step))
+    axes.set_xticks(range(0, depth, step))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
@@ -101,6 +101,8 @@ def _frame(axes: Axes, depth: int, most: int, label: str) -> None:
 def _title(spec: ArchSpec, dense: ArchSpec) -> str:
     ours, whole = costs.macs(spec), costs.macs(dense)
     counts = [f"{number_with_unit(ours)} of {number_with_unit(whole)} MACs ({100 * ours / whole:.1f} %)"]
+    if any(any(block.gates) for block in spec.blocks):
+        counts.append("where every branch runs")
     if spec.embed_dim != dense.embed_dim:
         counts.append(f"embedding {spec.embed_dim} of {dense.embed_dim}")
     return f"{spec.name}\n{', '.join(counts)}"

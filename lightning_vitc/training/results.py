@@ -160,7 +160,7 @@ def print_table(document: dict[str, Any], console: Console | None = None) -> Non
     reference = dense["macs"] if dense else max(row["macs"] for row in document["rows"])
     for row in ([dense] if dense else []) + document["rows"]:
         cells = [row["name"], count(row["macs"]), f"{100 * row['macs'] / reference:.1f}", f"{row['params']:,}"]
-        cells += [f"{row['top1']:.2f}", f"{row['top5']:.2f}", *(_cell(row.get(key)) for key in own)]
+        cells += [f"{row['top1']:.2f}", f"{row['top5']:.2f}", *(_cell(key, row.get(key)) for key in own)]
         table.add_row(*cells, end_section=row is dense)
     (console or _wide_console()).print(table)
 
@@ -175,7 +175,9 @@ def _title(key: str) -> str:
     return key.replace("_percent", " %").replace("_", " ")
 
 
-def _cell(value: Any) -> str:
+def _cell(key: str, value: Any) -> str:
+    if key.endswith("_macs") and value is not None:
+        return count(value)
     if isinstance(value, float):
         return f"{value:.2f}"
     return "" if value is None else str(value)

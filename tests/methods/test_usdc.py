@@ -219,6 +219,25 @@ def test_the_expected_cost_goes_to_its_target() -> None:
     assert share == pytest.approx(0.6, abs=0.08)
 
 
+def test_the_aim_moves_by_what_images_alone_cost_beyond_the_budget() -> None:
+    module = finetuning(method())
+    budget, dense = module.targets.expected, module.targets.dense
+    every = torch.ones(3, 2)
+    beyond = float(module.expected_cost(every)) - budget
+    assert beyond > 0
+    module.correct(every)
+    assert float(module.aim) == pytest.approx(budget - 0.5 * beyond)
+    before = module.step(*batch()).terms["usdc/residual"]
+    for _ in range(20):
+        module.correct(every)
+    assert float(module.aim) == pytest.approx(budget - 0.2 * dense)
+    assert module.step(*batch()).terms["usdc/residual"] != before
+    for _ in range(40):
+        module.correct(0 * every)
+    assert float(module.aim) == pytest.approx(budget + 0.2 * dense)
+    assert "aim" in module.state_dict()
+
+
 def test_rates_are_of_their_own_without_decay() -> None:
     module = method(gate_lr=0.02, architecture_lr=0.3)
     rates = module.own_rates()

@@ -34,14 +34,14 @@ def test_heads_dimensions_and_channels_are_drawn_to_scale():
 
 def test_branches_and_blocks_that_are_gone_are_crossed_out():
     spec = replace(DENSE, blocks=(BlockSpec(None, 256), BlockSpec(None, None), BlockSpec(FULL.attn, None), FULL))
-    assert crossed(spec) == [[1, 2], [2, 3]]
+    assert crossed(spec) == [[0, 1], [1, 2]]
     assert crossed(DENSE) == [[], []]
 
 
 def test_removed_blocks_stand_where_they_were():
     spec = replace(DENSE, blocks=(FULL, RAGGED))
-    assert crossed(spec, sources=[0, 3]) == [[2, 3], [2, 3]]
-    assert crossed(spec) == [[3, 4], [3, 4]]
+    assert crossed(spec, sources=[0, 3]) == [[1, 2], [1, 2]]
+    assert crossed(spec) == [[2, 3], [2, 3]]
     assert bars(spec, sources=[0, 3])[1] == [256, 0, 0, 64]
 
 
