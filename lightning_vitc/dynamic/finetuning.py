@@ -23,8 +23,8 @@ class GatedFinetuning(GatedTraining):
 
     aim: Tensor
 
-    def __init__(self, *arguments: Any):
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **keys: Any):
+        super().__init__(*arguments, **keys)
         self.register_buffer("aim", torch.tensor(float(self.targets.expected)))  # of L_res
 
     def gate_logits(self, block: int, branch: int, pooled: Tensor) -> Tensor:
