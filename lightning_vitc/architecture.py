@@ -85,6 +85,11 @@ class ArchSpec:
         return len(self.blocks)
 
     @property
+    def is_gated(self) -> bool:
+        """Whether a branch may be skipped by the image."""
+        return any(any(block.gates) for block in self.blocks)
+
+    @property
     def num_patches(self) -> int:
         """Patch tokens of one image."""
         return (self.img_size[0] // self.patch_size[0]) * (self.img_size[1] // self.patch_size[1])

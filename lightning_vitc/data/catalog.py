@@ -9,6 +9,8 @@ from pathlib import Path
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import DataConfig
 
+EVALUATED = ("val", "validation", "test")  # folders of a tree that are not trained on
+
 
 @dataclass(frozen=True)
 class DatasetInfo:
@@ -100,7 +102,7 @@ def check_root(config: DataConfig) -> None:
 def _expected(config: DataConfig, info: DatasetInfo) -> tuple[tuple[str, ...], ...]:
     if config.unlabeled is None:
         return info.expected
-    return (("val", "validation", "test"),)  # what is evaluated; nothing of `train` is read
+    return (EVALUATED,)  # what is evaluated; nothing of `train` is read
 
 
 def class_count(config: DataConfig) -> int | None:
@@ -108,6 +110,6 @@ def class_count(config: DataConfig) -> int | None:
     if config.num_classes or CATALOG[config.name].num_classes:
         return config.num_classes or CATALOG[config.name].num_classes
     root = Path(config.root or "").expanduser()
-    names = ("train",) if config.unlabeled is None else ("val", "validation", "test")
+    names = ("train",) if config.unlabeled is None else EVALUATED
     folder = next((root / name for name in names if (root / name).is_dir()), None)
     return None if folder is None else sum(entry.is_dir() for entry in folder.iterdir())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from timm.utils.misc import natural_key
 
+from lightning_vitc.data.catalog import EVALUATED
 from lightning_vitc.data.sources import FileSource, Split, Splits
 from lightning_vitc.data.subsets import hold_out
 from lightning_vitc.errors import UserError
@@ -51,7 +52,7 @@ def _scan_like(folder: Path, train: Path, classes: list[str]) -> Split:
 
 def read_with_unlabeled(root: Path, unlabeled: Path) -> Splits:
     """Training images from anywhere below a folder, of class 0 all of them; the other splits of a folder tree."""
-    first, *others = [root / name for name in ("val", "validation", "test") if (root / name).is_dir()]
+    first, *others = [root / name for name in EVALUATED if (root / name).is_dir()]
     classes, files = _classes(first), _images(unlabeled, "data.unlabeled:")
     train = Split.whole(FileSource(unlabeled.parent, files, np.zeros(len(files))))
     validation, *rest = [_scan(first, classes), *(_scan_like(other, first, classes) for other in others)]
@@ -68,11 +69,7 @@ def read_folder(root: Path, val_fraction: float | None) -> Splits:
     """
     classes = _classes(root / "train")
     train = _scan(root / "train", classes)
-    others = {
-        name: _scan_like(root / name, root / "train", classes)
-        for name in ("val", "validation", "test")
-        if (root / name).is_dir()
-    }
+    others = {name: _scan_like(root / name, root / "train", classes) for name in EVALUATED if (root / name).is_dir()}
     given, test = others.get("val", others.get("validation")), others.get("test")
     if given is not None and (test is not None or val_fraction is None):
         if val_fraction is not None:

@@ -28,18 +28,16 @@ def skipping(x: Tensor, normed: Tensor, gate: nn.Module, branch: Branch, mode: M
             of the logits; `masked` decides for every image and computes all, the reference of the others.
     """
     logits = gate(pooled(normed))
-    # In as few kernels as can be; a graph that asks for the size of its batch would be one for that size.
-    if not torch.compiler.is_compiling() and mode != "masked" and len(x) == 1:
-        return x + branch(normed) if logits.argmax() else x
-    run = runs(logits, mode)
-    if mode == "masked" or torch.compiler.is_compiling():
+    if mode == "masked" or torch.compiler.is_compiling():  # a graph must not ask for the size of its batch
+        run = runs(logits, mode)
         weight = run.to(x.dtype)[:, None, None]
-    if mode == "masked":
-        return x + weight * branch(normed)
-    if torch.compiler.is_compiling():
+        if mode == "masked":
+            return x + weight * branch(normed)
         add, leave = lambda x, normed, w: x + w * branch(normed), lambda x, normed, w: x.clone()  # noqa: ARG005
         return torch.cond(run.any(), add, leave, (x, normed, weight))
-    running = run.nonzero().flatten()
+    if len(x) == 1:  # in as few kernels as can be
+        return x + branch(normed) if logits.argmax() else x
+    running = runs(logits, mode).nonzero().flatten()
     if len(running) == 0:
         return x
     if len(running) == len(x):

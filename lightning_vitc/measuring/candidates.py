@@ -65,12 +65,8 @@ def candidate_of(
         module = build(spec).eval()
         initialize(module)  # type: ignore[arg-type]
     shape = (spec.in_chans, *spec.img_size)
-    images = None if data is None or not _is_gated(spec) else partial(data.spread_images, "test")
+    images = None if data is None or not spec.is_gated else partial(data.spread_images, "test")
     return Candidate(name, module, macs or costs.macs(spec), shape, dense, files or {}, images)
-
-
-def _is_gated(spec: ArchSpec) -> bool:
-    return any(any(block.gates) for block in spec.blocks)
 
 
 def directories_of(path: Path) -> list[Path]:
@@ -91,7 +87,7 @@ def _of_directory(path: Path, dense: dict[ArchSpec, Candidate]) -> list[Candidat
     files = {form: artifact.check(path, FILES[form]) for form in RUNNABLE[1:] if (path / FILES[form]).is_file()}
     expected = (document.get("costs") or {}).get("expected_macs")
     spec = ArchSpec.of(model)
-    data = _data_of(path, document) if _is_gated(spec) else None
+    data = _data_of(path, document) if spec.is_gated else None
     return [candidate_of(name, spec, model, reference, files, expected, data)]
 
 

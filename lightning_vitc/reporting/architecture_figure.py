@@ -101,7 +101,7 @@ def _frame(axes: Axes, depth: int, most: int, label: str) -> None:
 def _title(spec: ArchSpec, dense: ArchSpec) -> str:
     ours, whole = costs.macs(spec), costs.macs(dense)
     counts = [f"{number_with_unit(ours)} of {number_with_unit(whole)} MACs ({100 * ours / whole:.1f} %)"]
-    if any(any(block.gates) for block in spec.blocks):
+    if spec.is_gated:
         counts.append("where every branch runs")
     if spec.embed_dim != dense.embed_dim:
         counts.append(f"embedding {spec.embed_dim} of {dense.embed_dim}")
