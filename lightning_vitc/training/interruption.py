@@ -18,6 +18,7 @@ from lightning_vitc.errors import Interrupted
 # a job that is put back into the queue for nothing loses less than one that should have been.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 CHECK_EVERY = 10  # optimizer steps between two questions to the other ranks, each of which waits for the device
+_leaving = False  # a preempted job: Slurm ends by SIGTERM what it puts back into the queue, and all is saved by then
 
 
 class Interruption:
@@ -36,8 +37,7 @@ class Interruption:
 
     def ignore(self) -> None:
         """Give them back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _give_back(self._before)
         self._before = {}
 
     def agreed(self, trainer: Any, now: bool = False) -> bool:
@@ -59,7 +59,9 @@ class Interruption:
         """What to raise once everything is saved; in a Slurm job that is preempted, it is put back into the queue."""
         self.ignore()
         number = self._agreed or signal.SIGTERM
-        _requeue_if_preempted(number, trainer.is_global_zero)
+        if _is_preemption(number):
+            _leave(trainer.is_global_zero)
+            trainer.strategy.barrier()  # or the first rank to exit has the others ended, before the job is put back
         return Interrupted(number, trainer.global_step)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -80,20 +82,33 @@ def between_stages() -> Iterator[None]:
     process = os.getpid()
 
     def stop(number: int, _: FrameType | None) -> None:
-        if os.getpid() == process:  # not in a forked loader worker
-            _requeue_if_preempted(number, getattr(rank_zero_only, "rank", 0) == 0)
-            raise Interrupted(number, None)
+        if os.getpid() != process or _leaving:  # not in a forked loader worker
+            return
+        if _is_preemption(number):
+            _leave(getattr(rank_zero_only, "rank", 0) == 0)
+        raise Interrupted(number, None)
 
     before = {number: signal.signal(number, stop) for number in SIGNALS if number != signal.SIGINT}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _give_back(before)
 
 
-def _requeue_if_preempted(number: int, first: bool) -> None:
-    if number == signal.SIGUSR1 and first and "SLURM_JOB_ID" in os.environ:
+def _give_back(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_IGN if _leaving and number == signal.SIGTERM else handler)
+
+
+def _is_preemption(number: int) -> bool:
+    return number == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ
+
+
+def _leave(first: bool) -> None:
+    global _leaving  # noqa: PLW0603, of the process, like the handlers of its signals
+    _leaving = True
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if first:
         requeue()
 
 
@@ -101,14 +116,10 @@ def requeue() -> None:
     """Ask Slurm to run this job again, from its start: it continues by its checkpoint."""
     array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
     job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm ends by it what it puts back: all is saved by now
     try:
         done = subprocess.run(["scontrol", "requeue", job], check=False, capture_output=True, text=True)
         problem = done.stderr.strip() if done.returncode else ""
     except OSError as error:
         problem = f"scontrol cannot be run ({error.strerror})"
-    if problem:
-        signal.signal(signal.SIGTERM, before)
-    print(
-        f"job {job} was not requeued: {problem}" if problem else f"job {job} is requeued", file=sys.stderr, flush=True
-    )
+    said = f"was not requeued: {problem}" if problem else "is requeued"
+    print(f"job {job} {said}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from lightning_vitc.errors import Interrupted
+from lightning_vitc.training import interruption
 from lightning_vitc.training.interruption import Interruption, between_stages
 
 STEPS = 32
@@ -36,10 +38,11 @@ def signal_in_mid_epoch(vitc: Any, number: int, *arguments: str, **environment: 
 
 
 def scontrol(place: Path) -> Path:
-    """Put a `scontrol` into `bin` that appends how it was called to the file."""
+    """Put a `scontrol` into `bin` that appends how it was called to the file, then ends the job for a second."""
     called, fake = place / "called", place / "bin" / "scontrol"
     fake.parent.mkdir()
-    fake.write_text(f'#!/bin/sh\necho "$@" >> {called}\n')
+    ended = "(for _ in $(seq 100); do kill -TERM $PPID; sleep 0.01; done) > /dev/null 2>&1 &"
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {called}\n{ended}\n')
     fake.chmod(0o755)
     return called
 
@@ -78,12 +81,13 @@ def test_a_restarted_job_does_not_start_over(finished, vitc, tiny):
 
 
 def test_a_preempted_job_is_put_back(vitc, tiny):
-    """By `scontrol`, here one that writes down how it was called."""
+    """By `scontrol`, here one that writes down how it was called; what ends the job then finds all of it saved."""
     called = scontrol(vitc.place)
     environment = {"PATH": f"{vitc.place}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
     stopped = signal_in_mid_epoch(vitc, signal.SIGUSR1, "train", "scala_digits", *tiny, **environment)
     assert called.read_text() == "requeue 7\n"
-    assert "job 7 is requeued" in stopped.error
+    assert stopped.code == 138, stopped.error
+    assert re.fullmatch(r"job 7 is requeued\nstopped by SIGUSR1 after step \d+; the same command .*\n", stopped.error)
     called.unlink()
     signal_in_mid_epoch(vitc, signal.SIGTERM, "train", "scala_digits", *tiny, **environment)
     assert not called.exists(), "an end is an end"
@@ -94,13 +98,16 @@ def test_between_two_stages_the_run_ends_at_once(number, code, monkeypatch, tmp_
     called = scontrol(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)]
+    monkeypatch.setattr(interruption, "_leaving", False)
+    ended, preempted = (signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1))
     message = f"^{signal.Signals(number).name} between two stages; the same"
     with pytest.raises(Interrupted, match=message) as stopped, between_stages():
         signal.raise_signal(number)
     assert stopped.value.exit_code == code
     assert called.exists() == (number == signal.SIGUSR1)
-    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+    assert signal.getsignal(signal.SIGUSR1) == preempted
+    time.sleep(1.2 if number == signal.SIGUSR1 else 0)  # Slurm ends what it puts back
+    assert signal.signal(signal.SIGTERM, ended) == (signal.SIG_IGN if number == signal.SIGUSR1 else ended)
 
 
 @pytest.mark.slow
