@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from lightning_vitc.errors import RunFailure
 from lightning_vitc.schema import bounded
@@ -37,11 +39,12 @@ class StageCheckpoint(Checkpoint):
     Args:
         every_n_steps: also write `last.ckpt` in mid-epoch, every so many optimizer steps.
         every_n_epochs: epochs between two writes of `last.ckpt`; the last epoch is always written.
-        monitor: what to compare, higher is better.
+
+    A module that has more to hold than its accuracy implements `score(metrics)`, higher is better.
     """
 
-    def __init__(self, every_n_steps: int | None = None, every_n_epochs: int = 1, monitor: str = "val/top1"):
-        self.every_n_steps, self.every_n_epochs, self.monitor = every_n_steps, every_n_epochs, monitor
+    def __init__(self, every_n_steps: int | None = None, every_n_epochs: int = 1):
+        self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
         self.best = -math.inf
         self.seconds = 0.0
         self.interruption = Interruption()
@@ -84,7 +87,7 @@ class StageCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save weights that are better than all before."""
-        score = float(trainer.callback_metrics.get(self.monitor, math.nan))
+        score = float(getattr(pl_module, "score", top1)(trainer.callback_metrics))
         if score > self.best and not trainer.sanity_checking:
             self.best = score
             self._save(trainer, "best.ckpt")
@@ -132,6 +135,11 @@ class StageCheckpoint(Checkpoint):
             trainer.strategy.barrier("Trainer.save_checkpoint")  # where the others wait
         if trainer.strategy.reduce_boolean_decision(failure is not None, all=False):
             raise failure or RunFailure("the first process could not save")
+
+
+def top1(metrics: Mapping[str, Tensor]) -> Tensor | float:
+    """The mean validation accuracy, where there was a validation."""
+    return metrics.get("val/top1", math.nan)
 
 
 def _validates(trainer: Trainer, batch_idx: int) -> bool:

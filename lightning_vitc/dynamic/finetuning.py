@@ -1,5 +1,7 @@
 """The compacted network with its winning gates, trained on: decisions are exact now, as they are when exported."""
 
+import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +20,8 @@ class GatedFinetuning(GatedTraining):
 
     Groups decide by the mean of their logits, so that what a training batch costs is not what its images would cost
     one by one, which is what the budget limits. After each validation, where images decide alone, L_res aims as much
-    lower or higher as they were beyond the budget (ours); else all of it would be left to moving the gates at the end.
+    lower or higher as they were beyond the budget; and of the epochs those count that kept to it (both ours). Else all
+    of it would be left to moving the gates at the end, which they were not trained for.
     """
 
     aim: Tensor
@@ -54,6 +57,13 @@ class GatedFinetuning(GatedTraining):
         if not self.trainer.sanity_checking:
             self.correct(self.run_rates())
             self.log("usdc/aim_ratio", self.aim / self.targets.dense)
+
+    def score(self, metrics: Mapping[str, Tensor]) -> Tensor | float:
+        """Accuracy of an epoch within the budget; one beyond it counts less than those, the more the further it is."""
+        if "usdc/val_expected_ratio" not in metrics:
+            return math.nan
+        beyond = metrics["usdc/val_expected_ratio"] - self.targets.ratio
+        return metrics["val/top1"] if beyond <= 0 else -beyond
 
     def correct(self, rates: Tensor) -> None:
         """Move the aim by what images that run branches at `rates` [L, 2] cost beyond the budget."""

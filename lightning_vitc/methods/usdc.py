@@ -280,7 +280,7 @@ class USDC(GatedTraining):
         masks = decided_masks(run, resident, targets.resident(dense.spec), usdc.decide)
         pruned = {"pruned_percent": removed(masks, usdc.costs)["pruned_percent"]}
         if not keys.dynamic:
-            final, sources = post_train(run, usdc.backbone, masks, teacher, select="last")  # as with gates, below
+            final, sources = post_train(run, usdc.backbone, masks, teacher)
             macs = costs.macs(final.spec)
             run.add_row("usdc", final, None, sources, expected_macs=macs, worst_macs=macs, **pruned)
             return
@@ -290,6 +290,6 @@ class USDC(GatedTraining):
             small = run.compacted(gated, kept_of(gated.spec, masks))
             return GatedFinetuning(small, recipe, teacher, keys, targets, seed)
 
-        final = run.fit("finetune", compacted, epochs=keys.finetune_epochs, select="last").backbone
+        final = run.fit("finetune", compacted, epochs=keys.finetune_epochs).backbone
         run.add_row("usdc", final, None, **settled(run, final, targets), **pruned)
         run.add_row("usdc_static", without_gates(final), None)

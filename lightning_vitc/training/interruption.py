@@ -88,7 +88,7 @@ def between_stages() -> Iterator[None]:
             _leave(getattr(rank_zero_only, "rank", 0) == 0)
         raise Interrupted(number, None)
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS if number != signal.SIGINT}
+    before: dict[int, Any] = {number: signal.signal(number, stop) for number in SIGNALS if number != signal.SIGINT}
     try:
         yield
     finally:

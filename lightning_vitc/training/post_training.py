@@ -12,7 +12,6 @@ from lightning_vitc.budget.prunable import kept_of, pruned_spec
 from lightning_vitc.budget.target import Target
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.methods.dense import Arguments, Dense
-from lightning_vitc.training.stages import Selection
 from lightning_vitc.training.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def _decision(run: "Pipeline", dense: ArchSpec, target: Target, decide: Callable
 
 
 def post_train(
-    run: "Pipeline", network: Backbone, masks: Masks, teacher: Teacher | None, select: Selection = "best"
+    run: "Pipeline", network: Backbone, masks: Masks, teacher: Teacher | None
 ) -> tuple[Backbone, tuple[int, ...]]:
     """Cut the network down to the masks and train it as the stage `finetune`; also the dense numbers of its blocks.
 
@@ -75,7 +74,6 @@ def post_train(
     )  # fmt: skip
     recipe = replace(run.optimizer, lr=keys.finetune_lr, warmup_epochs=0)
     module = run.fit(
-        "finetune", lambda: Dense(run.compacted(network, kept), recipe, teacher, loss), epochs=keys.finetune_epochs,
-        select=select,
+        "finetune", lambda: Dense(run.compacted(network, kept), recipe, teacher, loss), epochs=keys.finetune_epochs
     )  # fmt: skip
     return module.backbone, tuple(block.source for block in kept.blocks)

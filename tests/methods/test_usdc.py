@@ -1,6 +1,7 @@
 """USDC: its loss, its two budgets, what it freezes and exports, and the whole run."""
 
 import json
+import math
 import re
 import shutil
 from copy import deepcopy
@@ -236,6 +237,21 @@ def test_the_aim_moves_by_what_images_alone_cost_beyond_the_budget() -> None:
         module.correct(0 * every)
     assert float(module.aim) == pytest.approx(budget + 0.2 * dense)
     assert "aim" in module.state_dict()
+
+
+def test_of_its_epochs_the_most_accurate_within_the_budget_counts() -> None:
+    module = finetuning(method())
+    ratio = module.targets.ratio
+
+    def score(top1: float, expected: float) -> float:
+        metrics = {"val/top1": torch.tensor(top1), "usdc/val_expected_ratio": torch.tensor(expected)}
+        return float(module.score(metrics))
+
+    ranking = [(90.0, ratio - 0.1), (80.0, ratio - 0.01), (0.0, ratio - 0.01), (99.0, ratio + 0.01), (99.9, ratio + 1)]
+    scores = [score(*epoch) for epoch in ranking]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == len(scores)
+    assert math.isnan(module.score({})), "no validation"
 
 
 def test_rates_are_of_their_own_without_decay() -> None:
