@@ -59,6 +59,7 @@ class GroupGates:
         first = counts.cumsum(0) - counts
         self.noise = None if noise is None else _sent(noise[first], device)
         self.run: dict[tuple[int, int], Tensor] = {}
+        self.logits: dict[tuple[int, int], Tensor] = {}  # of every image
 
     def decide(self, block: int, branch: int, logits: Tensor, temperature: float) -> Tensor:
         """Hard gates [B] of 0 and 1 with the gradient of the soft ones (straight-through Gumbel-softmax).
@@ -68,21 +69,33 @@ class GroupGates:
             logits: (skip, run) of every image, [B, 2]; averaged over groups.
             temperature: of the softmax.
         """
-        logits = logits.float()
+        self.logits[block, branch] = logits = logits.float()
         mean = logits.new_zeros(len(self.counts), 2).index_add(0, self.member, logits) / self.counts
         if self.noise is not None:
             mean = mean + self.noise[:, block, branch]
-        soft = F.softmax(mean / temperature, dim=-1)[:, 1]
-        hard = (mean[:, 1] > mean[:, 0]).float()
-        gate = (hard - soft.detach() + soft)[self.member]
+        gate = straight_through(mean, temperature)[self.member]
         self.run[block, branch] = gate
         return gate
 
     def mean_run(self, depth: int) -> Tensor:
         """Share of the images for which each branch runs, [L, 2], differentiable; 1 where there is no gate."""
+        return self._means(self.run, depth)
+
+    def mean_run_alone(self, depth: int, temperature: float) -> Tensor:
+        """The same as if every image had decided for itself, by its own logits without noise."""
+        return self._means({unit: straight_through(own, temperature) for unit, own in self.logits.items()}, depth)
+
+    def _means(self, gates: dict[tuple[int, int], Tensor], depth: int) -> Tensor:
         one = self.counts.new_ones((), dtype=torch.float32)
-        means = [self.run[unit].mean() if unit in self.run else one for unit in units(depth)]
+        means = [gates[unit].mean() if unit in gates else one for unit in units(depth)]
         return torch.stack(means).view(depth, 2)
+
+
+def straight_through(logits: Tensor, temperature: float) -> Tensor:
+    """Hard gates [G] of 0 and 1 by the logits (skip, run) [G, 2], with the gradient of the softmax."""
+    soft = F.softmax(logits / temperature, dim=-1)[:, 1]
+    hard = (logits[:, 1] > logits[:, 0]).float()
+    return hard - soft.detach() + soft
 
 
 def _sent(values: Tensor, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.measuring import network_of
 
 if TYPE_CHECKING:
-    from lightning_vitc.dynamic.report import Moving
+    from lightning_vitc.dynamic.moving import Moving
     from lightning_vitc.training.pipeline import Pipeline
 
 WORST = "worst_latency_ms"
@@ -34,7 +34,7 @@ def within_latency(run: "Pipeline", moving: "Moving", targets: DynamicTargets) -
         name = f"gates_latency_{next(numbers)}"
         return int(run.record(name, lambda: {"shift": shift, "nanoseconds": _expected(run, moving)})["nanoseconds"])
 
-    found = fit(targets.expected, moving.within, measured)
+    found = fit(targets.expected, moving.close_to, measured)
     moving.to(found.choice)
     worst = run.record("worst_latency", lambda: {"nanoseconds": run.latency.now(moving.evaluation.network.spec)})
     facts = {LATENCY: as_number(LATENCY, found.measured), WORST: as_number(LATENCY, worst["nanoseconds"])}

@@ -1,31 +1,28 @@
 """The end of a run with gates: expected cost within the budget, run rates by block and class, pictures."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget.target import LATENCY
-from lightning_vitc.dynamic.attaching import gates_of, lower
+from lightning_vitc.budget.target import LATENCY, as_number
+from lightning_vitc.dynamic.attaching import lower
 from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.latency import WORST, within_latency
+from lightning_vitc.dynamic.moving import Moving
 from lightning_vitc.dynamic.pictures import write_pictures
 from lightning_vitc.dynamic.rates import RunRates
 from lightning_vitc.dynamic.skipping import noting_decisions
 from lightning_vitc.dynamic.targets import DynamicTargets
-from lightning_vitc.training.trainers import test_trainer
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
 
 SHOWN = 24  # cheapest and dearest images in the picture
-FIRST, LARGEST = 0.25, 16.0  # shifts of the gates' logits
-STEPS, CLOSE = 8, 0.005  # of the bisection; how far below the limit is good enough
-BEYOND = 2.0**40  # a shift by which every gate of finite weights skips
 
 
 class RateEvaluation(LightningModule):
@@ -33,6 +30,7 @@ class RateEvaluation(LightningModule):
 
     Attributes:
         rates: of `RunRates.compute`, after the test.
+        top1: in percent, after the test.
         extremes: the cheapest and the dearest images, [<= SHOWN, C, H, W] each, and their MACs.
     """
 
@@ -41,6 +39,7 @@ class RateEvaluation(LightningModule):
         self.network, self.costs = network, DynamicCosts.of(network.spec)
         self.budgeted = targets.dynamic_costs(network.spec)
         self.counts = RunRates(network.spec.num_classes, network.spec.depth)
+        self.correct = MulticlassAccuracy(network.spec.num_classes, average="micro")
         self.rates: dict[str, Tensor] = {}
         self.extremes: list[tuple[Tensor, Tensor]] = []
 
@@ -48,12 +47,13 @@ class RateEvaluation(LightningModule):
         """Forget another test."""
         self.extremes = []
         self.counts.reset()
+        self.correct.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count, and keep the extreme images."""
         images, targets = batch
         with noting_decisions(self.network) as decisions:
-            self.network(images)
+            self.correct.update(self.network(images), targets)
         ran = torch.stack(decisions, dim=1).unflatten(1, (-1, 2))
         self.counts.update(ran, targets)
         macs = self.costs.expected(ran.float())
@@ -66,6 +66,7 @@ class RateEvaluation(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Sum up over processes."""
         self.rates = {name: value.double().cpu() for name, value in self.counts.compute().items()}
+        self.top1 = round(100 * float(self.correct.compute()), 4)
         if self.trainer.world_size > 1:
             gathered: Any = self.all_gather([_filled(*most) for most in self.extremes])
             self.extremes = [
@@ -88,8 +89,9 @@ class RateEvaluation(LightningModule):
 def settled(run: "Pipeline", network: Backbone, targets: DynamicTargets) -> dict[str, Any]:
     """Hold the network to its expected budget on the validation split, once; and the columns of its row.
 
-    All gates are moved by the same amount until the mean of the images is within the budget and close to it (ours:
-    L_res only pulls towards the target). What was measured is `gates.json`.
+    A network whose mean image is beyond the budget has all gates moved by the same amount until it is within (ours:
+    L_res only pulls towards the target); one that is held to a latency also runs more, where it is below. What was
+    measured is `gates.json`, accuracy before and after included.
     """
     evaluation = None
     if not run.read_only and not (run.directory.path / "gates.json").exists():  # by all processes together
@@ -102,80 +104,22 @@ def settled(run: "Pipeline", network: Backbone, targets: DynamicTargets) -> dict
             shift, latency = within_latency(run, moving, targets)
         if run.processes.rank == 0:  # before the record, which says that all of this is done
             write_pictures(run, evaluation.rates, evaluation.extremes)
-    facts = run.record("gates", lambda: _facts(evaluation, shift, targets) | latency)
+    facts = run.record("gates", lambda: _facts(moving, shift, targets) | latency)
     if evaluation is None:
         lower(network, facts["shift"])
     return {key: facts[key] for key in ("expected_macs", "worst_macs", LATENCY, WORST) if key in facts}
 
 
-class Moving:
-    """Moves all gates of a network by the same amount from where their training left them."""
-
-    def __init__(self, run: "Pipeline", evaluation: RateEvaluation):
-        self.run, self.evaluation = run, evaluation
-        self._starts = [gate.last.bias.detach().clone() for gate in gates_of(evaluation.network)]
-
-    def to(self, shift: float) -> float:
-        """What the mean image then costs; the evaluation knows more."""
-        for gate, start in zip(gates_of(self.evaluation.network), self._starts, strict=True):
-            gate.last.bias.data.copy_(start)
-        lower(self.evaluation.network, shift)
-        images = self.run.data.loader_of("validation")
-        test_trainer(self.run.experiment).test(self.evaluation, images, verbose=False)
-        return self.evaluation.spent
-
-    def within(self, limit: int) -> float:
-        """To the expected cost that is within the limit, and close to it where that is possible."""
-        shift = closest_within(self.to, limit)
-        self.to(shift)  # leaves the gates there, and what they do on record
-        return shift
-
-
-def closest_within(expected: Callable[[float], float], limit: float) -> float:
-    """A shift whose cost is at most the limit, by bisection; the cost falls with the shift.
-
-    It stops at the first that is within `CLOSE` of the limit; where even the largest shift down stays below it,
-    nothing is moved.
-
-    Raises:
-        RuntimeError: where even skipping everything is beyond the limit, which planning refuses.
-    """
-
-    def fits(shift: float) -> bool:
-        costs[shift] = expected(shift)
-        return costs[shift] <= limit
-
-    costs: dict[float, float] = {}
-    direction = -1 if fits(0.0) else 1
-    inner, outer = 0.0, direction * FIRST
-    while not _close(costs, limit) and (fits(outer) if direction < 0 else not fits(outer)):
-        if direction < 0 and outer <= -LARGEST:
-            return 0.0
-        if outer > BEYOND:
-            raise RuntimeError(f"gates that skip everything still cost {costs[inner]:,.0f}, beyond the {limit:,.0f}")
-        inner, outer = outer, 2 * outer
-    high, low = max(inner, outer), min(inner, outer)
-    for _ in range(STEPS):
-        if _close(costs, limit):
-            break
-        middle = (low + high) / 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return min(shift for shift, cost in costs.items() if cost <= limit)
-
-
-def _close(costs: dict[float, float], limit: float) -> bool:
-    return any((1 - CLOSE) * limit <= cost <= limit for cost in costs.values())
-
-
-def _facts(evaluation: RateEvaluation | None, shift: float, targets: DynamicTargets) -> dict[str, Any]:
-    assert evaluation is not None
+def _facts(moving: Moving, shift: float, targets: DynamicTargets) -> dict[str, Any]:
+    evaluation = moving.evaluation
     spec = evaluation.network.spec
     by_class = [None if rates.isnan().any() else rates.tolist() for rates in evaluation.rates["by_class"]]
     return {
         "shift": shift,
+        "val_top1": {"trained": moving.top1[0.0], "moved": moving.top1[shift]},
         "expected_macs": round(evaluation.expected),
         "worst_macs": evaluation.costs.worst,
-        "target_macs": targets.expected,
+        f"target_{targets.quantity}": as_number(targets.quantity, targets.expected),
         "networks": [list(block.gates) for block in spec.blocks],
         "run_rates": evaluation.rates["all"].tolist(),
         "run_rates_by_class": by_class,

@@ -55,6 +55,10 @@ class GatedTraining(CompressionModule):
         """Of one image where branches run at rates [L, 2], in what the budget counts; a scalar, differentiable."""
         raise NotImplementedError
 
+    def rates_of(self, groups: GroupGates) -> Tensor:
+        """How often branches run by what was decided, [L, 2], differentiable: what L_res counts."""
+        return groups.mean_run(self.backbone.spec.depth)
+
     def softness(self) -> float:
         """Temperature of the soft gates, whose gradient the hard ones have."""
         raise NotImplementedError
@@ -87,7 +91,7 @@ class GatedTraining(CompressionModule):
         logits = self.backbone(images, gates=partial(self._decide, groups) if self.gated_branches else None)
         taught = None if self.teacher is None else self.teacher(images)
         task_loss = distilled_cross_entropy(logits, targets, taught, *self.kd)
-        cost = self.expected_cost(mean_over_processes(groups.mean_run(self.backbone.spec.depth)))
+        cost = self.expected_cost(mean_over_processes(self.rates_of(groups)))
         residual = ((cost - self.expected_target()) / self.targets.dense).square()
         terms = {"task_loss": task_loss, "residual": residual, "expected_ratio": cost / self.targets.dense}
         return StepResult(

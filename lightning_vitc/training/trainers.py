@@ -105,9 +105,14 @@ def stage_trainer(
     )  # fmt: skip
 
 
-def test_trainer(experiment: Experiment) -> Trainer:
-    """A trainer that only evaluates: in single precision, as exported networks compute, however they were trained."""
-    settings = _settings(experiment) | {"enable_progress_bar": False, "precision": "32-true"}
+def test_trainer(experiment: Experiment, **options: Any) -> Trainer:
+    """A trainer that only evaluates: in single precision, as exported networks compute, however they were trained.
+
+    Args:
+        experiment: of the run.
+        options: instead of those of its `trainer:`.
+    """
+    settings = _settings(experiment) | {"enable_progress_bar": False, "precision": "32-true"} | options
     return _trainer(**settings, logger=False, enable_checkpointing=False, plugins=_cluster())
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lightning_vitc.callbacks.gate_freezing import GateFreezing
 from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
 from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
 from lightning_vitc.callbacks.run_rate_figure import RunRateFigure
+from lightning_vitc.dynamic.attaching import gates_of
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
@@ -220,26 +222,26 @@ def test_the_expected_cost_goes_to_its_target() -> None:
     assert share == pytest.approx(0.6, abs=0.08)
 
 
-def test_the_aim_moves_by_what_images_alone_cost_beyond_the_budget() -> None:
-    module = finetuning(method())
-    budget, dense = module.targets.expected, module.targets.dense
-    every = torch.ones(3, 2)
-    beyond = float(module.expected_cost(every)) - budget
-    assert beyond > 0
-    module.correct(every)
-    assert float(module.aim) == pytest.approx(budget - 0.5 * beyond)
-    before = module.step(*batch()).terms["usdc/residual"]
-    for _ in range(20):
-        module.correct(every)
-    assert float(module.aim) == pytest.approx(budget - 0.2 * dense)
-    assert module.step(*batch()).terms["usdc/residual"] != before
-    for _ in range(40):
-        module.correct(0 * every)
-    assert float(module.aim) == pytest.approx(budget + 0.2 * dense)
-    assert "aim" in module.state_dict()
+def test_groups_decide_what_runs_and_images_what_it_costs() -> None:
+    """L_res is of every image by its own logits; as for groups of one image, whatever the groups."""
+    module = finetuning(method(grouping="batch"))
+    for gate in gates_of(module.backbone):  # so that images differ
+        torch.nn.init.normal_(gate.last.weight)
+        torch.nn.init.zeros_(gate.last.bias)
+    images, targets = batch()
+    terms = module.step(images, targets).terms
+    groups = module.groups(len(images), images.device)
+    with torch.no_grad():
+        module.run_by(partial(module._decide, groups), images)
+    together = float(module.expected_cost(groups.mean_run(3))) / module.targets.dense
+    alone = torch.stack([(own[:, 1] > own[:, 0]).float().mean() for own in groups.logits.values()]).view(3, 2)
+    share = float(module.expected_cost(alone)) / module.targets.dense
+    assert float(terms["usdc/expected_ratio"]) == pytest.approx(share, rel=1e-6)
+    assert share != pytest.approx(together, rel=1e-3)
+    assert float(terms["usdc/residual"]) == pytest.approx((share - module.targets.ratio) ** 2, rel=1e-4)
 
 
-def test_of_its_epochs_the_most_accurate_within_the_budget_counts() -> None:
+def test_an_epoch_is_worth_its_accuracy_less_what_it_costs_beyond_the_budget() -> None:
     module = finetuning(method())
     ratio = module.targets.ratio
 
@@ -247,10 +249,9 @@ def test_of_its_epochs_the_most_accurate_within_the_budget_counts() -> None:
         metrics = {"val/top1": torch.tensor(top1), "usdc/val_expected_ratio": torch.tensor(expected)}
         return float(module.score(metrics))
 
-    ranking = [(90.0, ratio - 0.1), (80.0, ratio - 0.01), (0.0, ratio - 0.01), (99.0, ratio + 0.01), (99.9, ratio + 1)]
-    scores = [score(*epoch) for epoch in ranking]
-    assert scores == sorted(scores, reverse=True)
-    assert len(set(scores)) == len(scores)
+    assert score(90.0, ratio - 0.1) == score(90.0, ratio + 0.004) == 90, "the gates are moved by so little"
+    assert score(99.0, ratio + 0.015) == pytest.approx(94, abs=0.01)
+    assert score(99.0, ratio + 0.3) < score(10.0, ratio)
     assert math.isnan(module.score({})), "no validation"
 
 
@@ -358,7 +359,7 @@ def test_a_run_keeps_its_budgets(finished: Path) -> None:
     dense = document["dense"]["macs"]
     assert document["budget"]["target_macs"] == int(0.73 * dense)
     target = document["budget"]["target_macs"]
-    assert 0.97 * target <= row["macs"] == row["expected_macs"] <= target < row["worst_macs"]
+    assert 0.85 * target <= row["macs"] == row["expected_macs"] <= target < row["worst_macs"]
     assert row["worst_macs"] <= document["budget"]["target_static"]
     assert static["macs"] < row["worst_macs"]
     assert row["bytes"] == 4 * row["params"] < 4 * document["dense"]["params"]

@@ -1,0 +1,102 @@
+"""Holding a network with gates to its budget: all of its gates are moved, as little as that takes."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lightning_vitc.dynamic.attaching import gates_of, lower
+from lightning_vitc.training.trainers import test_trainer
+
+if TYPE_CHECKING:
+    from lightning_vitc.dynamic.report import RateEvaluation
+    from lightning_vitc.training.pipeline import Pipeline
+
+FIRST, LARGEST = 0.0625, 16.0  # shifts of the gates' logits
+STEPS, CLOSE = 8, 0.005  # of the bisection; how far below the limit is good enough
+BEYOND = 2.0**40  # a shift by which every gate of finite weights skips
+
+
+class Moving:
+    """Moves all gates of a network by the same amount from where their training left them.
+
+    Attributes:
+        top1: of the validation images, in percent, by the shifts that were tried.
+    """
+
+    def __init__(self, run: "Pipeline", evaluation: "RateEvaluation"):
+        self.run, self.evaluation = run, evaluation
+        self.top1: dict[float, float] = {}
+        self._costs: dict[float, float] = {}
+        self._starts = [gate.last.bias.detach().clone() for gate in gates_of(evaluation.network)]
+        self._at: float | None = None
+
+    def to(self, shift: float) -> None:
+        """Leave the gates there; the evaluation then knows what the validation images do."""
+        if shift == self._at:
+            return
+        for gate, start in zip(gates_of(self.evaluation.network), self._starts, strict=True):
+            gate.last.bias.data.copy_(start)
+        lower(self.evaluation.network, shift)
+        images = self.run.data.loader_of("validation")
+        test_trainer(self.run.experiment, limit_test_batches=1.0).test(self.evaluation, images, verbose=False)
+        self._at, self._costs[shift], self.top1[shift] = shift, self.evaluation.spent, self.evaluation.top1
+
+    def cost(self, shift: float) -> float:
+        """Of the mean validation image."""
+        if shift not in self._costs:
+            self.to(shift)
+        return self._costs[shift]
+
+    def within(self, limit: int) -> float:
+        """To an expected cost that is within the limit; a network that costs less is left as it is."""
+        return self._left_at(closest_within(self.cost, limit))
+
+    def close_to(self, limit: int) -> float:
+        """The same, but a network that costs less runs more, as far as the limit allows."""
+        return self._left_at(closest_within(self.cost, limit, spend=True))
+
+    def _left_at(self, shift: float) -> float:
+        self.to(shift)
+        return shift
+
+
+def closest_within(expected: Callable[[float], float], limit: float, spend: bool = False) -> float:
+    """A small shift whose cost is at most the limit, and close to it.
+
+    The cost need not fall with the shift: a branch that is skipped changes what the gates after it see. So the search
+    goes outwards from where training left the gates and ends at the first crossing it finds, by bisection.
+
+    Args:
+        expected: the cost at a shift down.
+        limit: of the cost.
+        spend: move a network up that is below the limit. Where even the largest shift stays there, it is not moved.
+
+    Raises:
+        RuntimeError: where even skipping everything is beyond the limit, which planning refuses.
+    """
+
+    def fits(shift: float) -> bool:
+        costs[shift] = expected(shift)
+        return costs[shift] <= limit
+
+    costs: dict[float, float] = {}
+    below = fits(0.0)
+    if below and not spend:
+        return 0.0
+    inner, outer = 0.0, -FIRST if below else FIRST
+    while not _close(costs, limit) and fits(outer) == below:
+        if below and outer <= -LARGEST:
+            return 0.0
+        if outer > BEYOND:
+            raise RuntimeError(f"gates that skip everything still cost {costs[outer]:,.0f}, beyond the {limit:,.0f}")
+        inner, outer = outer, 2 * outer
+    high, low = max(inner, outer), min(inner, outer)
+    for _ in range(STEPS):
+        if _close(costs, limit):
+            break
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return max((shift for shift, cost in costs.items() if cost <= limit), key=lambda shift: (costs[shift], -abs(shift)))
+
+
+def _close(costs: dict[float, float], limit: float) -> bool:
+    return any((1 - CLOSE) * limit <= cost <= limit for cost in costs.values())
