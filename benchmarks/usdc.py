@@ -186,8 +186,8 @@ def main() -> None:
     large = " ".join(LARGE[args.data])
     body = (
         f"Seeds {args.seeds}, mean ± standard deviation. The dense network reaches {dense}.\n\n{parts_table(study)}\n\n"
-        f"One decision a batch (`per_batch`), {args.stress} % of the MACs, by inference batch size, over {ORDERS} orders "
-        f"of the test images; trained with `{large}`:\n\n"
+        f"One decision a batch (`per_batch`), {args.stress} % of the MACs, by inference batch size, over {ORDERS} "
+        f"orders of the test images; trained with `{large}`:\n\n"
         f"{groupings_table(study)}\n\nThe search among gate networks against each of them, {args.stress} % of the MACs:"
         f"\n\n{searches_table(study)}"
     )
