@@ -2,10 +2,12 @@
 
 import itertools
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.budget.target import LATENCY, as_number
 from lightning_vitc.dynamic.skipping import noting_decisions
 from lightning_vitc.dynamic.targets import DynamicTargets
@@ -21,6 +23,19 @@ WORST = "worst_latency_ms"
 IMAGES = 32  # that are timed one by one
 
 
+def as_measured(run: "Pipeline", spec: ArchSpec, targets: DynamicTargets) -> DynamicTargets:
+    """What a network may cost by the table's prediction, so that it is within the budget when it is measured.
+
+    Args:
+        run: whose record the measurement is.
+        spec: of the network with its gates, all of whose branches run when it is measured.
+        targets: the budget.
+    """
+    if targets.table is None:
+        return targets
+    return replace(targets, expected=round(targets.expected / _slowness(run, spec, targets)))
+
+
 def within_latency(run: "Pipeline", moving: "Moving", targets: DynamicTargets) -> tuple[float, dict[str, Any]]:
     """Move the gates until the expected latency is measured to be within the budget.
 
@@ -34,11 +49,21 @@ def within_latency(run: "Pipeline", moving: "Moving", targets: DynamicTargets) -
         name = f"gates_latency_{next(numbers)}"
         return int(run.record(name, lambda: {"shift": shift, "nanoseconds": _expected(run, moving)})["nanoseconds"])
 
-    found = fit(targets.expected, moving.close_to, measured)
+    spec = moving.evaluation.network.spec
+    slowness = _slowness(run, spec, targets)
+    found = fit(targets.expected, lambda limit: moving.close_to(round(limit / slowness)), measured)
     moving.to(found.choice)
-    worst = run.record("worst_latency", lambda: {"nanoseconds": run.latency.now(moving.evaluation.network.spec)})
-    facts = {LATENCY: as_number(LATENCY, found.measured), WORST: as_number(LATENCY, worst["nanoseconds"])}
+    worst = _worst(run, spec)
+    facts = {LATENCY: as_number(LATENCY, found.measured), WORST: as_number(LATENCY, worst)}
     return found.choice, {**facts, "latency": found.facts(targets.expected)}
+
+
+def _slowness(run: "Pipeline", spec: ArchSpec, targets: DynamicTargets) -> float:
+    return _worst(run, spec) / targets.dynamic_costs(spec).worst
+
+
+def _worst(run: "Pipeline", spec: ArchSpec) -> int:
+    return int(run.record("worst_latency", lambda: {"nanoseconds": run.latency.now(spec)})["nanoseconds"])
 
 
 def _expected(run: "Pipeline", moving: "Moving") -> int:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 FIRST, LARGEST = 0.0625, 16.0  # shifts of the gates' logits
 STEPS, CLOSE = 8, 0.005  # of the bisection; how far below the limit is good enough
+SLACK = 0.03  # how far below it a network may stay that is to spend it
 BEYOND = 2.0**40  # a shift by which every gate of finite weights skips
 
 
@@ -68,7 +69,8 @@ def closest_within(expected: Callable[[float], float], limit: float, spend: bool
     Args:
         expected: the cost at a shift down.
         limit: of the cost.
-        spend: move a network up that is below the limit. Where even the largest shift stays there, it is not moved.
+        spend: move a network up that is well below the limit. Where even the largest shift stays there, it is not
+            moved.
 
     Raises:
         RuntimeError: where even skipping everything is beyond the limit, which planning refuses.
@@ -80,7 +82,7 @@ def closest_within(expected: Callable[[float], float], limit: float, spend: bool
 
     costs: dict[float, float] = {}
     below = fits(0.0)
-    if below and not spend:
+    if below and not (spend and costs[0.0] < (1 - SLACK) * limit):
         return 0.0
     inner, outer = 0.0, -FIRST if below else FIRST
     while not _close(costs, limit) and fits(outer) == below:

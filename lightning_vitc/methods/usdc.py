@@ -25,6 +25,7 @@ from lightning_vitc.budget.unit_costs import removed
 from lightning_vitc.dynamic.attaching import with_gates, without_gates
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_selection import GateSelection
+from lightning_vitc.dynamic.latency import as_measured
 from lightning_vitc.dynamic.report import settled
 from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
 from lightning_vitc.dynamic.training import GatedTraining
@@ -285,10 +286,11 @@ class USDC(GatedTraining):
             run.add_row("usdc", final, None, sources, expected_macs=macs, worst_macs=macs, **pruned)
             return
         gated, recipe = usdc.gated(), replace(run.optimizer, lr=keys.finetune_lr, warmup_epochs=0)
+        aim = as_measured(run, pruned_spec(gated.spec, masks), targets)
 
         def compacted() -> GatedFinetuning:
             small = run.compacted(gated, kept_of(gated.spec, masks))
-            return GatedFinetuning(small, recipe, teacher, keys, targets, seed)
+            return GatedFinetuning(small, recipe, teacher, keys, aim, seed)
 
         final = run.fit("finetune", compacted, epochs=keys.finetune_epochs).backbone
         run.add_row("usdc", final, None, **settled(run, final, targets), **pruned)

@@ -43,7 +43,7 @@ def decided_masks(
         UserError: for a latency that was not reached.
     """
     masks = from_indices(dense, run.record("architecture", lambda: _decision(run, dense, target, decide)))
-    if target.table is None and (total := target.unit_costs(run.dense_spec).total(masks)) > target.amount:
+    if target.table is None and (total := target.measure(pruned_spec(dense, masks))) > target.amount:
         raise RuntimeError(
             f"{run.experiment.method_name} decided for {total:,}, beyond the budget of {target.amount:,}"
         )

@@ -5,7 +5,7 @@ import pytest
 from lightning_vitc.dynamic.moving import FIRST, closest_within
 
 
-@pytest.mark.parametrize(("start", "limit"), [(80.0, 73.0), (70.0, 73.0), (72.9, 73.0)])
+@pytest.mark.parametrize(("start", "limit"), [(80.0, 73.0), (70.0, 73.0)])
 def test_the_budget_is_met_from_both_sides(start: float, limit: float) -> None:
     asked: list[float] = []
 
@@ -20,6 +20,7 @@ def test_the_budget_is_met_from_both_sides(start: float, limit: float) -> None:
 
 def test_a_network_within_its_budget_is_left_as_it_was_trained() -> None:
     assert closest_within(lambda shift: 60.0 - shift, 73.0) == 0.0
+    assert closest_within(lambda shift: 71.0 - shift, 73.0, spend=True) == 0.0, "nearly all is spent"
 
 
 def test_gates_that_cannot_be_moved_enough() -> None:
@@ -43,5 +44,5 @@ def test_where_the_cost_does_not_fall_with_the_shift_the_first_crossing_counts()
 
 
 def test_up_it_may_cost_less_before_it_costs_more() -> None:
-    shift = closest_within(lambda shift: 71.0 - 10 * max(0.0, min(-shift, 1.0)) + 6 * max(0.0, -shift - 1), 73.0, True)
-    assert -3.1 < shift < -2.9
+    shift = closest_within(lambda shift: 70.0 - 10 * max(0.0, min(-shift, 1.0)) + 6 * max(0.0, -shift - 1), 73.0, True)
+    assert -3.2 < shift < -3.0

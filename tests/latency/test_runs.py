@@ -120,7 +120,9 @@ def test_gates_are_held_to_the_expected_latency(world):
     assert 0.9 * limit <= row["latency_ms"] <= limit < row["worst_latency_ms"]
     assert static["latency_ms"] < row["worst_latency_ms"] <= 1.001 * result["budget"]["target_static"]
     facts = json.loads((path / "gates.json").read_text())
-    assert facts["latency"]["tries"][0]["measured"] > facts["latency"]["tries"][0]["limit"]
+    first = facts["latency"]["tries"][0]
+    assert 0.9 * limit <= first["measured"] <= 1.02 * limit, "the table is 9 % off, which the fine-tuning aims by"
+    assert facts["target_latency_ms"] == limit
     assert facts["latency_ms"] == row["latency_ms"]
     assert row["macs"] == row["expected_macs"] < row["worst_macs"]
 
