@@ -30,12 +30,15 @@ from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
 from lightning_vitc.dynamic.grouping import GROUPINGS
+from lightning_vitc.dynamic.moving import Moving
+from lightning_vitc.dynamic.report import RateEvaluation
 from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
-from lightning_vitc.dynamic.targets import targets_of
+from lightning_vitc.dynamic.targets import DynamicTargets, targets_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.usdc import USDC, Arguments
 from lightning_vitc.schema import BudgetConfig, ModelConfig, OptimizerConfig
 from lightning_vitc.starting_point import starting_network
+from lightning_vitc.training.finished import networks_of_run
 from lightning_vitc.training.teacher import Teacher
 
 TINY = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "num_heads": 3, "depth": 3, "num_classes": 10}
@@ -428,6 +431,34 @@ def test_killed_once_its_gates_are_recorded_a_run_has_their_pictures(finished: P
     done = vitc("train", "usdc_digits", *RUN)
     assert done.code == 0, done.error
     assert differences(finished, run) == []
+
+
+@pytest.mark.slow
+def test_killed_after_its_best_epoch_the_fine_tuning_still_ends_with_that(vitc: Any) -> None:
+    """With averaged weights, accumulation, validation in mid-epoch and two workers."""
+    everything = (*RUN, "callbacks.ema.decay=0.9", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4",
+                  "data.num_workers=2", "method.finetune_epochs=4", "callbacks.checkpoint.every_n_steps=2")  # fmt: skip
+    assert vitc("train", "usdc_digits", *everything, "run_name=whole").code == 0
+    runs = vitc.place / "runs" / "usdc_digits"
+    stage = runs / "default" / "checkpoints" / "finetune"
+
+    def beyond_the_best() -> bool:
+        return (stage / "best.ckpt").exists() and (stage / "previous.ckpt").exists()
+
+    assert vitc.kill_when(beyond_the_best, "train", "usdc_digits", *everything)
+    assert vitc("train", "usdc_digits", *everything).code == 0
+    assert differences(runs / "whole", runs / "default") == []
+
+
+@pytest.mark.slow
+def test_the_budget_is_held_on_all_validation_images(finished: Path) -> None:
+    """Also by a run whose final evaluation is cut short."""
+    run, networks = networks_of_run(finished)
+    network = next(network.module for network in networks if network.name == "usdc")
+    evaluation = RateEvaluation(network, DynamicTargets(1, 1, None))
+    run.experiment.trainer.limit_test_batches = 1
+    Moving(run, evaluation).to(0.0)
+    assert int(evaluation.counts.images.sum()) == run.data.sizes["validation"]
 
 
 @pytest.mark.slow
