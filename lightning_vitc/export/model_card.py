@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
+
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.export.formats import FILES
@@ -38,13 +40,15 @@ def model_card(spec: ArchSpec, facts: dict[str, Any]) -> str:
 
 
 def _metadata(facts: dict[str, Any]) -> str:
-    lines = ["---", "library_name: lightning-vitc", "pipeline_tag: image-classification",
-             f"license: {facts.get('license') or 'unknown'}"]  # fmt: skip
+    block: dict[str, Any] = {
+        "library_name": "lightning-vitc",
+        "pipeline_tag": "image-classification",
+        "license": facts.get("license") or "unknown",
+    }
     if name := _data_name(facts):
-        lines += ["datasets:", f"- {name}"]
-    return "\n".join(
-        [*lines, "tags:", "- vision-transformer", "- model-compression", f"- {facts.get('method')}", "---"]
-    )
+        block["datasets"] = [name]
+    block["tags"] = ["vision-transformer", "model-compression", facts.get("method")]
+    return f"---\n{yaml.safe_dump(block, sort_keys=False, allow_unicode=True)}---"
 
 
 def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ LOSS, ACCURACY = "train/loss", "val_top1"
 
 
 def read_curves(path: Path) -> tuple[Curves, Curves]:
-    """Training loss by stage, and validation top-1 in percent by stage and network; stages one after another.
+    """Training loss by stage, and validation top-1 in percent by stage, and by network where a stage has several.
 
     Args:
         path: of `metrics.jsonl`; lines that are damaged are left out.
@@ -23,14 +23,15 @@ def read_curves(path: Path) -> tuple[Curves, Curves]:
     losses: Curves = {}
     accuracies: Curves = {}
     for stage, start, lines in _stages(path):
+        keys = {key for line in lines for key in line if key.endswith(f"/{ACCURACY}")}
         for line in lines:
             for key, value in line.items():
                 place = (start + line["step"], value)
                 if key == LOSS:
                     losses.setdefault(stage, []).append(place)
-                elif key.endswith(f"/{ACCURACY}"):
-                    name = key.removesuffix(f"/{ACCURACY}")
-                    accuracies.setdefault(stage if name == stage else f"{stage}: {name}", []).append(place)
+                elif key in keys:
+                    title = stage if len(keys) == 1 else f"{stage}: {key.removesuffix(f'/{ACCURACY}')}"
+                    accuracies.setdefault(title, []).append(place)
     return losses, accuracies
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
@@ -83,6 +84,14 @@ def test_the_card_shows_what_the_model_is(saved):
     for shown in ("deit_tiny_distilled_patch16_224, compressed by scala", "| top1 | 71.25 % |", "3 x 32 x 32",
                   "| classes | 5 |", "lightning_vitc.load"):  # fmt: skip
         assert shown in card
+
+
+@pytest.mark.parametrize("name", ["apache-2.0", "ours: research only", "'#"])
+def test_the_block_that_hubs_read_is_yaml_whatever_the_license_is_called(model, tmp_path, name):
+    artifact.save(model, tmp_path / "out", {"license": name, "method": "uvc"})
+    block = (tmp_path / "out" / "README.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(block)["license"] == name
+    assert yaml.safe_load(block)["tags"] == ["vision-transformer", "model-compression", "uvc"]
 
 
 def test_the_card_names_the_width_and_the_budget(model, tmp_path):

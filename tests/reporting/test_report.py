@@ -163,12 +163,14 @@ def test_a_star_for_the_dense_network():
 def test_curves_put_stages_one_after_another(tmp_path):
     lines = [{"stage": "dense", "step": 9, "train/loss": 2.0}, {"stage": "dense", "step": 9, "dense/val_top1": 50.0},
              {"stage": "dense", "step": 19, "train/loss": 1.0, "val/top1": 60.0},
-             {"stage": "scala", "step": 4, "train/loss": 3.0, "width_0.50/val_top1": 40.0}]  # fmt: skip
+             {"stage": "scala", "step": 4, "train/loss": 3.0, "width_0.50/val_top1": 40.0, "width_1.00/val_top1": 45.0},
+             {"stage": "finetune", "step": 4, "dense/val_top1": 70.0}]  # fmt: skip
     path = tmp_path / "metrics.jsonl"
     path.write_text("\n".join([*map(json.dumps, lines), '{"stage": "sca']))
     losses, accuracies = read_curves(path)
     assert losses == {"dense": [(9, 2.0), (19, 1.0)], "scala": [(24, 3.0)]}
-    assert accuracies == {"dense": [(9, 50.0)], "scala: width_0.50": [(24, 40.0)]}
+    assert accuracies == {"dense": [(9, 50.0)], "scala: width_0.50": [(24, 40.0)], "scala: width_1.00": [(24, 45.0)],
+                          "finetune": [(29, 70.0)]}  # fmt: skip
     assert read_curves(tmp_path / "none") == ({}, {})
 
 
