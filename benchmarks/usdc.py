@@ -28,6 +28,7 @@ LARGE = {  # batches beyond the 32 of avg-32, and twice the epochs, which is hal
     "digits": ("data.batch_size=128", "trainer.max_epochs=20", "method.finetune_epochs=30"),
     "glyphs": ("data.batch_size=256", "trainer.max_epochs=6", "method.finetune_epochs=10"),
 }
+MOVED = "gates moved by at most, worst change of val top-1"
 Table = dict[str, list[Run]]  # by the title of a row, a run a seed
 
 
@@ -93,11 +94,21 @@ def parts_table(study: Study) -> str:
             macs = [mean_of(100 * row[key] / dense["macs"] for row in rows) for key in ("expected_macs", "worst_macs")]
             sizes = [mean_of(100 * row["params"] / dense["params"] for row in rows),
                      mean_of(row["bytes"] / 1e6 for row in rows)]  # fmt: skip
-            shares.append([title, f"{budget} %", *macs, *sizes])
+            shares.append([title, f"{budget} %", *macs, *sizes, moved(study, runs)])
     first = markdown(["top-1 % (test)", *(f"{budget} % expected MACs" for budget in BUDGETS)],
                      [[title, *cells] for title, cells in accuracy.items()])  # fmt: skip
-    header = ["", "budget", "expected MACs, % of dense", "worst case, %", "parameters, %", "MB"]
+    header = ["", "budget", "expected MACs, % of dense", "worst case, %", "parameters, %", "MB", MOVED]
     return f"{first}\n\n{markdown(header, shares)}"
+
+
+def moved(study: Study, runs: list[Run]) -> str:
+    """How far the gates of these runs were moved to hold the budget, at most, and what that did to the validation."""
+    files = [file for run in runs if (file := run.directory(study.folder) / "gates.json").exists()]
+    found = [json.loads(file.read_text()) for file in files]
+    if not found:
+        return "no gates"
+    worst = min(facts["val_top1"]["moved"] - facts["val_top1"]["trained"] for facts in found)
+    return f"{max(abs(facts['shift']) for facts in found):.2f}, {worst:+.1f}"
 
 
 def mean_of(values: Iterable[float]) -> str:
@@ -115,11 +126,17 @@ def groupings_table(study: Study) -> str:
         spreads = [max(values) - min(values) for values in accuracy]
         columns = [mean_and_spread(list(column)) for column in zip(*accuracy, strict=True)]
         rows.append([title, *columns, mean_and_spread(spreads)])
-        ran.append([title, *(mean_of(result[str(size)]["ran_percent"] for result in found) for size in BATCHES)])
+        ran.append(
+            [
+                title,
+                *(mean_of(result[str(size)]["ran_percent"] for result in found) for size in BATCHES),
+                moved(study, runs),
+            ]
+        )
     header = ["grouping in training", *(f"batch {size}" for size in BATCHES)]
     return (
         f"{markdown([*header, 'spread'], rows)}\n\nMACs that ran, in percent of the dense model:\n\n"
-        f"{markdown(header, ran)}"
+        f"{markdown([*header, MOVED], ran)}"
     )
 
 
