@@ -74,11 +74,11 @@ class Study:
         fixed = {name: self.runs(f"fixed-{name}", self.stress, (f"method.gate_search=fixed:{name}",)) for name in GATES}
         return {"search": self.runs(JOINT, self.stress), **fixed}
 
-    @property
-    def everything(self) -> list[Run]:
-        """Every run but the dense ones, each once."""
-        tables = [*self.parts.values(), self.groupings, self.searches]
-        return list(dict.fromkeys(run for table in tables for runs in table.values() for run in runs))
+    def runs_of(self, sections: list[str]) -> list[Run]:
+        """Every run that these sections need, each once."""
+        tables = {"parts": [*self.parts.values()], "groupings": [self.groupings], "searches": [self.searches]}
+        needed = [runs for name in sections for table in tables[name] for runs in table.values()]
+        return list(dict.fromkeys(run for runs in needed for run in runs))
 
 
 def parts_table(study: Study) -> str:
@@ -135,6 +135,8 @@ def groupings_table(study: Study) -> str:
         )
     header = ["grouping in training", *(f"batch {size}" for size in BATCHES)]
     return (
+        f"One decision a batch (`per_batch`), {study.stress} % of the MACs, by inference batch size, over {ORDERS} "
+        f"orders of the test images; trained with `{' '.join(LARGE[study.data])}`:\n\n"
         f"{markdown([*header, 'spread'], rows)}\n\nMACs that ran, in percent of the dense model:\n\n"
         f"{markdown([*header, MOVED], ran)}"
     )
@@ -186,7 +188,10 @@ def searches_table(study: Study) -> str:
                 chosen[name] = chosen.get(name, 0) + 1
         listed = ", ".join(f"{name} {count}" for name, count in sorted(chosen.items(), key=lambda item: -item[1]))
         rows.append([title, mean_and_spread([row["top1"] for row in results]), listed])
-    return markdown(["gate networks", "top-1 % (test)", "chosen, over all seeds"], rows)
+    return (
+        f"The search among gate networks against each of them, {study.stress} % of the MACs:\n\n"
+        f"{markdown(['gate networks', 'top-1 % (test)', 'chosen, over all seeds'], rows)}"
+    )
 
 
 def main() -> None:
@@ -194,23 +199,20 @@ def main() -> None:
     parser = study_arguments(__doc__)
     parser.add_argument("--data", choices=list(MODELS), default="digits")
     parser.add_argument("--stress", type=int, default=50, help="budget of groupings and gate networks, %% of MACs")
+    parser.add_argument("--sections", choices=list(SECTIONS), nargs="+", default=list(SECTIONS), help="default: all")
     args = parser.parse_args()
     study = Study(args.data, args.seeds, args.runs, args.stress)
+    runs = [*study.dense, *study.runs_of(args.sections)]
     if not args.table_only:
         execute(study.dense, args.runs, args.jobs)
-        execute(study.everything, args.runs, args.jobs)
+        execute(runs, args.runs, args.jobs)
     dense = mean_and_spread([run.top1(args.runs, 1.0) for run in study.dense])
-    large = " ".join(LARGE[args.data])
-    body = (
-        f"Seeds {args.seeds}, mean ± standard deviation. The dense network reaches {dense}.\n\n{parts_table(study)}\n\n"
-        f"One decision a batch (`per_batch`), {args.stress} % of the MACs, by inference batch size, over {ORDERS} "
-        f"orders of the test images; trained with `{large}`:\n\n"
-        f"{groupings_table(study)}\n\nThe search among gate networks against each of them, {args.stress} % of the MACs:"
-        f"\n\n{searches_table(study)}"
-    )
-    results = [run.result(args.runs) for run in [*study.dense, *study.everything]]
-    write_section(DOCUMENT, args.data, body, results)
+    head = f"Seeds {args.seeds}, mean ± standard deviation. The dense network reaches {dense}."
+    body = "\n\n".join([head, *(SECTIONS[name](study) for name in args.sections)])
+    write_section(DOCUMENT, args.data, body, [run.result(args.runs) for run in runs])
 
+
+SECTIONS = {"parts": parts_table, "groupings": groupings_table, "searches": searches_table}
 
 if __name__ == "__main__":
     main()
