@@ -99,7 +99,8 @@ class USDC(GatedTraining):
     of a size that is no power of two are split, how heads and channels are scored, and how its loss weighs two
     budgets. Here a gate sees the mean of the branch's normalized tokens; the networks are `gate_shapes.GATES`; heads,
     value dimensions and channels are pruned by UVC's primal-dual search under `budget.static`; and the training ends
-    with a stage on the compacted network, whose gates decide without noise.
+    with a stage on the compacted network, whose gates decide without noise and whose L_res counts what images cost
+    that decide alone.
 
     Args:
         backbone: the dense, pretrained network.
