@@ -147,7 +147,7 @@ def by_batch_size(run: Path) -> dict[str, dict[str, float]]:
 
     Kept beside the run.
     """
-    kept = run / "batch_sizes.json"
+    kept = run / f"batch_sizes_{ORDERS}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     pipeline, networks = networks_of_run(run)
@@ -207,9 +207,13 @@ def main() -> None:
         execute(study.dense, args.runs, args.jobs)
         execute(runs, args.runs, args.jobs)
     dense = mean_and_spread([run.top1(args.runs, 1.0) for run in study.dense])
-    head = f"Seeds {args.seeds}, mean ± standard deviation. The dense network reaches {dense}."
-    body = "\n\n".join([head, *(SECTIONS[name](study) for name in args.sections)])
-    write_section(DOCUMENT, args.data, body, [run.result(args.runs) for run in runs])
+    head = (
+        f"{args.data.capitalize()}, seeds {args.seeds}, mean ± standard deviation. The dense network reaches {dense}."
+    )
+    for name in args.sections:
+        needed = [*study.dense, *study.runs_of([name])]
+        body = f"{head}\n\n{SECTIONS[name](study)}"
+        write_section(DOCUMENT, f"{args.data}-{name}", body, [run.result(args.runs) for run in needed])
 
 
 SECTIONS = {"parts": parts_table, "groupings": groupings_table, "searches": searches_table}

@@ -33,7 +33,7 @@ def as_measured(run: "Pipeline", spec: ArchSpec, targets: DynamicTargets) -> Dyn
     """
     if targets.table is None:
         return targets
-    return replace(targets, expected=round(targets.expected / _slowness(run, spec, targets)))
+    return replace(targets, expected=_predicted(targets.expected, _slowness(run, spec, targets), spec, targets))
 
 
 def within_latency(run: "Pipeline", moving: "Moving", targets: DynamicTargets) -> tuple[float, dict[str, Any]]:
@@ -51,11 +51,16 @@ def within_latency(run: "Pipeline", moving: "Moving", targets: DynamicTargets) -
 
     spec = moving.evaluation.network.spec
     slowness = _slowness(run, spec, targets)
-    found = fit(targets.expected, lambda limit: moving.close_to(round(limit / slowness)), measured)
+    found = fit(targets.expected, lambda limit: moving.close_to(_predicted(limit, slowness, spec, targets)), measured)
     moving.to(found.choice)
     worst = _worst(run, spec)
     facts = {LATENCY: as_number(LATENCY, found.measured), WORST: as_number(LATENCY, worst)}
     return found.choice, {**facts, "latency": found.facts(targets.expected)}
+
+
+def _predicted(measured: int, slowness: float, spec: ArchSpec, targets: DynamicTargets) -> int:
+    """What is predicted for a measured latency; no less than what is left where everything is skipped."""
+    return max(round(measured / slowness), targets.dynamic_costs(spec).fixed)
 
 
 def _slowness(run: "Pipeline", spec: ArchSpec, targets: DynamicTargets) -> float:

@@ -86,7 +86,7 @@ def closest_within(expected: Callable[[float], float], limit: float, spend: bool
         return 0.0
     inner, outer = 0.0, -FIRST if below else FIRST
     while not _close(costs, limit) and fits(outer) == below:
-        if below and outer <= -LARGEST:
+        if below and outer <= -LARGEST and not _close(costs, limit):
             return 0.0
         if outer > BEYOND:
             raise RuntimeError(f"gates that skip everything still cost {costs[outer]:,.0f}, beyond the {limit:,.0f}")

@@ -50,7 +50,7 @@ class DynamicTargets:
         return "macs" if self.table is None else LATENCY
 
     def resident(self, spec: ArchSpec) -> Target:
-        """What the resident model of a dense network may cost; where nothing is pruned, what the dense one does."""
+        """What the resident model of a network, with its gates, may cost; where nothing is pruned, what it does."""
         if self.static is None:
             dense = costs.macs(spec, self.convention, "usdc")
             return Target("macs", dense, dense, self.convention, "usdc")

@@ -279,7 +279,7 @@ class USDC(GatedTraining):
             "joint", lambda: cls(deepcopy(dense), run.optimizer, teacher, keys, budget, targets, seed), select="last"
         )
         resident = usdc.gated().spec if keys.dynamic else dense.spec
-        masks = decided_masks(run, resident, targets.resident(dense.spec), usdc.decide)
+        masks = decided_masks(run, resident, targets.resident(resident), usdc.decide)
         pruned = {"pruned_percent": removed(masks, usdc.costs)["pruned_percent"]}
         if not keys.dynamic:
             final, sources = post_train(run, usdc.backbone, masks, teacher)

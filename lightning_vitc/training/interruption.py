@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,6 +19,7 @@ from lightning_vitc.errors import Interrupted
 # a job that is put back into the queue for nothing loses less than one that should have been.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 CHECK_EVERY = 10  # optimizer steps between two questions to the other ranks, each of which waits for the device
+BEFORE_EXIT = 5  # seconds that the first rank has to put the job back: once one exits, Slurm ends the others
 _leaving = False  # a preempted job: Slurm ends by SIGTERM what it puts back into the queue, and all is saved by then
 
 
@@ -57,11 +59,11 @@ class Interruption:
 
     def stop(self, trainer: Any) -> Interrupted:
         """What to raise once everything is saved; in a Slurm job that is preempted, it is put back into the queue."""
-        self.ignore()
         number = self._agreed or signal.SIGTERM
         if _is_preemption(number):
             _leave(trainer.is_global_zero)
             trainer.strategy.barrier()  # or the first rank to exit has the others ended, before the job is put back
+        self.ignore()
         return Interrupted(number, trainer.global_step)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -85,7 +87,9 @@ def between_stages() -> Iterator[None]:
         if os.getpid() != process or _leaving:  # not in a forked loader worker
             return
         if _is_preemption(number):
-            _leave(getattr(rank_zero_only, "rank", 0) == 0)
+            first = getattr(rank_zero_only, "rank", 0) == 0
+            _leave(first)
+            time.sleep(0 if first else BEFORE_EXIT)  # a barrier is not for a signal's handler
         raise Interrupted(number, None)
 
     before: dict[int, Any] = {number: signal.signal(number, stop) for number in SIGNALS if number != signal.SIGINT}

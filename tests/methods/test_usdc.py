@@ -242,6 +242,9 @@ def test_groups_decide_what_runs_and_images_what_it_costs() -> None:
     assert float(terms["usdc/expected_ratio"]) == pytest.approx(share, rel=1e-6)
     assert share != pytest.approx(together, rel=1e-3)
     assert float(terms["usdc/residual"]) == pytest.approx((share - module.targets.ratio) ** 2, rel=1e-4)
+    module.run_by(partial(module._decide, groups), images)
+    module.expected_cost(module.rates_of(groups)).backward()
+    assert all(gate.last.bias.grad.ne(0).any() for gate in gates_of(module.backbone))
 
 
 def test_an_epoch_is_worth_its_accuracy_less_what_it_costs_beyond_the_budget() -> None:
