@@ -39,6 +39,7 @@ class Study:
     data: str
     seeds: list[int]
     folder: Path
+    budgets: list[int]  # of the parts, in percent
     stress: int  # the budget, in percent, at which groupings and gate networks are compared
 
     @property
@@ -60,7 +61,9 @@ class Study:
     @property
     def parts(self) -> dict[int, Table]:
         """Joint, static only and dynamic only, by budget."""
-        return {budget: {title: self.runs(title, budget, keys) for title, keys in PARTS.items()} for budget in BUDGETS}
+        return {
+            budget: {title: self.runs(title, budget, keys) for title, keys in PARTS.items()} for budget in self.budgets
+        }
 
     @property
     def groupings(self) -> Table:
@@ -95,7 +98,7 @@ def parts_table(study: Study) -> str:
             sizes = [mean_of(100 * row["params"] / dense["params"] for row in rows),
                      mean_of(row["bytes"] / 1e6 for row in rows)]  # fmt: skip
             shares.append([title, f"{budget} %", *macs, *sizes, moved(study, runs)])
-    first = markdown(["top-1 % (test)", *(f"{budget} % expected MACs" for budget in BUDGETS)],
+    first = markdown(["top-1 % (test)", *(f"{budget} % expected MACs" for budget in study.budgets)],
                      [[title, *cells] for title, cells in accuracy.items()])  # fmt: skip
     header = ["", "budget", "expected MACs, % of dense", "worst case, %", "parameters, %", "MB", MOVED]
     return f"{first}\n\n{markdown(header, shares)}"
@@ -198,10 +201,11 @@ def main() -> None:
     """Train what is missing, then write."""
     parser = study_arguments(__doc__)
     parser.add_argument("--data", choices=list(MODELS), default="digits")
+    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="of the parts, %% of MACs")
     parser.add_argument("--stress", type=int, default=50, help="budget of groupings and gate networks, %% of MACs")
     parser.add_argument("--sections", choices=list(SECTIONS), nargs="+", default=list(SECTIONS), help="default: all")
     args = parser.parse_args()
-    study = Study(args.data, args.seeds, args.runs, args.stress)
+    study = Study(args.data, args.seeds, args.runs, args.budgets, args.stress)
     runs = [*study.dense, *study.runs_of(args.sections)]
     if not args.table_only:
         execute(study.dense, args.runs, args.jobs)

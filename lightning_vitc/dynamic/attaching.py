@@ -40,8 +40,16 @@ def gates_of(network: nn.Module) -> list[GateNetwork]:
     return [module for module in network.modules() if isinstance(module, GateNetwork)]
 
 
-def lower(network: nn.Module, shift: float) -> None:
-    """Make every gate skip what it would run by a margin of less than `shift`, a difference of logits."""
+def lower(network: nn.Module, shift: float, which: Sequence[bool] | None = None) -> None:
+    """Make gates skip what they would run by a margin of less than `shift`, a difference of logits.
+
+    Args:
+        network: with gates.
+        shift: negative to make them run more.
+        which: of the gates, in order; all by default.
+    """
+    gates = gates_of(network)
     with torch.no_grad():
-        for gate in gates_of(network):
-            gate.last.bias[0] += shift
+        for gate, moves in zip(gates, [True] * len(gates) if which is None else which, strict=True):
+            if moves:
+                gate.last.bias[0] += shift

@@ -45,17 +45,22 @@ def within_latency(run: "Pipeline", moving: "Moving", targets: DynamicTargets) -
     """
     numbers = itertools.count()
 
-    def measured(shift: float) -> int:  # by the first process alone, which the others go by
+    def moved(limit: int) -> tuple[float, tuple[bool, ...]]:
+        return moving.within(_predicted(limit, slowness, spec, targets), spend=True), moving.which
+
+    def measured(choice: tuple[float, tuple[bool, ...]]) -> int:  # by the first process, which the others go by
         name = f"gates_latency_{next(numbers)}"
-        return int(run.record(name, lambda: {"shift": shift, "nanoseconds": _expected(run, moving)})["nanoseconds"])
+        return int(run.record(name, lambda: {"shift": choice[0], "nanoseconds": _expected(run, moving)})["nanoseconds"])
 
     spec = moving.evaluation.network.spec
     slowness = _slowness(run, spec, targets)
-    found = fit(targets.expected, lambda limit: moving.close_to(_predicted(limit, slowness, spec, targets)), measured)
-    moving.to(found.choice)
+    found = fit(targets.expected, moved, measured)
+    shift, which = found.choice
+    moving.choose(which)
+    moving.to(shift)
     worst = _worst(run, spec)
     facts = {LATENCY: as_number(LATENCY, found.measured), WORST: as_number(LATENCY, worst)}
-    return found.choice, {**facts, "latency": found.facts(targets.expected)}
+    return shift, {**facts, "latency": found.facts(targets.expected)}
 
 
 def _predicted(measured: int, slowness: float, spec: ArchSpec, targets: DynamicTargets) -> int:

@@ -1,4 +1,4 @@
-"""Holding a network with gates to its budget: all of its gates are moved, as little as that takes."""
+"""Holding a network with gates to its budget: its gates are moved, as little as that takes."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,18 +17,25 @@ BEYOND = 2.0**40  # a shift by which every gate of finite weights skips
 
 
 class Moving:
-    """Moves all gates of a network by the same amount from where their training left them.
+    """Moves gates of a network by the same amount from where their training left them.
+
+    Those move that decide by the image. A gate that decides alike for all may stand on the edge, where a small shift
+    turns its branch over for every image; such gates move only where the others do not get to the limit.
 
     Attributes:
+        which: of the gates, in order, are moved.
         top1: of the validation images, in percent, by the shifts that were tried.
     """
 
     def __init__(self, run: "Pipeline", evaluation: "RateEvaluation"):
         self.run, self.evaluation = run, evaluation
+        self._starts = [gate.last.bias.detach().clone() for gate in gates_of(evaluation.network)]
+        self.which = (True,) * len(self._starts)
         self.top1: dict[float, float] = {}
         self._costs: dict[float, float] = {}
-        self._starts = [gate.last.bias.detach().clone() for gate in gates_of(evaluation.network)]
         self._at: float | None = None
+        self.to(0.0)
+        self._deciding = tuple(0 < rate < 1 for rate in evaluation.rates["all"].flatten().tolist())
 
     def to(self, shift: float) -> None:
         """Leave the gates there; the evaluation then knows what the validation images do."""
@@ -36,7 +43,7 @@ class Moving:
             return
         for gate, start in zip(gates_of(self.evaluation.network), self._starts, strict=True):
             gate.last.bias.data.copy_(start)
-        lower(self.evaluation.network, shift)
+        lower(self.evaluation.network, shift, self.which)
         images = self.run.data.loader_of("validation")
         test_trainer(self.run.experiment, limit_test_batches=1.0).test(self.evaluation, images, verbose=False)
         self._at, self._costs[shift], self.top1[shift] = shift, self.evaluation.spent, self.evaluation.top1
@@ -47,17 +54,32 @@ class Moving:
             self.to(shift)
         return self._costs[shift]
 
-    def within(self, limit: int) -> float:
-        """To an expected cost that is within the limit; a network that costs less is left as it is."""
-        return self._left_at(closest_within(self.cost, limit))
+    def within(self, limit: int, spend: bool = False) -> float:
+        """To an expected cost that is within the limit.
 
-    def close_to(self, limit: int) -> float:
-        """The same, but a network that costs less runs more, as far as the limit allows."""
-        return self._left_at(closest_within(self.cost, limit, spend=True))
-
-    def _left_at(self, shift: float) -> float:
+        Args:
+            limit: of the mean validation image.
+            spend: make a network run more that is well below the limit; else it is left as it is.
+        """
+        if self.cost(0.0) > limit:
+            self._choose(lambda: self.cost(BEYOND) <= limit)
+        elif spend:
+            self._choose(lambda: self.cost(-LARGEST) >= limit)
+        shift = closest_within(self.cost, limit, spend)
         self.to(shift)
         return shift
+
+    def _choose(self, reaches: Callable[[], bool]) -> None:
+        """Move the gates that decide by the image, or all where those do not reach far enough."""
+        self.choose(self._deciding)
+        if not reaches():
+            self.choose((True,) * len(self._deciding))
+
+    def choose(self, which: tuple[bool, ...]) -> None:
+        """These gates are moved from now on."""
+        if which != self.which:
+            self.which, self._at = which, None
+            self._costs, self.top1 = {0.0: self._costs[0.0]}, {0.0: self.top1[0.0]}
 
 
 def closest_within(expected: Callable[[float], float], limit: float, spend: bool = False) -> float:

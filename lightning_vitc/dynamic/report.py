@@ -89,7 +89,7 @@ class RateEvaluation(LightningModule):
 def settled(run: "Pipeline", network: Backbone, targets: DynamicTargets) -> dict[str, Any]:
     """Hold the network to its expected budget on the validation split, once; and the columns of its row.
 
-    A network whose mean image is beyond the budget has all gates moved by the same amount until it is within (ours:
+    A network whose mean image is beyond the budget has gates moved by the same amount until it is within (ours:
     L_res only pulls towards the target); one that is held to a latency also runs more, where it is below. What was
     measured is `gates.json`, accuracy before and after included.
     """
@@ -106,7 +106,7 @@ def settled(run: "Pipeline", network: Backbone, targets: DynamicTargets) -> dict
             write_pictures(run, evaluation.rates, evaluation.extremes)
     facts = run.record("gates", lambda: _facts(moving, shift, targets) | latency)
     if evaluation is None:
-        lower(network, facts["shift"])
+        lower(network, facts["shift"], facts.get("moved_gates"))
     return {key: facts[key] for key in ("expected_macs", "worst_macs", LATENCY, WORST) if key in facts}
 
 
@@ -116,6 +116,7 @@ def _facts(moving: Moving, shift: float, targets: DynamicTargets) -> dict[str, A
     by_class = [None if rates.isnan().any() else rates.tolist() for rates in evaluation.rates["by_class"]]
     return {
         "shift": shift,
+        "moved_gates": list(moving.which),
         "val_top1": {"trained": moving.top1[0.0], "moved": moving.top1[shift]},
         "expected_macs": round(evaluation.expected),
         "worst_macs": evaluation.costs.worst,

@@ -1,8 +1,18 @@
 """Gates are moved onto a budget, and no further than that takes."""
 
-import pytest
+from types import SimpleNamespace
+from typing import Any
 
-from lightning_vitc.dynamic.moving import FIRST, closest_within
+import pytest
+import torch
+
+from lightning_vitc import costs
+from lightning_vitc.backbone import Backbone
+from lightning_vitc.dynamic import moving
+from lightning_vitc.dynamic.attaching import gates_of
+from lightning_vitc.dynamic.moving import FIRST, Moving, closest_within
+from lightning_vitc.dynamic.report import RateEvaluation
+from lightning_vitc.dynamic.targets import DynamicTargets
 
 
 @pytest.mark.parametrize(("start", "limit"), [(80.0, 73.0), (70.0, 73.0)])
@@ -46,3 +56,52 @@ def test_where_the_cost_does_not_fall_with_the_shift_the_first_crossing_counts()
 def test_up_it_may_cost_less_before_it_costs_more() -> None:
     shift = closest_within(lambda shift: 70.0 - 10 * max(0.0, min(-shift, 1.0)) + 6 * max(0.0, -shift - 1), 73.0, True)
     assert -3.2 < shift < -3.0
+
+
+class Evaluating:
+    """In the place of a trainer, over a batch at hand."""
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def test(self, evaluation: Any, batches: Any, verbose: bool) -> None:
+        evaluation.trainer = SimpleNamespace(world_size=1)
+        evaluation.on_test_epoch_start()
+        with torch.no_grad():
+            for number, batch in enumerate(batches):
+                evaluation.test_step(batch, number)
+        evaluation.on_test_epoch_end()
+
+
+@pytest.fixture
+def moves(gated: Backbone, monkeypatch: Any) -> Moving:
+    """Of a network whose first gate runs for every image, on the edge, and whose other gates decide by the image."""
+    torch.manual_seed(0)
+    for gate in gates_of(gated):
+        torch.nn.init.normal_(gate.last.weight)
+        torch.nn.init.zeros_(gate.last.bias)
+    edge = gates_of(gated)[0].last
+    torch.nn.init.zeros_(edge.weight)
+    edge.bias.data.copy_(torch.tensor([0.0, 0.01]))
+    monkeypatch.setattr(moving, "test_trainer", Evaluating)
+    batch = torch.randn(64, 1, 8, 8), torch.zeros(64, dtype=torch.long)
+    run = SimpleNamespace(data=SimpleNamespace(loader_of=lambda split: [batch]), experiment=None)
+    dense = costs.macs(gated.spec)
+    return Moving(run, RateEvaluation(gated, DynamicTargets(dense, dense, None)))
+
+
+def test_a_gate_on_the_edge_is_not_turned_over_for_all_images(moves: Moving) -> None:
+    before, edge = moves.cost(0.0), gates_of(moves.evaluation.network)[0].last
+    shift = moves.within(int(0.97 * before))
+    assert shift > 0.01, "as far as would turn it over"
+    assert not moves.which[0]
+    assert edge.bias.tolist() == pytest.approx([0.0, 0.01])
+    assert 0.9 * before < moves.evaluation.spent <= 0.97 * before
+    assert set(moves.top1) >= {0.0, shift}
+
+
+def test_where_the_others_do_not_reach_far_enough_every_gate_moves(moves: Moving) -> None:
+    limit = int(moves.evaluation.budgeted.fixed)  # everything is skipped
+    moves.within(limit)
+    assert all(moves.which)
+    assert moves.evaluation.spent <= limit
