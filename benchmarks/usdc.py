@@ -129,13 +129,8 @@ def groupings_table(study: Study) -> str:
         spreads = [max(values) - min(values) for values in accuracy]
         columns = [mean_and_spread(list(column)) for column in zip(*accuracy, strict=True)]
         rows.append([title, *columns, mean_and_spread(spreads)])
-        ran.append(
-            [
-                title,
-                *(mean_of(result[str(size)]["ran_percent"] for result in found) for size in BATCHES),
-                moved(study, runs),
-            ]
-        )
+        shares = [mean_of(result[str(size)]["ran_percent"] for result in found) for size in BATCHES]
+        ran.append([title, *shares, moved(study, runs)])
     header = ["grouping in training", *(f"batch {size}" for size in BATCHES)]
     return (
         f"One decision a batch (`per_batch`), {study.stress} % of the MACs, by inference batch size, over {ORDERS} "
