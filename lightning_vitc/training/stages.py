@@ -143,8 +143,8 @@ class Stages:
                 raise
             raise UserError(f"trainer.val_check_interval: {str(error).split('. ')[0].strip(' `')}") from None
         if trainer.is_global_zero:
+            drop_previous(folder)  # first: nobody returns to a stage that is marked
             _mark_done(folder, trainer, select)
-            drop_previous(folder)
         trainer.strategy.barrier()
 
     def _settled(self, folder: Path, alone: bool) -> bool:

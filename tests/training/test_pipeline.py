@@ -103,6 +103,25 @@ def test_a_stage_that_was_done_but_not_marked_is_not_trained_on(pipeline):
     assert after == before
 
 
+def test_killed_at_the_end_a_stage_keeps_no_more_than_one_that_was_not(pipeline, monkeypatch):
+    run = pipeline("trainer.max_epochs=2")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(folder: Path) -> None:
+        assert (folder / "previous.ckpt").exists()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_vitc.training.stages.drop_previous", killed)
+        with pytest.raises(Killed):
+            run.fit("dense", lambda: Dense(run.backbone(), run.optimizer))
+    pipeline("trainer.max_epochs=2").fit("dense", lambda: Dense(run.backbone(), run.optimizer))
+    files = sorted(file.name for file in run.directory.stage("dense").iterdir())
+    assert files == ["best.ckpt", "done.json", "last.ckpt"]
+
+
 def test_the_checkpoint_is_primitives_and_tensors(finished):
     for file in finished.rglob("*.ckpt"):
         torch.load(file, weights_only=True)  # refuses any other object
