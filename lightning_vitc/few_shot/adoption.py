@@ -47,7 +47,7 @@ def adopt_trials(run: "Pipeline", source: str | None, unrelated: Sequence[str]) 
             _copy(other.stage(stage), run.directory.stage(stage))
         for name in (FILE, PICTURE, "synthetic.json"):  # the record last: it says that the set is there
             if (other.path / name).is_file():
-                shutil.copy2(other.path / name, run.directory.path / name)
+                write_atomically(run.directory.path / name, (other.path / name).read_bytes())
     run.processes.wait()
 
 

@@ -72,8 +72,8 @@ class RunDirectory:
         if fresh:
             self._empty()
         self._must_be_ours(experiment)
-        for unfinished in self.path.rglob(".*.tmp"):  # what a killed process was writing
-            unfinished.unlink()
+        for unfinished in [*self.path.rglob(".*.tmp")]:  # what a killed process was writing
+            _remove(unfinished)
         if not self.config.exists():
             self._is_new = True
             write_atomically(self.config, dump(experiment).encode())
@@ -104,10 +104,8 @@ class RunDirectory:
 
     def _remove_files(self) -> None:
         for entry in self.path.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != ".lock" and not _is_of_batch(entry):
-                entry.unlink()
+            if entry.is_dir() or not (entry.name == ".lock" or _is_of_batch(entry)):
+                _remove(entry)
 
     def _strangers(self) -> list[str]:
         entries = [entry for entry in self.path.iterdir() if not entry.name.startswith(".")]
@@ -144,6 +142,14 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     if not isinstance(document, dict) or not document.keys() >= set(keys):
         raise UserError(f"{path}: damaged; it must have {' and '.join(keys)}")
     return document
+
+
+def _remove(entry: Path) -> None:
+    """A file, a link or a folder with all that is in it; one that has gone already with its folder is fine."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def _is_of_batch(entry: Path) -> bool:

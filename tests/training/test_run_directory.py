@@ -137,9 +137,13 @@ def test_what_a_killed_process_was_writing_is_swept(tmp_path):
     for name in (".last.ckpt.123.tmp", "last.ckpt"):
         (folder / name).write_text("")
     (directory.path / ".result.json.9.tmp").write_text("")
+    copied = folder.with_name(".trials_0.tmp")  # a stage of another run
+    copied.mkdir()
+    for name in (".last.ckpt.9.tmp", "best.ckpt"):
+        (copied / name).write_text("")
     opened(tmp_path)
     assert [file.name for file in folder.iterdir()] == ["last.ckpt"]
-    assert not list(directory.path.glob("*.tmp"))
+    assert not list(directory.path.rglob("*.tmp"))
 
 
 def test_one_process_at_a_time(tmp_path, fork):
