@@ -1,4 +1,4 @@
-"""The compacted network with its winning gates, trained on: decisions are exact now, as they are when exported."""
+"""The compacted network with its winning gates, trained on until it decides as it will when it is exported."""
 
 import math
 from collections.abc import Mapping
@@ -16,12 +16,13 @@ PRICE = 500.0  # points of accuracy for all of dense beyond that
 
 
 class GatedFinetuning(GatedTraining):
-    """No noise, no search: the backbone's own gates decide, group by group in training.
+    """No search: the backbone's own gates decide, for half of the images as they will when exported.
 
-    Groups decide by the mean of their logits, so that what a training batch costs is not what its images would cost
-    one by one, which is what the budget limits. So groups decide what runs, and L_res counts what every image would
-    have run by its own logits; and of the epochs those count that kept to the budget in validation (both ours). Else
-    much would be left to moving the gates at the end, which they were not trained for.
+    In groups, which decide by the mean of their logits and with noise, no image sees just what it will run in the end;
+    trained by them alone the network loses accuracy and runs more than L_res has counted. So a share of every batch
+    decides image by image without noise, and L_res counts those; the others decide in groups as before, whose noise
+    keeps gates off the edge, where the next step would turn a branch over for all images. And of the epochs those
+    count that kept to the budget in validation. (All ours.)
     """
 
     def gate_logits(self, block: int, branch: int, pooled: Tensor) -> Tensor:
@@ -29,8 +30,12 @@ class GatedFinetuning(GatedTraining):
         owner: Any = self.backbone.blocks[block]
         return (owner.gate2 if branch else owner.gate1)(pooled)
 
+    def share_alone(self) -> float:
+        """As configured."""
+        return self.arguments.finetune_alone
+
     def rates_of(self, groups: GroupGates) -> Tensor:
-        """Of images that decide alone."""
+        """Of images that decide alone; of all as if they did, where none does."""
         return groups.mean_run_alone(self.backbone.spec.depth, self.softness())
 
     def expected_cost(self, run: Tensor) -> Tensor:

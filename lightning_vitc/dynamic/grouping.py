@@ -5,6 +5,7 @@ sizes that are no power of two, and what random means, are ours.
 """
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ def group_sizes(batch: int, grouping: str, draw: torch.Generator | None = None) 
     """How many images decide together, in the order of the batch; they add up to it.
 
     Args:
-        batch: B, from 1.
+        batch: B, from 0.
         grouping: `recursive` halves what is left: B/2, B/4, ..., 2, 1, 1; `avg-32` and `avg-8` cut groups of that
             size, the last one smaller; `random` draws powers of two up to B; `sample` decides for each image,
             `batch` for all.
@@ -28,15 +29,20 @@ def group_sizes(batch: int, grouping: str, draw: torch.Generator | None = None) 
         while left > 1:
             sizes.append(left // 2)
             left -= left // 2
-        return [*sizes, left]
+        return [*sizes, left] if left else sizes
     if grouping == "random":
         sizes, left, powers = [], batch, batch.bit_length()
         while left:
             sizes.append(min(2 ** int(torch.randint(powers, (), generator=draw)), left))
             left -= sizes[-1]
         return sizes
-    size = {"sample": 1, "batch": batch}.get(grouping) or int(grouping.removeprefix("avg-"))
+    size = {"sample": 1, "batch": max(1, batch)}.get(grouping) or int(grouping.removeprefix("avg-"))
     return [min(size, batch - start) for start in range(0, batch, size)]
+
+
+def alone_in(batch: int, share: float) -> list[int]:
+    """The images of a batch that decide alone: a share of them, spread evenly over it."""
+    return [image for image in range(batch) if int((image + 1) * share) > int(image * share)]
 
 
 class GroupGates:
@@ -49,15 +55,23 @@ class GroupGates:
         sizes: of the groups, from `group_sizes`.
         noise: Gumbel noise [B, L, 2, 2]; `None` decides by the larger logit.
         device: of the logits.
+        alone: images that decide by themselves and without noise; the others fill the groups, in order.
     """
 
-    def __init__(self, sizes: list[int], noise: Tensor | None, device: torch.device):
-        counts = torch.tensor(sizes)
-        member = [group for group, size in enumerate(sizes) for _ in range(size)]
-        self.member = _sent(torch.tensor(member), device)  # [B], its group
+    def __init__(self, sizes: list[int], noise: Tensor | None, device: torch.device, alone: Sequence[int] = ()):
+        batch, single = sum(sizes) + len(alone), set(alone)
+        order = torch.tensor([*(image for image in range(batch) if image not in single), *alone])
+        counts = torch.tensor([*sizes, *[1] * len(alone)])
+        member = torch.empty(batch, dtype=torch.long)
+        member[order] = torch.arange(len(counts)).repeat_interleave(counts)
+        self.member = _sent(member, device)  # [B], its group
         self.counts = _sent(counts, device)[:, None]
-        first = counts.cumsum(0) - counts
-        self.noise = None if noise is None else _sent(noise[first], device)
+        self.alone = _sent(torch.tensor(alone or range(batch)), device)  # those that L_res may count by themselves
+        if noise is not None:
+            noise = noise[order[counts.cumsum(0) - counts]]
+            noise[len(sizes) :] = 0
+            noise = _sent(noise, device)
+        self.noise = noise
         self.run: dict[tuple[int, int], Tensor] = {}
         self.logits: dict[tuple[int, int], Tensor] = {}  # of every image
 
@@ -82,8 +96,9 @@ class GroupGates:
         return self._means(self.run, depth)
 
     def mean_run_alone(self, depth: int, temperature: float) -> Tensor:
-        """The same as if every image had decided for itself, by its own logits without noise."""
-        return self._means({unit: straight_through(own, temperature) for unit, own in self.logits.items()}, depth)
+        """The same of images that decide by their own logits without noise: those that did, or else all as if."""
+        own = {unit: straight_through(logits[self.alone], temperature) for unit, logits in self.logits.items()}
+        return self._means(own, depth)
 
     def _means(self, gates: dict[tuple[int, int], Tensor], depth: int) -> Tensor:
         one = self.counts.new_ones((), dtype=torch.float32)

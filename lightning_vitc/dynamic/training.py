@@ -1,4 +1,4 @@
-"""What trainings with gates have in common: noisy or exact decisions of groups, the price of running, and its record.
+"""What trainings with gates have in common: decisions of groups and of images, the price of running, its record.
 
 L blocks, B images of a batch, D the embedding width.
 """
@@ -13,7 +13,14 @@ from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone, BranchGate
 from lightning_vitc.dynamic.gate_networks import settle
-from lightning_vitc.dynamic.grouping import GroupGates, generator_of, group_sizes, gumbel_noise, units
+from lightning_vitc.dynamic.grouping import (
+    GroupGates,
+    alone_in,
+    generator_of,
+    group_sizes,
+    gumbel_noise,
+    units,
+)
 from lightning_vitc.dynamic.rates import RunRates
 from lightning_vitc.dynamic.targets import DynamicTargets
 from lightning_vitc.schema import OptimizerConfig
@@ -33,8 +40,6 @@ class GatedTraining(CompressionModule):
         targets: what the network may cost.
         seed: of the noise and of random groups.
     """
-
-    noisy = False  # whether decisions are sampled in training
 
     def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None, arguments: Any,
                  targets: DynamicTargets, seed: int = 0):  # fmt: skip
@@ -58,6 +63,10 @@ class GatedTraining(CompressionModule):
     def rates_of(self, groups: GroupGates) -> Tensor:
         """How often branches run by what was decided, [L, 2], differentiable: what L_res counts."""
         return groups.mean_run(self.backbone.spec.depth)
+
+    def share_alone(self) -> float:
+        """Of the images of a batch, that decide by themselves and without noise, whatever the grouping."""
+        return 0.0
 
     def softness(self) -> float:
         """Temperature of the soft gates, whose gradient the hard ones have."""
@@ -113,10 +122,11 @@ class GatedTraining(CompressionModule):
             return GroupGates([batch], None, device)
         rank, world_size = (0, 1) if self._trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         draw = partial(generator_of, self.seed, self.global_step, self._micro)
-        sizes = group_sizes(batch, self.arguments.grouping, draw("groups"))
+        alone = alone_in(batch, self.share_alone())
+        sizes = group_sizes(batch - len(alone), self.arguments.grouping, draw("groups"))
         depth = self.backbone.spec.depth
-        noise = gumbel_noise(batch, depth, draw("noise"), rank, world_size) if self.noisy else None
-        return GroupGates(sizes, noise, device)
+        noise = gumbel_noise(batch, depth, draw("noise"), rank, world_size)
+        return GroupGates(sizes, noise, device, alone)
 
     def _decide(self, groups: GroupGates, block: int, branch: int, pooled: Tensor) -> Tensor:
         return groups.decide(block, branch, self.gate_logits(block, branch, pooled), self.softness())

@@ -67,6 +67,7 @@ class Arguments(SearchArguments):
     architecture_lr: float = bounded(0.01, gt=0)  # of alpha
     architecture_temperature: float = bounded(1.0, gt=0)  # of the softmax over alpha
     finetune_temperature: float = bounded(0.5, gt=0)  # tau of that stage
+    finetune_alone: float = bounded(0.5, ge=0, le=1)  # share of its images that decide alone, not in groups
 
     def validate(self, experiment: Experiment) -> None:
         """Rules between keys; a violation is a ValueError naming the key."""
@@ -99,8 +100,8 @@ class USDC(GatedTraining):
     of a size that is no power of two are split, how heads and channels are scored, and how its loss weighs two
     budgets. Here a gate sees the mean of the branch's normalized tokens; the networks are `gate_shapes.GATES`; heads,
     value dimensions and channels are pruned by UVC's primal-dual search under `budget.static`; and the training ends
-    with a stage on the compacted network, whose gates decide without noise and whose L_res counts what images cost
-    that decide alone.
+    with a stage on the compacted network, where half of the images decide alone and without noise, which is what L_res
+    counts.
 
     Args:
         backbone: the dense, pretrained network.
@@ -110,8 +111,6 @@ class USDC(GatedTraining):
         budget: the section; `targets` what it means in numbers.
         seed: of the noise.
     """
-
-    noisy = True
 
     def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None,
                  arguments: Arguments, budget: BudgetConfig, targets: DynamicTargets, seed: int = 0):  # fmt: skip

@@ -1,11 +1,21 @@
 """Group-level gates: who decides together, by which noise, with which gradient."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_vitc.dynamic.grouping import GROUPINGS, GroupGates, generator_of, group_sizes, gumbel_noise, units
+from lightning_vitc.dynamic.grouping import (
+    GROUPINGS,
+    GroupGates,
+    alone_in,
+    generator_of,
+    group_sizes,
+    gumbel_noise,
+    units,
+)
 
 CPU = torch.device("cpu")
 
@@ -15,6 +25,7 @@ def test_every_image_is_in_one_group(batch: int, grouping: str, seed: int) -> No
     sizes = group_sizes(batch, grouping, torch.Generator().manual_seed(seed))
     assert sum(sizes) == batch
     assert min(sizes) >= 1
+    assert not group_sizes(0, grouping, torch.Generator())
 
 
 @pytest.mark.parametrize(
@@ -36,8 +47,11 @@ def test_random_groups_are_powers_of_two_and_change_with_the_step() -> None:
     assert drawn[3] == group_sizes(64, "random", generator_of(0, 3, 0, "groups"))
 
 
-def decided(sizes: list[int], noise: torch.Tensor | None, logits: torch.Tensor, temperature: float = 1.0) -> GroupGates:
-    gates = GroupGates(sizes, noise, CPU)
+def decided(
+    sizes: list[int], noise: torch.Tensor | None, logits: torch.Tensor, temperature: float = 1.0,
+    alone: Sequence[int] = (),
+) -> GroupGates:  # fmt: skip
+    gates = GroupGates(sizes, noise, CPU, alone)
     for block, branch in units(logits.shape[1]):
         gates.decide(block, branch, logits[:, block, branch], temperature)
     return gates
@@ -60,6 +74,32 @@ def test_members_of_a_group_agree_in_noise_and_others_need_not() -> None:
     assert len({tuple(row.tolist()) for row in runs}) > 3
 
 
+@given(st.integers(1, 300), st.floats(0, 1))
+def test_images_that_decide_alone_are_a_share_spread_evenly(batch: int, share: float) -> None:
+    alone = alone_in(batch, share)
+    for end in range(batch + 1):
+        assert sum(image < end for image in alone) == pytest.approx(end * share, abs=1 + 1e-9)
+    assert alone == [*range(1, batch, 2)] or share != 0.5
+    assert len(alone) == batch or share < 1
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_they_decide_without_noise_and_the_others_as_if_they_were_not_there(grouping: str, share: float) -> None:
+    logits = torch.randn(32, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    noise, draw = gumbel_noise(32, 3, generator_of(0, 0, 0, "noise")), torch.Generator().manual_seed(1)
+    alone = alone_in(32, share)
+    others = [image for image in range(32) if image not in alone]
+    sizes = group_sizes(len(others), grouping, draw)
+    found = GroupGates(sizes, noise, CPU, alone)
+    left = decided(sizes, noise[others], logits[others]) if others else None
+    for block, branch in units(3):
+        gate = found.decide(block, branch, logits[:, block, branch], 1.0)
+        own = logits[alone, block, branch]
+        assert torch.equal(gate[alone], (own[:, 1] > own[:, 0]).float())
+        assert left is None or torch.equal(gate[others], left.run[block, branch])
+
+
 def test_noise_runs_a_branch_as_often_as_its_probability() -> None:
     noise = gumbel_noise(20000, 1, generator_of(3, 0, 0, "noise"))
     logits = torch.tensor([0.0, 1.0]).expand(20000, 1, 2, 2)
@@ -79,14 +119,18 @@ def test_hard_gates_have_the_gradient_of_the_soft_ones() -> None:
     torch.testing.assert_close(logits.grad, expected)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("grouping", ["sample", "avg-8"])
-def test_groups_within_a_process_decide_as_in_one(grouping: str) -> None:
+def test_groups_within_a_process_decide_as_in_one(grouping: str, share: float) -> None:
     """32 images in one process, or 16 in each of two."""
     logits = torch.randn(32, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    whole = decided(group_sizes(32, grouping), gumbel_noise(32, 3, generator_of(0, 7, 0, "noise")), logits)
-    parts = [
-        decided(group_sizes(16, grouping), gumbel_noise(16, 3, generator_of(0, 7, 0, "noise"), rank, 2), part)
-        for rank, part in enumerate(logits.split(16))
-    ]
+
+    def of(part: torch.Tensor, rank: int = 0, ranks: int = 1) -> GroupGates:
+        noise = gumbel_noise(len(part), 3, generator_of(0, 7, 0, "noise"), rank, ranks)
+        alone = alone_in(len(part), share)
+        return decided(group_sizes(len(part) - len(alone), grouping), noise, part, alone=alone)
+
+    whole = of(logits)
+    parts = [of(part, rank, 2) for rank, part in enumerate(logits.split(16))]
     for unit in units(3):
         assert torch.equal(whole.run[unit], torch.cat([part.run[unit] for part in parts]))

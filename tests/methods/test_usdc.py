@@ -165,15 +165,15 @@ def test_other_networks_are_searched_cut_and_trained_on(keys: dict[str, Any]) ->
 
 
 def test_a_decision_without_noise_is_that_of_evaluation() -> None:
-    """In training with groups of one, in evaluation, and in the network that is exported."""
-    module = method(grouping="sample", static=False)
+    """In training where images decide alone, in evaluation, and in the network that is exported."""
+    module = method(static=False)
     disagree(module)
     module.selecting = False
     images, _ = batch(size=13)
     with torch.no_grad():
         evaluated = module.eval().deciding(images)
         ran = torch.stack(list(module._decided.run.values()), dim=1)
-        module.noisy = False
+        module.share_alone = lambda: 1.0
         groups = module.groups(13, images.device)
         module.train().backbone(images, gates=lambda *unit: module._decide(groups, *unit))
         exported = compact(module.gated(), None)
@@ -225,9 +225,10 @@ def test_the_expected_cost_goes_to_its_target() -> None:
     assert share == pytest.approx(0.6, abs=0.08)
 
 
-def test_groups_decide_what_runs_and_images_what_it_costs() -> None:
-    """L_res is of every image by its own logits; as for groups of one image, whatever the groups."""
-    module = finetuning(method(grouping="batch"))
+@pytest.mark.parametrize(("share", "alone"), [(0.0, slice(None)), (0.5, slice(1, None, 2)), (1.0, slice(None))])
+def test_fine_tuning_counts_what_images_cost_that_decide_alone(share: float, alone: slice) -> None:
+    """By their own logits, whatever the groups; all images where none of them does."""
+    module = finetuning(method(grouping="batch", finetune_alone=share))
     for gate in gates_of(module.backbone):  # so that images differ
         torch.nn.init.normal_(gate.last.weight)
         torch.nn.init.zeros_(gate.last.bias)
@@ -236,12 +237,15 @@ def test_groups_decide_what_runs_and_images_what_it_costs() -> None:
     groups = module.groups(len(images), images.device)
     with torch.no_grad():
         module.run_by(partial(module._decide, groups), images)
+    decided = {unit: (own[:, 1] > own[:, 0]).float()[alone] for unit, own in groups.logits.items()}
+    if share:
+        assert all(torch.equal(groups.run[unit][alone], own) for unit, own in decided.items()), "without noise"
     together = float(module.expected_cost(groups.mean_run(3))) / module.targets.dense
-    alone = torch.stack([(own[:, 1] > own[:, 0]).float().mean() for own in groups.logits.values()]).view(3, 2)
-    share = float(module.expected_cost(alone)) / module.targets.dense
-    assert float(terms["usdc/expected_ratio"]) == pytest.approx(share, rel=1e-6)
-    assert share != pytest.approx(together, rel=1e-3)
-    assert float(terms["usdc/residual"]) == pytest.approx((share - module.targets.ratio) ** 2, rel=1e-4)
+    counted = torch.stack([own.mean() for own in decided.values()]).view(3, 2)
+    ratio = float(module.expected_cost(counted)) / module.targets.dense
+    assert float(terms["usdc/expected_ratio"]) == pytest.approx(ratio, rel=1e-6)
+    assert share == 1 or ratio != pytest.approx(together, rel=1e-3)
+    assert float(terms["usdc/residual"]) == pytest.approx((ratio - module.targets.ratio) ** 2, rel=1e-4)
     module.run_by(partial(module._decide, groups), images)
     module.expected_cost(module.rates_of(groups)).backward()
     assert all(gate.last.bias.grad.ne(0).any() for gate in gates_of(module.backbone))
