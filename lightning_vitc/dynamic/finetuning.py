@@ -21,8 +21,8 @@ class GatedFinetuning(GatedTraining):
     In groups, which decide by the mean of their logits and with noise, no image sees just what it will run in the end;
     trained by them alone the network loses accuracy and runs more than L_res has counted. So a share of every batch
     decides image by image without noise, and L_res counts those; the others decide in groups as before, whose noise
-    keeps gates off the edge, where the next step would turn a branch over for all images. And of the epochs those
-    count that kept to the budget in validation. (All ours.)
+    keeps gates off the edge, where the next step would turn a branch over for all images. And an epoch is worth less
+    the further it is beyond the budget in validation. (All ours.)
     """
 
     def gate_logits(self, block: int, branch: int, pooled: Tensor) -> Tensor:
@@ -30,13 +30,13 @@ class GatedFinetuning(GatedTraining):
         owner: Any = self.backbone.blocks[block]
         return (owner.gate2 if branch else owner.gate1)(pooled)
 
-    def share_alone(self) -> float:
-        """As configured."""
-        return self.arguments.finetune_alone
+    def per_sample_share(self) -> float:
+        """`method.finetune_per_sample`."""
+        return self.arguments.finetune_per_sample
 
     def rates_of(self, groups: GroupGates) -> Tensor:
-        """Of images that decide alone; of all as if they did, where none does."""
-        return groups.mean_run_alone(self.backbone.spec.depth, self.softness())
+        """Of images that decide by themselves; of all as if they did, where none does."""
+        return groups.mean_run_per_sample(self.backbone.spec.depth, self.softness())
 
     def expected_cost(self, run: Tensor) -> Tensor:
         """Of the network as it is."""
@@ -47,7 +47,7 @@ class GatedFinetuning(GatedTraining):
         return self.targets.dynamic_costs(self.backbone.spec)
 
     def softness(self) -> float:
-        """The last temperature of the noisy training."""
+        """`method.finetune_temperature`, all the time."""
         return self.arguments.finetune_temperature
 
     def score(self, metrics: Mapping[str, Tensor]) -> Tensor | float:

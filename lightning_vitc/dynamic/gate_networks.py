@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vitc.dynamic.gate_shapes import GATES
@@ -64,15 +65,15 @@ class RunningNorm(nn.Module):
         eps: added to the variance.
     """
 
-    mean: Tensor
-    square: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, dim: int, eps: float = 1e-5):
         super().__init__()
         self.eps = eps
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("square", torch.ones(dim))  # mean of the squares
+        self.register_buffer("running_mean", torch.zeros(dim))
+        self.register_buffer("running_var", torch.ones(dim))
         self.seen: Tensor | None = None  # sums since the last optimizer step: of x, of its squares, of ones
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,8 +83,7 @@ class RunningNorm(nn.Module):
                 wide = x.float()
                 sums = torch.cat([wide.sum(0), wide.square().sum(0), wide.new_full((1,), len(x))])
                 self.seen = sums if self.seen is None else self.seen + sums
-        variance = (self.square - self.mean.square()).clamp_min(0)
-        return (x - self.mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 @torch.no_grad()
@@ -95,9 +95,12 @@ def settle(network: nn.Module) -> None:
     seen = torch.stack([norm.seen for norm in norms])  # type: ignore[misc]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(seen)
-    means = seen[:, :-1] / seen[:, -1:].clamp_min(1)
-    found_means, found_squares = means.chunk(2, dim=1)
-    torch._foreach_lerp_([norm.mean for norm in norms], list(found_means), MOMENTUM)
-    torch._foreach_lerp_([norm.square for norm in norms], list(found_squares), MOMENTUM)
+    found_means, found_squares = (seen[:, :-1] / seen[:, -1:].clamp_min(1)).chunk(2, dim=1)
+    means, variances = [norm.running_mean for norm in norms], [norm.running_var for norm in norms]
+    squares = torch._foreach_addcmul(variances, means, means)
+    torch._foreach_lerp_(squares, list(found_squares), MOMENTUM)  # variances would leave out how batches differ
+    torch._foreach_lerp_(means, list(found_means), MOMENTUM)
+    torch._foreach_copy_(variances, torch._foreach_addcmul(squares, means, means, value=-1))
+    torch._foreach_clamp_min_(variances, 0)
     for norm in norms:
         norm.seen = None

@@ -4,6 +4,7 @@ B images of a mini-batch. The paper splits a batch "recursively by log2" and com
 sizes that are no power of two, and what random means, are ours.
 """
 
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -40,9 +41,13 @@ def group_sizes(batch: int, grouping: str, draw: torch.Generator | None = None) 
     return [min(size, batch - start) for start in range(0, batch, size)]
 
 
-def alone_in(batch: int, share: float) -> list[int]:
-    """The images of a batch that decide alone: a share of them, spread evenly over it."""
-    return [image for image in range(batch) if int((image + 1) * share) > int(image * share)]
+def per_sample_positions(first: int, batch: int, share: float) -> list[int]:
+    """Which of the images first, ..., first + batch - 1 of a larger batch decide by themselves, counted from `first`.
+
+    They are spread evenly over the larger batch, so that they are the same in whatever parts it comes.
+    """
+    ends = [math.floor((first + image) * share + 1e-9) for image in range(batch + 1)]  # 100 * 0.29 is less than 29
+    return [image for image in range(batch) if ends[image + 1] > ends[image]]
 
 
 class GroupGates:
@@ -55,18 +60,23 @@ class GroupGates:
         sizes: of the groups, from `group_sizes`.
         noise: Gumbel noise [B, L, 2, 2]; `None` decides by the larger logit.
         device: of the logits.
-        alone: images that decide by themselves and without noise; the others fill the groups, in order.
+        per_sample: images that decide by themselves and without noise; the others fill the groups, in order.
+        per_process: how many of those the mean process has; 0 where there are none in any.
     """
 
-    def __init__(self, sizes: list[int], noise: Tensor | None, device: torch.device, alone: Sequence[int] = ()):
-        batch, single = sum(sizes) + len(alone), set(alone)
-        order = torch.tensor([*(image for image in range(batch) if image not in single), *alone])
-        counts = torch.tensor([*sizes, *[1] * len(alone)])
+    def __init__(
+        self, sizes: list[int], noise: Tensor | None, device: torch.device, per_sample: Sequence[int] = (),
+        per_process: float = 0.0,
+    ):  # fmt: skip
+        batch, single = sum(sizes) + len(per_sample), set(per_sample)
+        order = torch.tensor([*(image for image in range(batch) if image not in single), *per_sample])
+        counts = torch.tensor([*sizes, *[1] * len(per_sample)])
         member = torch.empty(batch, dtype=torch.long)
         member[order] = torch.arange(len(counts)).repeat_interleave(counts)
         self.member = _sent(member, device)  # [B], its group
         self.counts = _sent(counts, device)[:, None]
-        self.alone = _sent(torch.tensor(alone or range(batch)), device)  # those that L_res may count by themselves
+        counted = torch.tensor(per_sample if per_process else range(batch), dtype=torch.long)
+        self._counted, self._per_process = _sent(counted, device), per_process or batch
         if noise is not None:
             noise = noise[order[counts.cumsum(0) - counts]]
             noise[len(sizes) :] = 0
@@ -93,17 +103,22 @@ class GroupGates:
 
     def mean_run(self, depth: int) -> Tensor:
         """Share of the images for which each branch runs, [L, 2], differentiable; 1 where there is no gate."""
-        return self._means(self.run, depth)
+        return self._rates({unit: gate.mean() for unit, gate in self.run.items()}, depth)
 
-    def mean_run_alone(self, depth: int, temperature: float) -> Tensor:
-        """The same of images that decide by their own logits without noise: those that did, or else all as if."""
-        own = {unit: straight_through(logits[self.alone], temperature) for unit, logits in self.logits.items()}
-        return self._means(own, depth)
+    def mean_run_per_sample(self, depth: int, temperature: float) -> Tensor:
+        """The same of the images that decide by their own logits without noise; where none does, of all as if.
 
-    def _means(self, gates: dict[tuple[int, int], Tensor], depth: int) -> Tensor:
+        The mean over processes is that over all of their images, however many of them each process has.
+        """
+        own = {
+            unit: straight_through(logits[self._counted], temperature).sum() / self._per_process
+            for unit, logits in self.logits.items()
+        }
+        return self._rates(own, depth)
+
+    def _rates(self, rates: dict[tuple[int, int], Tensor], depth: int) -> Tensor:
         one = self.counts.new_ones((), dtype=torch.float32)
-        means = [gates[unit].mean() if unit in gates else one for unit in units(depth)]
-        return torch.stack(means).view(depth, 2)
+        return torch.stack([rates.get(unit, one) for unit in units(depth)]).view(depth, 2)
 
 
 def straight_through(logits: Tensor, temperature: float) -> Tensor:

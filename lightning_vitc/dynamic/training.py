@@ -15,10 +15,10 @@ from lightning_vitc.backbone import Backbone, BranchGate
 from lightning_vitc.dynamic.gate_networks import settle
 from lightning_vitc.dynamic.grouping import (
     GroupGates,
-    alone_in,
     generator_of,
     group_sizes,
     gumbel_noise,
+    per_sample_positions,
     units,
 )
 from lightning_vitc.dynamic.rates import RunRates
@@ -61,10 +61,10 @@ class GatedTraining(CompressionModule):
         raise NotImplementedError
 
     def rates_of(self, groups: GroupGates) -> Tensor:
-        """How often branches run by what was decided, [L, 2], differentiable: what L_res counts."""
+        """How often branches run, [L, 2], differentiable: what L_res counts; here, what was decided."""
         return groups.mean_run(self.backbone.spec.depth)
 
-    def share_alone(self) -> float:
+    def per_sample_share(self) -> float:
         """Of the images of a batch, that decide by themselves and without noise, whatever the grouping."""
         return 0.0
 
@@ -122,11 +122,12 @@ class GatedTraining(CompressionModule):
             return GroupGates([batch], None, device)
         rank, world_size = (0, 1) if self._trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         draw = partial(generator_of, self.seed, self.global_step, self._micro)
-        alone = alone_in(batch, self.share_alone())
-        sizes = group_sizes(batch - len(alone), self.arguments.grouping, draw("groups"))
-        depth = self.backbone.spec.depth
-        noise = gumbel_noise(batch, depth, draw("noise"), rank, world_size)
-        return GroupGates(sizes, noise, device, alone)
+        first, whole, share = self._micro * world_size * batch, world_size * batch, self.per_sample_share()
+        per_sample = per_sample_positions(first + rank * batch, batch, share)
+        per_process = len(per_sample_positions(first, whole, share)) / world_size
+        sizes = group_sizes(batch - len(per_sample), self.arguments.grouping, draw("groups"))
+        noise = gumbel_noise(batch, self.backbone.spec.depth, draw("noise"), rank, world_size)
+        return GroupGates(sizes, noise, device, per_sample, per_process)
 
     def _decide(self, groups: GroupGates, block: int, branch: int, pooled: Tensor) -> Tensor:
         return groups.decide(block, branch, self.gate_logits(block, branch, pooled), self.softness())

@@ -12,7 +12,7 @@ from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.latency.place import Place
 from lightning_vitc.training.checkpoints import write_atomically
 
-FORMAT = 1  # of the files, and of how their numbers are measured
+FORMAT = 2  # of the files, and of how their numbers are measured
 DENSE = "dense"
 
 

@@ -66,8 +66,8 @@ class Arguments(SearchArguments):
     gate_lr: float = bounded(1e-3, gt=0)
     architecture_lr: float = bounded(0.01, gt=0)  # of alpha
     architecture_temperature: float = bounded(1.0, gt=0)  # of the softmax over alpha
-    finetune_temperature: float = bounded(0.5, gt=0)  # tau of that stage
-    finetune_alone: float = bounded(0.5, ge=0, le=1)  # share of its images that decide alone, not in groups
+    finetune_temperature: float = bounded(0.5, gt=0)  # tau of the fine-tuning
+    finetune_per_sample: float = bounded(0.5, ge=0, le=1)  # share of its images that decide alone; 0: all in groups
 
     def validate(self, experiment: Experiment) -> None:
         """Rules between keys; a violation is a ValueError naming the key."""
@@ -100,8 +100,8 @@ class USDC(GatedTraining):
     of a size that is no power of two are split, how heads and channels are scored, and how its loss weighs two
     budgets. Here a gate sees the mean of the branch's normalized tokens; the networks are `gate_shapes.GATES`; heads,
     value dimensions and channels are pruned by UVC's primal-dual search under `budget.static`; and the training ends
-    with a stage on the compacted network, where half of the images decide alone and without noise, which is what L_res
-    counts.
+    with a stage on the compacted network, where a share of the images decides alone and without noise, which is what
+    L_res counts.
 
     Args:
         backbone: the dense, pretrained network.
@@ -109,7 +109,7 @@ class USDC(GatedTraining):
         teacher: the dense network, frozen.
         arguments: the keys of `method:`.
         budget: the section; `targets` what it means in numbers.
-        seed: of the noise.
+        seed: of the noise and of random groups.
     """
 
     def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_vitc.config import dump, load_experiment
+from lightning_vitc.config.yaml_text import read_file
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training.checkpoints import write_atomically
@@ -125,6 +126,13 @@ class RunDirectory:
                     f"{self.path}: holds a run with {key}={there.get(key)}, this one has {here.get(key)}; "
                     "set run_name to another name, or use --fresh to start over"
                 )
+        written = flat(read_file(self.config, shown=str(self.config))).keys()
+        missing = [key for key in general_first if key not in written and not key.startswith(FREE)]
+        if missing and not self.is_complete():  # what a default of now would change in the middle of it
+            raise UserError(
+                f"{self.path}: holds an unfinished run of a version that had no {missing[0]}; finish it with that "
+                "version, set run_name to another name, or use --fresh to start over"
+            )
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:

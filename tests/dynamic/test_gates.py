@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_vitc.dynamic.gate_networks import GateNetwork, RunningNorm, settle
+from lightning_vitc.dynamic.gate_networks import MOMENTUM, GateNetwork, RunningNorm, settle
 from lightning_vitc.dynamic.gate_selection import GateSelection
 from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs, gate_params
 
@@ -51,9 +51,20 @@ def test_statistics_go_to_those_of_the_batches_seen() -> None:
     normalized = norm.eval()(torch.randn(4000, 3, generator=generator) * scale + shift)
     torch.testing.assert_close(normalized.mean(0), torch.zeros(3), rtol=0, atol=0.1)
     torch.testing.assert_close(normalized.std(0), torch.ones(3), rtol=0, atol=0.1)
-    before = norm.mean.clone()
+    before = norm.running_mean.clone()
     settle(norm)
-    assert torch.equal(norm.mean, before)  # nothing was seen in evaluation
+    assert torch.equal(norm.running_mean, before)  # nothing was seen in evaluation
+
+
+def test_statistics_move_with_the_means_of_values_and_of_their_squares() -> None:
+    norm, mean, square = RunningNorm(3).train(), torch.zeros(3), torch.ones(3)
+    for seed in range(5):
+        x = torch.randn(7, 3, generator=torch.Generator().manual_seed(seed)) + 4 * seed
+        norm(x)
+        settle(norm)
+        mean, square = mean.lerp(x.mean(0), MOMENTUM), square.lerp(x.square().mean(0), MOMENTUM)
+        torch.testing.assert_close(norm.running_mean, mean)
+        torch.testing.assert_close(norm.running_var, square - mean.square())
 
 
 def selection(names: tuple[str, ...] = NAMES) -> GateSelection:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from lightning_vitc.dynamic.grouping import (
     GROUPINGS,
     GroupGates,
-    alone_in,
     generator_of,
     group_sizes,
     gumbel_noise,
+    per_sample_positions,
     units,
 )
 
@@ -74,13 +74,20 @@ def test_members_of_a_group_agree_in_noise_and_others_need_not() -> None:
     assert len({tuple(row.tolist()) for row in runs}) > 3
 
 
-@given(st.integers(1, 300), st.floats(0, 1))
-def test_images_that_decide_alone_are_a_share_spread_evenly(batch: int, share: float) -> None:
-    alone = alone_in(batch, share)
+@given(st.integers(0, 300), st.integers(1, 300), st.floats(0, 1))
+def test_images_that_decide_by_themselves_are_a_share_spread_evenly(first: int, batch: int, share: float) -> None:
+    alone = per_sample_positions(0, batch, share)
     for end in range(batch + 1):
-        assert sum(image < end for image in alone) == pytest.approx(end * share, abs=1 + 1e-9)
+        assert sum(image < end for image in alone) == pytest.approx(end * share, abs=1 + 1e-6)
     assert alone == [*range(1, batch, 2)] or share != 0.5
     assert len(alone) == batch or share < 1
+    whole = [image for image in per_sample_positions(0, first + batch, share) if image >= first]
+    assert whole == [first + image for image in per_sample_positions(first, batch, share)]
+
+
+def test_the_share_is_the_decimal_that_was_written() -> None:
+    for hundredths in range(101):
+        assert len(per_sample_positions(0, 100, hundredths / 100)) == hundredths
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
@@ -88,7 +95,7 @@ def test_images_that_decide_alone_are_a_share_spread_evenly(batch: int, share: f
 def test_they_decide_without_noise_and_the_others_as_if_they_were_not_there(grouping: str, share: float) -> None:
     logits = torch.randn(32, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     noise, draw = gumbel_noise(32, 3, generator_of(0, 0, 0, "noise")), torch.Generator().manual_seed(1)
-    alone = alone_in(32, share)
+    alone = per_sample_positions(0, 32, share)
     others = [image for image in range(32) if image not in alone]
     sizes = group_sizes(len(others), grouping, draw)
     found = GroupGates(sizes, noise, CPU, alone)
@@ -119,18 +126,14 @@ def test_hard_gates_have_the_gradient_of_the_soft_ones() -> None:
     torch.testing.assert_close(logits.grad, expected)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("grouping", ["sample", "avg-8"])
-def test_groups_within_a_process_decide_as_in_one(grouping: str, share: float) -> None:
+def test_groups_within_a_process_decide_as_in_one(grouping: str) -> None:
     """32 images in one process, or 16 in each of two."""
     logits = torch.randn(32, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-
-    def of(part: torch.Tensor, rank: int = 0, ranks: int = 1) -> GroupGates:
-        noise = gumbel_noise(len(part), 3, generator_of(0, 7, 0, "noise"), rank, ranks)
-        alone = alone_in(len(part), share)
-        return decided(group_sizes(len(part) - len(alone), grouping), noise, part, alone=alone)
-
-    whole = of(logits)
-    parts = [of(part, rank, 2) for rank, part in enumerate(logits.split(16))]
+    whole = decided(group_sizes(32, grouping), gumbel_noise(32, 3, generator_of(0, 7, 0, "noise")), logits)
+    parts = [
+        decided(group_sizes(16, grouping), gumbel_noise(16, 3, generator_of(0, 7, 0, "noise"), rank, 2), part)
+        for rank, part in enumerate(logits.split(16))
+    ]
     for unit in units(3):
         assert torch.equal(whole.run[unit], torch.cat([part.run[unit] for part in parts]))

@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from lightning_vitc.dynamic.attaching import gates_of
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
-from lightning_vitc.dynamic.grouping import GROUPINGS
+from lightning_vitc.dynamic.grouping import GROUPINGS, GroupGates, units
 from lightning_vitc.dynamic.moving import Moving
 from lightning_vitc.dynamic.report import RateEvaluation
 from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
@@ -107,8 +108,7 @@ def disagree(module: USDC) -> None:
 def test_the_loss_is_cross_entropy_distillation_and_the_distance_from_the_target() -> None:
     module = method(distillation=0.25, gamma=7.0)
     images, targets = batch()
-    loss, groups = module.step(images, targets), None
-    groups = module.groups(8, images.device)
+    loss, groups = module.step(images, targets), module.groups(8, images.device)
     logits = module.backbone(images, gates=lambda *unit: module._decide(groups, *unit))
     taught = module.teacher(images)
     divergence = F.kl_div(logits.log_softmax(-1), taught.softmax(-1), reduction="sum") / 8
@@ -142,6 +142,20 @@ def test_any_batch_size(grouping: Any, size: int) -> None:
     assert all(parameter.grad is not None for parameter in module.parameters())
 
 
+@pytest.mark.parametrize("grouping", GROUPINGS)
+@pytest.mark.parametrize("size", [1, 2, 13])
+def test_any_batch_size_in_fine_tuning(grouping: Any, size: int) -> None:
+    joint = method(grouping=grouping)
+    for share in (0.0, 0.3, 1.0):
+        joint.arguments.finetune_per_sample = share
+        module = finetuning(joint)
+        result = module.step(*batch(size=size))
+        result.loss.backward()
+        assert torch.isfinite(result.loss)
+        trained = {name for name, value in module.named_parameters() if not name.startswith("teacher")}
+        assert all(module.get_parameter(name).grad is not None for name in trained)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("keys", [{}, {"gate_search": "fixed:relu_bn"}, {"static": False}, {"dynamic": False}])
 def test_every_parameter_has_a_gradient(frozen: bool, keys: dict[str, Any]) -> None:
@@ -173,7 +187,7 @@ def test_a_decision_without_noise_is_that_of_evaluation() -> None:
     with torch.no_grad():
         evaluated = module.eval().deciding(images)
         ran = torch.stack(list(module._decided.run.values()), dim=1)
-        module.share_alone = lambda: 1.0
+        module.per_sample_share = lambda: 1.0
         groups = module.groups(13, images.device)
         module.train().backbone(images, gates=lambda *unit: module._decide(groups, *unit))
         exported = compact(module.gated(), None)
@@ -225,10 +239,54 @@ def test_the_expected_cost_goes_to_its_target() -> None:
     assert share == pytest.approx(0.6, abs=0.08)
 
 
+def test_groups_decide_by_noise_in_both_stages() -> None:
+    """New noise in every step and part of a step; none for images that decide by themselves."""
+    joint = method(finetune_per_sample=0.5)
+    for module, groups_of in ((joint, 5), (finetuning(joint), 4)):  # 4, 2, 1, 1 of 8, and 2, 1, 1 of 4 with 4 images
+        drawn = [noise_at(module, step, micro) for step, micro in ((0, 0), (0, 0), (0, 1), (1, 0))]
+        assert torch.equal(drawn[0], drawn[1])
+        assert not torch.equal(drawn[0], drawn[2])
+        assert not torch.equal(drawn[0], drawn[3])
+        decided = drawn[0].flatten(1).ne(0)
+        assert decided.all(1).tolist() == [True] * (groups_of - 1) + [False] * (len(decided) - groups_of + 1)
+        assert not decided[groups_of - 1 :].any()
+
+
+def noise_at(module: Any, step: int, micro: int) -> torch.Tensor:
+    module._trainer, module._micro = SimpleNamespace(global_rank=0, world_size=1, global_step=step), micro
+    noise = module.groups(8, torch.device("cpu")).noise
+    module._trainer, module._micro = None, 0
+    return noise
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5])
+@pytest.mark.parametrize("size", [1, 3, 13, 16])
+def test_images_decide_and_count_alike_in_one_process_and_in_two(size: int, share: float) -> None:
+    module = finetuning(method(grouping="sample", finetune_per_sample=share))
+    logits = torch.randn(2 * size, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    for micro in (0, 1):
+        whole, *parts = (
+            decided_by(module, part, rank, ranks, micro)
+            for part, rank, ranks in ((logits, 0, 1), (logits[:size], 0, 2), (logits[size:], 1, 2))
+        )
+        for unit in units(3):
+            assert torch.equal(whole.run[unit], torch.cat([part.run[unit] for part in parts]))
+        counted = [groups.mean_run_per_sample(3, 0.5) for groups in (whole, *parts)]
+        torch.testing.assert_close(counted[0], (counted[1] + counted[2]) / 2)
+
+
+def decided_by(module: Any, logits: torch.Tensor, rank: int, ranks: int, micro: int) -> GroupGates:
+    module._trainer, module._micro = SimpleNamespace(global_rank=rank, world_size=ranks, global_step=5), micro
+    groups = module.groups(len(logits), logits.device)
+    for block, branch in units(3):
+        groups.decide(block, branch, logits[:, block, branch], 0.5)
+    return groups
+
+
 @pytest.mark.parametrize(("share", "alone"), [(0.0, slice(None)), (0.5, slice(1, None, 2)), (1.0, slice(None))])
 def test_fine_tuning_counts_what_images_cost_that_decide_alone(share: float, alone: slice) -> None:
     """By their own logits, whatever the groups; all images where none of them does."""
-    module = finetuning(method(grouping="batch", finetune_alone=share))
+    module = finetuning(method(grouping="batch", finetune_per_sample=share))
     for gate in gates_of(module.backbone):  # so that images differ
         torch.nn.init.normal_(gate.last.weight)
         torch.nn.init.zeros_(gate.last.bias)
