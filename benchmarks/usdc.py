@@ -146,8 +146,8 @@ def groupings_table(study: Study) -> str:
         ran.append([title, *shares, moved(study, runs)])
     header = ["grouping in training", *(f"batch {size}" for size in BATCHES)]
     return (
-        f"One decision a batch (`per_batch`), {study.stress} % of the MACs, by inference batch size, over {study.orders} "
-        f"orders of the test images; trained with `{' '.join(LARGE[study.data])}`, the six with "
+        f"One decision a batch (`per_batch`), {study.stress} % of the MACs, by inference batch size, over "
+        f"{study.orders} orders of the test images; trained with `{' '.join(LARGE[study.data])}`, the six with "
         "`method.finetune_per_sample=0`, that is in groups to the end, the last row as by default:\n\n"
         f"{markdown([*header, 'spread'], rows)}\n\nMACs that ran, in percent of the dense model:\n\n"
         f"{markdown([*header, MOVED], ran)}"
