@@ -18,7 +18,7 @@ from lightning_vitc.training.finished import networks_of_run
 
 BUDGETS = (73, 50)
 BATCHES = (1, 8, 32, 256)
-ORDERS = 20  # of the test images, which make other batches of them
+ORDERS = {"digits": 20, "glyphs": 4}  # of the test images, which make other batches of them
 DOCUMENT = REPOSITORY / "docs" / "results" / "usdc.md"
 JOINT = "joint"
 PARTS = {JOINT: (), "static only": ("method.dynamic=false",), "dynamic only": ("method.static=false",)}
@@ -41,6 +41,11 @@ class Study:
     folder: Path
     budgets: list[int]  # of the parts, in percent
     stress: int  # the budget, in percent, at which groupings and gate networks are compared
+
+    @property
+    def orders(self) -> int:
+        """Of the test images, over which inference batch sizes are averaged."""
+        return ORDERS[self.data]
 
     @property
     def dense(self) -> list[Run]:
@@ -132,7 +137,7 @@ def groupings_table(study: Study) -> str:
     """Accuracy with per-batch gates by inference batch size, its spread, and the MACs that ran."""
     rows, ran = [], []
     for title, runs in study.groupings.items():
-        found = [by_batch_size(run.directory(study.folder)) for run in runs]
+        found = [by_batch_size(run.directory(study.folder), study.orders) for run in runs]
         accuracy = [[result[str(size)]["top1"] for size in BATCHES] for result in found]
         spreads = [max(values) - min(values) for values in accuracy]
         columns = [mean_and_spread(list(column)) for column in zip(*accuracy, strict=True)]
@@ -141,20 +146,20 @@ def groupings_table(study: Study) -> str:
         ran.append([title, *shares, moved(study, runs)])
     header = ["grouping in training", *(f"batch {size}" for size in BATCHES)]
     return (
-        f"One decision a batch (`per_batch`), {study.stress} % of the MACs, by inference batch size, over {ORDERS} "
-        f"orders of the test images; trained with `{' '.join(LARGE[study.data])}`, the six with "
+        f"One decision a batch (`per_batch`), {study.stress} % of the MACs, by inference batch size, over "
+        f"{study.orders} orders of the test images; trained with `{' '.join(LARGE[study.data])}`, the six with "
         "`method.finetune_per_sample=0`, that is in groups to the end, the last row as by default:\n\n"
         f"{markdown([*header, 'spread'], rows)}\n\nMACs that ran, in percent of the dense model:\n\n"
         f"{markdown([*header, MOVED], ran)}"
     )
 
 
-def by_batch_size(run: Path) -> dict[str, dict[str, float]]:
-    """Top-1 on the test split and run rates with `per_batch` gates, the mean over `ORDERS` draws of the batches.
+def by_batch_size(run: Path, number: int) -> dict[str, dict[str, float]]:
+    """Top-1 on the test split and run rates with `per_batch` gates, the mean over a number of draws of the batches.
 
     Kept beside the run.
     """
-    kept = run / f"batch_sizes_{ORDERS}.json"
+    kept = run / f"batch_sizes_{number}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     pipeline, networks = networks_of_run(run)
@@ -163,7 +168,7 @@ def by_batch_size(run: Path) -> dict[str, dict[str, float]]:
     pixels, classes = torch.cat(images), torch.cat(targets)
     set_gating(network, "per_batch")
     dense, found = costs.macs(pipeline.dense_spec), {}
-    orders = [torch.randperm(len(pixels), generator=torch.Generator().manual_seed(draw)) for draw in range(ORDERS)]
+    orders = [torch.randperm(len(pixels), generator=torch.Generator().manual_seed(draw)) for draw in range(number)]
     for size in BATCHES:
         draws = [measured(network, pixels[order], classes[order], size, dense)
                  for order in (orders if size > 1 else orders[:1])]  # fmt: skip
