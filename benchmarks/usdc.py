@@ -25,7 +25,7 @@ PARTS = {JOINT: (), "static only": ("method.dynamic=false",), "dynamic only": ("
 GROUPINGS = ("recursive", "avg-32", "avg-8", "random", "sample", "batch")
 MODELS = {"digits": ("model.depth=8", "trainer.max_epochs=60"), "glyphs": ("model.depth=6", "trainer.max_epochs=15")}
 LARGE = {  # batches beyond the 32 of avg-32, and more epochs, of fewer steps in all
-    "digits": ("data.batch_size=128", "trainer.max_epochs=20", "method.finetune_epochs=20"),
+    "digits": ("data.batch_size=128", "trainer.max_epochs=20", "method.finetune_epochs=30"),
     "glyphs": ("data.batch_size=256", "trainer.max_epochs=6", "method.finetune_epochs=6"),
 }
 MOVED = "gates moved by at most, worst change of val top-1"
