@@ -16,7 +16,7 @@ PRICE = 500.0  # points of accuracy for all of dense beyond that
 
 
 class GatedFinetuning(GatedTraining):
-    """No search: the backbone's own gates decide, for half of the images as they will when exported.
+    """No search: the backbone's own gates decide, for a share of the images as they will when exported.
 
     In groups, which decide by the mean of their logits and with noise, no image sees just what it will run in the end;
     trained by them alone the network loses accuracy and runs more than L_res has counted. So a share of every batch

@@ -41,12 +41,17 @@ def group_sizes(batch: int, grouping: str, draw: torch.Generator | None = None) 
     return [min(size, batch - start) for start in range(0, batch, size)]
 
 
+def per_sample_count(end: int, share: float) -> int:
+    """How many of the first images of a batch, up to `end`, decide by themselves."""
+    return math.floor(end * share + 1e-9)  # 100 * 0.29 is less than 29
+
+
 def per_sample_positions(first: int, batch: int, share: float) -> list[int]:
     """Which of the images first, ..., first + batch - 1 of a larger batch decide by themselves, counted from `first`.
 
     They are spread evenly over the larger batch, so that they are the same in whatever parts it comes.
     """
-    ends = [math.floor((first + image) * share + 1e-9) for image in range(batch + 1)]  # 100 * 0.29 is less than 29
+    ends = [per_sample_count(first + image, share) for image in range(batch + 1)]
     return [image for image in range(batch) if ends[image + 1] > ends[image]]
 
 

@@ -18,6 +18,7 @@ from lightning_vitc.dynamic.grouping import (
     generator_of,
     group_sizes,
     gumbel_noise,
+    per_sample_count,
     per_sample_positions,
     units,
 )
@@ -122,12 +123,12 @@ class GatedTraining(CompressionModule):
             return GroupGates([batch], None, device)
         rank, world_size = (0, 1) if self._trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         draw = partial(generator_of, self.seed, self.global_step, self._micro)
-        first, whole, share = self._micro * world_size * batch, world_size * batch, self.per_sample_share()
+        first, share = self._micro * world_size * batch, self.per_sample_share()
         per_sample = per_sample_positions(first + rank * batch, batch, share)
-        per_process = len(per_sample_positions(first, whole, share)) / world_size
+        of_all = per_sample_count(first + world_size * batch, share) - per_sample_count(first, share)
         sizes = group_sizes(batch - len(per_sample), self.arguments.grouping, draw("groups"))
         noise = gumbel_noise(batch, self.backbone.spec.depth, draw("noise"), rank, world_size)
-        return GroupGates(sizes, noise, device, per_sample, per_process)
+        return GroupGates(sizes, noise, device, per_sample, of_all / world_size)
 
     def _decide(self, groups: GroupGates, block: int, branch: int, pooled: Tensor) -> Tensor:
         return groups.decide(block, branch, self.gate_logits(block, branch, pooled), self.softness())

@@ -126,9 +126,13 @@ class RunDirectory:
                     f"{self.path}: holds a run with {key}={there.get(key)}, this one has {here.get(key)}; "
                     "set run_name to another name, or use --fresh to start over"
                 )
+        self._must_have(general_first)
+
+    def _must_have(self, keys: list[str]) -> None:
+        """All keys, unless it is complete: a default of today would change the run in the middle of it."""
         written = flat(read_file(self.config, shown=str(self.config))).keys()
-        missing = [key for key in general_first if key not in written and not key.startswith(FREE)]
-        if missing and not self.is_complete():  # what a default of now would change in the middle of it
+        missing = [key for key in keys if key not in written and not key.startswith(FREE)]
+        if missing and not self.is_complete():
             raise UserError(
                 f"{self.path}: holds an unfinished run of a version that had no {missing[0]}; finish it with that "
                 "version, set run_name to another name, or use --fresh to start over"
