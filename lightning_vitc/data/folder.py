@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from timm.utils.misc import natural_key
 
 from lightning_vitc.data.catalog import EVALUATED
 from lightning_vitc.data.sources import FileSource, Split, Splits
@@ -16,11 +15,11 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 def _classes(folder: Path) -> list[str]:
-    """The class folders, in timm's natural order: class 2 before class 10."""
+    """The class folders as torchvision's ImageFolder orders them: `sorted`, so class 10 before class 2."""
     names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
     if not names:
         raise UserError(f"data.root: {folder} has no class folders; expected {folder}/CLASS/image.jpg")
-    return sorted(names, key=natural_key)
+    return sorted(names)
 
 
 def _images(folder: Path, what: str = "data.root: the class folder") -> list[str]:

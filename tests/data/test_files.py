@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from lightning_vitc.data.catalog import class_count
 from lightning_vitc.errors import UserError
@@ -38,11 +39,13 @@ def test_folder_with_three_splits(vision_data, tree):
     assert labels.tolist() == [0, 0, 1, 1, 1]
 
 
-def test_folder_classes_are_in_natural_order(vision_data, tmp_path, write_tree):
-    write_tree(tmp_path / "train", {"10": 3, "2": 4, "1": 5})
+def test_folder_classes_are_in_the_order_of_image_folder(vision_data, tmp_path, write_tree):
+    """Checkpoints of others were trained with it; a name that is a number to some (`5²`) is a name."""
+    write_tree(tmp_path / "train", {"10": 3, "2": 4, "1": 5, "07": 6, "7": 7, "5²": 2, "b": 8, "B": 9})
     data = vision_data("folder", root=str(tmp_path), val_fraction=0.4)
+    assert list(ImageFolder(tmp_path / "train").class_to_idx) == ["07", "1", "10", "2", "5²", "7", "B", "b"]
     counts = np.bincount(np.concatenate([data.splits.train.targets, data.splits.validation.targets]))
-    assert counts.tolist() == [5, 4, 3]
+    assert counts.tolist() == [6, 5, 3, 4, 2, 7, 9, 8]
 
 
 def test_folder_without_test_is_evaluated_on_val(vision_data, tree):
