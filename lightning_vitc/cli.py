@@ -7,6 +7,7 @@ training, a traceback for a fault of the program.
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -15,6 +16,7 @@ from lightning_vitc import __version__
 from lightning_vitc.commands import COMMANDS
 from lightning_vitc.errors import EXIT_FAILURE, EXIT_USER_ERROR, Interrupted, RunFailure, UserError
 from lightning_vitc.failures import explained
+from lightning_vitc.messages import format_warning, one_line
 from lightning_vitc.suggest import did_you_mean
 
 EXIT_BROKEN_PIPE = 1
@@ -23,6 +25,7 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    warnings.formatwarning = format_warning
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(problem: object, code: int) -> int:
-    print(f"error: {' '.join(str(problem).splitlines())}", file=sys.stderr)
+    print(f"error: {one_line(problem)}", file=sys.stderr)
     return code
 
 

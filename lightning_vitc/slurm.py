@@ -58,7 +58,8 @@ def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
     }
     placement = [f"trainer.num_nodes={slurm.nodes}", f"trainer.devices={tasks}",
                  f"trainer.accelerator={'gpu' if slurm.gpus_per_node else 'cpu'}"]  # fmt: skip
-    command = shlex.join([sys.executable, "-m", "lightning_vitc", "train", name, *overrides, *placement])
+    # -P: no folder of the submit directory, such as one called `timm`, takes the place of an installed package.
+    command = shlex.join([sys.executable, "-P", "-m", "lightning_vitc", "train", name, *overrides, *placement])
     header = [f"#SBATCH --{_option(key, value)}" for key, value in options.items() if value is not None]
     # Since Slurm 22.05 srun does not take the cores of a task over from sbatch: without them, each task has one.
     srun = f"srun --kill-on-bad-exit=1 --cpus-per-task={slurm.cpus_per_task}"
@@ -79,7 +80,8 @@ def submit(script_path: Path) -> str:
         reason = (done.stderr.strip() or "it gave no reason").splitlines()[-1]
         raise UserError(f"--submit: sbatch refused: {reason}")
     job = done.stdout.strip().split(";")[0]
-    return f"job {job}; watch it with: squeue -j {job}, tail -f {script_path.parent}/slurm-{job}.log"
+    log = shlex.quote(f"{script_path.parent}/slurm-{job}.log")
+    return f"job {job}; watch it with: squeue -j {job}, tail -f {log}"
 
 
 def _option(key: str, value: object) -> str:

@@ -321,7 +321,7 @@ def test_an_export_takes_no_timm_arguments(exported, capsys):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([""], "MODEL_OR_DIR: empty; give a timm ViT name or an exported directory"),
+        ([""], "vitc cost: argument MODEL_OR_DIR: '' is no path: it is blank; see 'vitc cost --help'"),
         ([TINY, "--method", "uvc"], "--method: has no effect without --convention paper"),
         ([TINY, "--img-size", "225"], "img_size: 225 is not a multiple of the patch size 16; try 224 or 240"),
         ([TINY, "--width", "half"], "width: 'half' is not a number; give a ratio such as 0.5"),

@@ -1,5 +1,6 @@
 """The batch script, what sbatch is asked, and that the run it starts accepts the directory the script is in."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -52,7 +53,7 @@ module load cuda/12
 source "/my env/bin/activate"
 
 srun --kill-on-bad-exit=1 --cpus-per-task=12 \
-{sys.executable} -m lightning_vitc train scala_digits method.granularity=0.25 \
+{sys.executable} -P -m lightning_vitc train scala_digits method.granularity=0.25 \
 'data.scale=[0.5, 1]' trainer.num_nodes=4 trainer.devices=8 trainer.accelerator=gpu
 """
     )
@@ -66,7 +67,7 @@ def test_one_process_a_node_without_gpus(here):
     for unset in ("account", "partition", "constraint", "mem"):
         assert f"--{unset}" not in text
     assert "source" not in text  # the interpreter that wrote the script runs it
-    assert f" {shlex.quote(sys.executable)} -m lightning_vitc " in text
+    assert f" {shlex.quote(sys.executable)} -P -m lightning_vitc " in text
 
 
 def test_names_with_blanks_and_quotes(tmp_path, monkeypatch):
@@ -83,6 +84,32 @@ def test_names_with_blanks_and_quotes(tmp_path, monkeypatch):
     last = path.read_text().splitlines()[-1]
     words = subprocess.run(["bash", "-c", f"printf '%s\\n' {last}"], check=False, capture_output=True, text=True).stdout
     assert words.splitlines()[-5:-3] == ["output_dir=my runs", "data.root=$HOME/a b"]
+
+
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+"""
+
+
+@pytest.mark.slow
+def test_the_script_itself_where_a_folder_has_the_name_of_a_package(tmp_path, vitc, tiny):
+    """Run by bash, with an `srun` that starts one task: installed packages are imported, not those folders."""
+    overrides = [*tiny[:5], "trainer.max_epochs=1", "optimizer.warmup_epochs=0"]
+    assert vitc("slurm", "dense_digits", *overrides, "--gpus-per-node", "0").code == 0
+    for name in ("timm", "torch", "lightning", "lightning_vitc", "yaml"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('not the installed one')\n")
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{srun.parent}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    run = tmp_path / "runs" / "dense_digits" / "default"
+    command = ["bash", str(run / "train.sbatch")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (run / "result.json").is_file()
 
 
 # The command
@@ -203,6 +230,13 @@ def test_submitting(vitc, sbatch):
     assert (done.code, done.error) == (0, "")
     assert done.out.splitlines()[1] == (f"job 4711; watch it with: squeue -j 4711, tail -f {run}/slurm-4711.log")
     assert (vitc.place / "asked").read_text() == f"--parsable {run}/train.sbatch"
+
+
+def test_what_is_printed_can_be_pasted(vitc, sbatch):
+    done = vitc("slurm", "scala_digits", "output_dir=my runs")
+    assert shlex.split(done.out.splitlines()[1])[-2:] == ["sbatch", "my runs/scala_digits/default/train.sbatch"]
+    done = vitc("slurm", "scala_digits", "output_dir=my runs", "--submit", PATH=sbatch("print(7)"))
+    assert shlex.split(done.out.splitlines()[1])[-1] == "my runs/scala_digits/default/slurm-7.log"
 
 
 @pytest.mark.parametrize(

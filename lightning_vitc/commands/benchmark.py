@@ -6,13 +6,16 @@ from typing import Any
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.export.formats import RUNNABLE, parse_formats
+from lightning_vitc.paths import path_argument
 
 DTYPES = ("fp32", "bf16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("models", metavar="DIR_OR_MODEL", nargs="+", help="exported directories, and models of timm")
+    parser.add_argument(
+        "models", metavar="DIR_OR_MODEL", nargs="+", type=path_argument, help="exported directories, and models of timm"
+    )
     parser.add_argument("--batch-sizes", default="1", help="comma-separated (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--dtypes", default="fp32", help=f"of PyTorch, comma-separated, of {', '.join(DTYPES)}")
@@ -73,7 +76,7 @@ def _print(rows: list[dict[str, Any]], repeats: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    first, console = rows[0], Console()
+    first, console = rows[0], Console(markup=False)
     table = Table(title=f"{first['device']}, {first['threads']} threads, {repeats} interleaved rounds")
     for title in ("network", "runtime"):
         table.add_column(title, no_wrap=True)

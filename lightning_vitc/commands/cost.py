@@ -7,11 +7,14 @@ from pathlib import Path
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, as_ratio
 from lightning_vitc.errors import UserError
+from lightning_vitc.paths import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL_OR_DIR", help="a timm ViT name, or an exported directory")
+    parser.add_argument(
+        "model", metavar="MODEL_OR_DIR", type=path_argument, help="a timm ViT name, or an exported directory"
+    )
     parser.add_argument("arguments", metavar="key=value", nargs="*", default=[], help="timm arguments, e.g. depth=6")
     parser.add_argument("--convention", choices=("full", "paper"), default="full", help="what is counted")
     parser.add_argument(
@@ -26,8 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the counts."""
-    if not args.model:
-        raise UserError("MODEL_OR_DIR: empty; give a timm ViT name or an exported directory")
     if args.method and args.convention != "paper":
         raise UserError("--method: has no effect without --convention paper")
     ratio = None if args.width is None else as_ratio(args.width)
@@ -83,6 +84,6 @@ def _print(args: argparse.Namespace, method: str, parts: costs.Parts, total: int
             table.add_row(name, f"{value:,}", f"{100 * value / total:.2f}")
     table.add_section()
     table.add_row("total", f"{total:,}", "100.00")
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"{params:,} parameters", highlight=False)

@@ -4,11 +4,14 @@ import argparse
 import json
 
 from lightning_vitc.export.formats import RUNNABLE, parse_formats
+from lightning_vitc.paths import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("source", metavar="RUN_OR_DIR", help="a run directory, or an exported directory")
+    parser.add_argument(
+        "source", metavar="RUN_OR_DIR", type=path_argument, help="a run directory, or an exported directory"
+    )
     parser.add_argument("--width", help="a width ratio of the run's method; default: every row of its table")
     parser.add_argument(
         "--formats", help=f"of an exported directory, comma-separated, of {', '.join(RUNNABLE)}; default: safetensors"

@@ -3,12 +3,13 @@
 import argparse
 
 from lightning_vitc.export.formats import FILES, parse_formats
+from lightning_vitc.paths import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("run", metavar="RUN", help="a finished run directory")
-    parser.add_argument("--out", metavar="DIR", required=True, help="where to write the model")
+    parser.add_argument("run", metavar="RUN", type=path_argument, help="a finished run directory")
+    parser.add_argument("--out", metavar="DIR", required=True, type=path_argument, help="where to write the model")
     parser.add_argument("--width", help="a width ratio, or several: .25,.5 (a folder each); default: the full width")
     parser.add_argument("--variant", help="a network of the table by its name, or 'elastic': all widths in one file")
     parser.add_argument(

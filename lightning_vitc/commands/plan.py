@@ -64,7 +64,7 @@ def _print_comparison(document: dict[str, Any]) -> None:
     rows = [{"method": "dense", "reached": True, "note": "", **document["dense"]}, *document["rows"]]
     for row in rows:
         table.add_row(*_cells(row), end_section=row is rows[0])
-    console = Console()
+    console = Console(markup=False)
     if not console.is_terminal:
         console.width = 160
     console.print(table)

@@ -4,12 +4,17 @@ import argparse
 import json
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.paths import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("sources", metavar="RUN_OR_DIR", nargs="+", help="finished runs, and exported directories")
-    parser.add_argument("--out", metavar="DIR", required=True, help="where to write the page and its pictures")
+    parser.add_argument(
+        "sources", metavar="RUN_OR_DIR", nargs="+", type=path_argument, help="finished runs, and exported directories"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, type=path_argument, help="where to write the page and its pictures"
+    )
     parser.add_argument("--batch-size", type=int, default=1, help="of the latency (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="of the latency: cpu or cuda (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=30, help="rounds that count (default: %(default)s)")

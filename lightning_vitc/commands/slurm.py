@@ -1,6 +1,7 @@
 """`vitc slurm`: write the batch script of an experiment, and submit it."""
 
 import argparse
+import shlex
 
 from lightning_vitc.commands._experiment import add_experiment
 
@@ -27,5 +28,5 @@ def run(args: argparse.Namespace) -> int:
     if args.submit:
         print(submit(script))
     else:
-        print(f"submit it with: sbatch {script}")
+        print(f"submit it with: sbatch {shlex.quote(str(script))}")
     return 0

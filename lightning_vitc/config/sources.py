@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.paths import expanded
 from lightning_vitc.schema import Experiment
 
 from . import yaml_text
@@ -42,8 +43,9 @@ def experiments() -> dict[str, str]:
 
 def find_experiment(name_or_path: str) -> Path:
     """The file of an experiment, given by its name or by the path of a YAML."""
-    if _is_path(name_or_path):
-        return _existing(Path(name_or_path), name_or_path)
+    given = expanded(name_or_path)
+    if _is_path(given):
+        return _existing(Path(given), name_or_path)
     for folder in experiment_folders():
         if (path := folder / f"{name_or_path}.yaml").is_file():
             return path
@@ -106,8 +108,9 @@ def _base_names(value: Any, path: Path) -> list[str]:
 
 
 def _find_base(name: str, path: Path) -> Path:
+    relative = expanded(name, f"{shown(path)}: base")
     if _is_path(name):
-        return _existing(path.parent / name, f"{shown(path)}: base: {name}")
+        return _existing(path.parent / relative, f"{shown(path)}: base: {name}")
     places = [path.parent, *experiment_folders()]
     folders = [folder for place in places for folder in (place / "base", place)]
     for folder in folders:

@@ -12,7 +12,7 @@ from .overrides import parse_overrides
 from .suggest import nearest, unknown_key
 
 _Arguments = make_dataclass("_Arguments", [("num_classes", int | None, bounded(None, gt=0))], bases=(ModelConfig,))
-_NAMED_ELSEWHERE = {"name": "", "pretrained": False}
+_NAMED_ELSEWHERE = {"name": "elsewhere", "pretrained": False}
 
 
 def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.paths import expanded
 from lightning_vitc.schema import MISSING
 
 from .suggest import did_you_mean
@@ -84,7 +85,8 @@ def _field_value(field: Field[Any], kind: Any, value: Any, key: str) -> Any:
     if expected and converted is not None and not field.metadata["check"](converted):
         raise UserError(f"{key}: {show(value)} is not {expected}")
     _check_range(value, field.metadata, key)
-    return converted
+    is_path = field.metadata.get("path") and isinstance(converted, str)
+    return expanded(converted, key) if is_path else converted
 
 
 def _convert(value: Any, kind: Any, key: str) -> Any:
@@ -104,6 +106,8 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
 
 
 def _convert_scalar(value: Any, kind: Any, key: str) -> Any:
+    if isinstance(value, str) and not _is_text(value):
+        raise UserError(f"{key}: {show(value)} is not UTF-8 text")
     if type(value) is kind and (kind is not float or isfinite(value)):
         return value
     if type(value) is int and kind in (float, str):  # a whole number is a number, and `run_name=7` a name
@@ -134,6 +138,11 @@ def _convert_literal(value: Any, options: tuple[Any, ...], key: str) -> Any:
             return option
     hint = did_you_mean(str(value), map(str, options))
     raise UserError(f"{key}: {show(value)} is not one of {', '.join(map(str, options))}{hint}")
+
+
+def _is_text(value: str) -> bool:
+    """Whether files can hold it: bytes of another encoding on the command line are half characters here."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _noun(kind: Any) -> str:

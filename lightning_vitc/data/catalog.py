@@ -87,7 +87,7 @@ def check_root(config: DataConfig) -> None:
         return
     if config.root is None:
         raise UserError(f"data.root: is not set; {config.name} expects {info.layout}")
-    root = Path(config.root).expanduser()
+    root = Path(config.root)
     if not root.is_dir():
         raise UserError(f"data.root: {root} is not a folder; {config.name} expects {info.layout}")
     for choices in _expected(config, info):
@@ -95,7 +95,7 @@ def check_root(config: DataConfig) -> None:
             missing = " nor ".join(str(root / choice) for choice in choices)
             raise UserError(f"data.root: there is no {missing}; {config.name} expects {info.layout}")
 
-    if config.unlabeled is not None and not Path(config.unlabeled).expanduser().is_dir():
+    if config.unlabeled is not None and not Path(config.unlabeled).is_dir():
         raise UserError(f"data.unlabeled: {config.unlabeled} is not a folder; it holds the images to train on")
 
 
@@ -109,7 +109,7 @@ def class_count(config: DataConfig) -> int | None:
     """The number of classes as far as it is known without reading images; folders are counted where they are."""
     if config.num_classes or CATALOG[config.name].num_classes:
         return config.num_classes or CATALOG[config.name].num_classes
-    root = Path(config.root or "").expanduser()
+    root = Path(config.root or "")
     names = ("train",) if config.unlabeled is None else EVALUATED
     folder = next((root / name for name in names if (root / name).is_dir()), None)
     return None if folder is None else sum(entry.is_dir() for entry in folder.iterdir())

@@ -73,7 +73,7 @@ def _generated_size(config: DataConfig) -> dict[str, int]:
 
 def _folder(config: DataConfig, _: Size) -> Splits:
     if config.unlabeled is not None:
-        return read_with_unlabeled(_root(config), Path(config.unlabeled).expanduser().absolute())
+        return read_with_unlabeled(_root(config), Path(config.unlabeled).absolute())
     return read_folder(_root(config), config.val_fraction)
 
 
@@ -115,7 +115,7 @@ _READERS: dict[str, Callable[[DataConfig, Size], Splits]] = {
 
 def _root(config: DataConfig) -> Path:
     assert config.root is not None  # check_root
-    return Path(config.root).expanduser()
+    return Path(config.root)
 
 
 def _warn_ignored(config: DataConfig) -> None:

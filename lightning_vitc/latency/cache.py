@@ -19,7 +19,7 @@ DENSE = "dense"
 def folder() -> Path:
     """`$XDG_CACHE_HOME/lightning-vitc`, or `~/.cache/lightning-vitc`."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "lightning-vitc"
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "lightning-vitc"
 
 
 def key_of(dense: ArchSpec, place: Place) -> dict[str, Any]:

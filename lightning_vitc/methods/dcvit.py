@@ -30,6 +30,7 @@ from lightning_vitc.schema import (
     must_be_trained,
     must_keep_precision,
     must_read_no_label,
+    path,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Arguments:
     budget_keys: ClassVar[tuple[str, ...]] = ("macs", "params", "drop_blocks", "latency_ms", "device", "batch_size")
 
     candidates: list[int] | None = None  # blocks that may be compressed; default: all but the first and the last
-    trials_of: str | None = None  # a run that differs in finetune, score and score_on alone: its trials are taken over
+    trials_of: str | None = path(None)  # a run that differs in finetune, score, score_on alone; its trials are used
     trials_at_once: int = bounded(4, gt=0)  # candidates that share the original's pass over a batch, and the memory
     finetune: Literal["progressive", "one_shot"] = "progressive"  # one_shot: all blocks at once, as many epochs
     trained: Literal["near", "whole"] = "near"  # near: up to the block after the last compressed one

@@ -26,7 +26,7 @@ from lightning_vitc.few_shot.latency import latencies
 from lightning_vitc.few_shot.scores import score
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.meter import table_for
-from lightning_vitc.schema import Experiment, bounded, must_be_trained, must_keep_precision, must_read_no_label
+from lightning_vitc.schema import Experiment, bounded, must_be_trained, must_keep_precision, must_read_no_label, path
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -42,7 +42,7 @@ class Arguments:
     budget_keys: ClassVar[tuple[str, ...]] = ("macs", "params", "drop_blocks", "latency_ms", "device", "batch_size")
 
     candidates: list[int] | None = None  # blocks that may be dropped; default: all but the first and the last
-    trials_of: str | None = None  # a run that differs in the budget and finetune_times alone: its trials are taken over
+    trials_of: str | None = path(None)  # a run that differs in budget and finetune_times alone; its trials are used
     trials_at_once: int = bounded(4, gt=0)  # candidates that share the original's pass over a batch, and the memory
     latency_batch: int = bounded(64, gt=0)  # images of the measured forward passes
     finetune_times: int | None = bounded(None, gt=0)  # max_epochs; default: as many as DC-ViT at this budget

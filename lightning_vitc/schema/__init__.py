@@ -8,7 +8,7 @@ a config is answered before any heavy import.
 from lightning_vitc.schema.budget import BudgetConfig, MinKeepConfig
 from lightning_vitc.schema.data import DataConfig
 from lightning_vitc.schema.experiment import Experiment, must_be_trained, must_keep_precision, must_read_no_label
-from lightning_vitc.schema.fields import MISSING, bounded, rule
+from lightning_vitc.schema.fields import MISSING, bounded, path, rule
 from lightning_vitc.schema.network import ModelConfig, is_directory_name
 from lightning_vitc.schema.recipe import (
     OptimizerConfig,
@@ -38,5 +38,6 @@ __all__ = [
     "must_be_trained",
     "must_keep_precision",
     "must_read_no_label",
+    "path",
     "rule",
 ]

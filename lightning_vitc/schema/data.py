@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lightning_vitc.schema.fields import MISSING, bounded
+from lightning_vitc.schema.fields import MISSING, bounded, path
 
 
 @dataclass
@@ -13,8 +13,8 @@ class DataConfig:
     name: Literal[
         "digits", "glyphs", "fake", "folder", "imagenet", "cifar10", "cifar100", "flowers102", "pets"
     ] = MISSING  # fmt: skip
-    root: str | None = None  # where the files are, for data sets that have files
-    unlabeled: str | None = None  # a folder of images to train on, of `folder` and `imagenet`; `root` evaluates
+    root: str | None = path(None)  # where the files are, for data sets that have files
+    unlabeled: str | None = path(None)  # a folder of images to train on, of `folder` and `imagenet`; `root` evaluates
     batch_size: int = bounded(128, gt=0)  # images per optimizer step, over all processes and accumulation
     eval_batch_size: int | None = bounded(None, gt=0)  # images per process; default: as in training
     num_workers: int = bounded(0, ge=0)

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_vitc.schema.budget import BudgetConfig
 from lightning_vitc.schema.data import DataConfig
-from lightning_vitc.schema.fields import MISSING, bounded, file_name
+from lightning_vitc.schema.fields import MISSING, bounded, file_name, path
 from lightning_vitc.schema.network import ModelConfig, is_directory_name
 from lightning_vitc.schema.recipe import OptimizerConfig, TeacherConfig
 from lightning_vitc.schema.running import SlurmConfig, TrainerConfig
@@ -28,7 +28,7 @@ class Experiment:
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     seed: int = bounded(0, ge=0)
     threads: int | None = bounded(None, gt=0)  # CPU threads of torch; default: torch's own choice
-    output_dir: str = "runs"
+    output_dir: str = path("runs")
     run_name: str = file_name("default")
     method_name: str = field(default="", metadata={"key": False})  # `method.name`, which Arguments leaves out
 

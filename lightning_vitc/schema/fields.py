@@ -21,12 +21,17 @@ def rule(expected: str, check: Callable[[Any], bool]) -> dict[str, Any]:
     return {"check": check, "expected": expected}
 
 
+def path(default: str | None) -> Any:
+    """A path, or a name in whose place a path may stand: `~` is expanded when the experiment is read."""
+    return field(default=default, metadata={"path": True})
+
+
 def weights(default: bool) -> Any:
     """`pretrained`: from the hub or from a file that holds weights."""
     expected = "true, false or the path of a .safetensors, .pth, .pt or .bin file"
     suffixes = (".safetensors", ".pth", ".pt", ".bin")
     check = rule(expected, lambda v: isinstance(v, bool) or v.lower().endswith(suffixes))
-    return field(default=default, metadata=check)
+    return field(default=default, metadata={"path": True, **check})
 
 
 def batches(default: float | None) -> Any:
@@ -46,7 +51,8 @@ def some_batches() -> Any:
 def file_name(default: str) -> Any:
     """A name that becomes a directory."""
     pattern = re.compile(r"[^/\\\s.-][^/\\\s]*")  # neither hidden, nor "..", nor taken for an option
-    check = rule("a name without slashes and blanks", lambda v: bool(pattern.fullmatch(v)))
+    expected = "a name without slashes and blanks, of at most 255 bytes"
+    check = rule(expected, lambda v: bool(pattern.fullmatch(v)) and v.isprintable() and len(v.encode()) <= 255)
     return field(default=default, metadata=check)
 
 

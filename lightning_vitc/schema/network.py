@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_vitc.schema.fields import MISSING, bounded, weights
+from lightning_vitc.schema.fields import MISSING, bounded, path, weights
 
 
 @dataclass
@@ -14,7 +14,7 @@ class ModelConfig:
     finished run, takes only `img_size`, `new_head`, `grad_checkpointing` and the rates of dropping.
     """
 
-    name: str = MISSING
+    name: str = path(MISSING)
     new_head: bool = False  # a new classifier, also where the number of classes is the same
     pretrained: bool | str = weights(False)  # false, true (the hub) or the path of a file
     grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, more time

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lightning_vitc.schema.fields import MISSING, bounded, rule, weights
+from lightning_vitc.schema.fields import MISSING, bounded, path, rule, weights
 
 
 @dataclass
@@ -36,7 +36,7 @@ class TeacherConfig:
     lr: float | None = bounded(None, gt=0)  # of that stage; default: that of the section `optimizer`
     weight_decay: float | None = bounded(None, ge=0)  # likewise
     warmup_epochs: float | None = bounded(None, ge=0)  # likewise
-    run: str | None = None  # a run directory whose dense model teaches
+    run: str | None = path(None)  # a run directory whose dense model teaches
     model: str | None = None  # a timm model
     pretrained: bool | str = weights(True)  # with `model`: true (the hub), or the path of a file
 

@@ -167,8 +167,8 @@ def print_table(document: dict[str, Any], console: Console | None = None) -> Non
 
 def _wide_console() -> Console:
     """A file has room for every column."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 120))
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(markup=False, width=max(console.width, 120))
 
 
 def _title(key: str) -> str:

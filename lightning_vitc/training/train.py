@@ -57,7 +57,7 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
         if fresh and pipeline is not None:
             pipeline.processes.wait()  # or another rank might still read what the first one deletes
         if pipeline is None or directory.is_complete():
-            _say(f"[bold]{directory.path}[/] is complete (use --fresh to start over)")
+            _say(f"{directory.path} is complete (use --fresh to start over)")
         else:
             with between_stages():
                 _run(pipeline)
@@ -142,7 +142,7 @@ def _show(directory: RunDirectory) -> None:
 
 @rank_zero_only
 def _say(text: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(text)
+    Console(highlight=False, markup=False, soft_wrap=True).print(text)
 
 
 def _is_rank_zero() -> bool:

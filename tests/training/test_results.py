@@ -128,3 +128,11 @@ def test_last_page_of_tensorboard_is_written_once(tmp_path):
         "dense/test_top1": [pytest.approx(80.126)], "width_0.25/test_top1": [9.75], "width_0.50/test_top1": [70.0],
     }  # fmt: skip
     assert len(page.Images("accuracy_over_macs")) == 1
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys):
+    """rich would take them for its markup."""
+    row = {"name": "[bold]net[/]", "macs": 10**9, "params": 1, "top1": 1.0, "top5": 2.0}
+    results.print_table({"experiment": "[red]", "seed": 0, "split": "test", "dense": None, "rows": [row]})
+    assert "[red] (seed 0)" in (printed := capsys.readouterr().out)
+    assert "[bold]net[/]" in printed

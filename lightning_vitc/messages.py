@@ -1,0 +1,40 @@
+"""What messages look like when they are printed: values of users and names of files do what they like only there."""
+
+import re
+import warnings
+
+LONGEST, LONGEST_WORD = 800, 200  # characters
+JOINERS = "\u200c\u200d"  # within words of some scripts, and within emoji
+
+
+def one_line(message: object) -> str:
+    """The message as a single printable line, see `printable`."""
+    return printable(" ".join(str(message).splitlines()))
+
+
+def printable(text: str) -> str:
+    """The text without control characters, half characters and bidirectional overrides: escaped as in Python.
+
+    Words and texts that are longer than a line or a paragraph lose their middle; how a message begins, which names the
+    key, and how it ends, which says what would be right, stay.
+    """
+    shown = "".join(char if char.isprintable() or char in "\n" + JOINERS else ascii(char)[1:-1] for char in text)
+    shown = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda match: _without_middle(match[0], LONGEST_WORD), shown)
+    return _without_middle(shown, LONGEST)
+
+
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """`warnings.formatwarning` of a printable message."""
+    return _format_warning(printable(str(message)), category, filename, lineno, line)
+
+
+_format_warning = warnings.formatwarning
+
+
+def _without_middle(text: str, length: int) -> str:
+    if len(text) <= length:
+        return text
+    end = length // 3
+    return f"{text[: length - end]} ... {text[-end:]}"
