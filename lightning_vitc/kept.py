@@ -6,7 +6,8 @@ sub-network during training and removing weights for good read the same indices.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from lightning_vitc.architecture import ArchSpec
 
 Index = slice | Tensor  # a slice gives a view, a tensor of positions a copy
+Heads = Literal["both", "distillation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,18 +38,22 @@ class BlockKept:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A sub-network: the architecture that remains and where its weights are in the dense one."""
+    """A sub-network: the architecture that remains and where its weights are in the dense one.
+
+    With `heads="distillation"` it predicts by its distillation head alone, see `_without_class_head`.
+    """
 
     spec: ArchSpec
     embed: Index
     blocks: tuple[BlockKept, ...]
+    heads: Heads = "both"
     _on_device: dict[torch.device, "Kept"] = field(default_factory=dict, repr=False)
 
     def to(self, device: torch.device) -> "Kept":
         """The same with index tensors on `device`; copied there once."""
         if device not in self._on_device:
             blocks = tuple(_block_to(block, device) for block in self.blocks)
-            self._on_device[device] = Kept(self.spec, _to(self.embed, device), blocks)
+            self._on_device[device] = replace(self, embed=_to(self.embed, device), blocks=blocks, _on_device={})
         return self._on_device[device]
 
 
@@ -108,7 +114,19 @@ def gather(weights: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
         if source in targets and _has_branch(block := kept.blocks[targets[source]], part):
             axes = () if part.startswith(GATES) else BLOCK_AXES[part]
             smaller[f"blocks.{targets[source]}.{part}"] = _pick(weight, axes, _indices(kept, block))
-    return smaller
+    return smaller if kept.heads == "both" else smaller | _without_class_head(smaller)
+
+
+def _without_class_head(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A class head of zeros and twice the distillation head: the average of both, exactly the latter's logits.
+
+    So a network whose class head was never trained stays a plain distilled one, in every format.
+    """
+    return {
+        name: weight * 2 if name.startswith("head_dist.") else torch.zeros_like(weight)
+        for name, weight in weights.items()
+        if name.startswith(("head.", "head_dist."))
+    }
 
 
 def _has_branch(block: BlockKept, part: str) -> bool:

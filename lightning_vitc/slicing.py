@@ -8,7 +8,7 @@ import torch
 
 from lightning_vitc.architecture import ArchSpec, AttentionSpec
 from lightning_vitc.errors import UserError
-from lightning_vitc.kept import AttentionKept, BlockKept, Index, Kept
+from lightning_vitc.kept import AttentionKept, BlockKept, Heads, Index, Kept
 
 Rule = Literal["per_head", "per_qkv", "official", "heads"]
 End = Literal["leading", "trailing"]
@@ -16,7 +16,9 @@ RULES: tuple[Rule, ...] = ("per_head", "per_qkv", "official", "heads")
 
 
 @lru_cache(maxsize=256)
-def slice_width(spec: ArchSpec, width: Fraction, rule: Rule = "per_head", end: End = "leading") -> Kept:
+def slice_width(
+    spec: ArchSpec, width: Fraction, rule: Rule = "per_head", end: End = "leading", heads: Heads = "both"
+) -> Kept:
     """Keep `width` times every dimension of a uniform network.
 
     Args:
@@ -26,19 +28,22 @@ def slice_width(spec: ArchSpec, width: Fraction, rule: Rule = "per_head", end: E
             each of q, k and v; `official`: the fused 3D x D matrix as one, as the released code does;
             `heads`: whole heads.
         end: which end of every dimension is kept.
+        heads: which classifiers of a distilled network predict.
 
     Raises:
         UserError: where a width does not come out whole.
     """
     if rule not in RULES:
         raise UserError(f"slice: {rule!r} is not one of {', '.join(RULES)}")
+    if heads != "both" and not (heads == "distillation" and spec.distilled):
+        raise UserError(f"heads: {heads!r} are not heads of {spec.name}")
     small = spec.at_width(width, cut="heads" if rule == "heads" else "dims")
     blocks = []
     for number, (full, kept) in enumerate(zip(spec.blocks, small.blocks, strict=True)):
         attn = None if full.attn is None else _cut_attention(full.attn, kept.attn, rule, end)
         hidden = None if full.hidden is None else _cut(full.hidden, kept.hidden, end)
         blocks.append(BlockKept(number, attn, hidden))
-    return Kept(small, _cut(spec.embed_dim, small.embed_dim, end), tuple(blocks))
+    return Kept(small, _cut(spec.embed_dim, small.embed_dim, end), tuple(blocks), heads)
 
 
 def _cut(size: int, keep: int | None, end: End) -> slice:

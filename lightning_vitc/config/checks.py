@@ -13,6 +13,7 @@ from lightning_vitc.schema import (
     DataConfig,
     Experiment,
     ModelConfig,
+    PostTrainingArguments,
     TeacherConfig,
     TrainerConfig,
     is_directory_name,
@@ -33,6 +34,8 @@ def check_rules(experiment: Experiment) -> None:
     for name, arguments in experiment.callbacks.items():
         _check_own_rules(arguments, experiment, f"callbacks.{name}")
     _check_trainer(experiment.trainer, experiment.optimizer.warmup_epochs)
+    if isinstance(experiment.method, PostTrainingArguments):
+        _check_finetuning(experiment.method)
 
 
 def check_files(experiment: Experiment) -> None:
@@ -142,6 +145,14 @@ def _check_trainer(trainer: TrainerConfig, warmup_epochs: float) -> None:
         raise UserError(f"optimizer.warmup_epochs: {warmup_epochs} is more than trainer.max_epochs={epochs}")
     if trainer.gradient_clip_algorithm and trainer.gradient_clip_val is None:
         raise UserError("trainer.gradient_clip_algorithm: has no effect without trainer.gradient_clip_val")
+
+
+def _check_finetuning(keys: PostTrainingArguments) -> None:
+    if keys.finetune_warmup_epochs > keys.finetune_epochs:
+        raise UserError(
+            f"method.finetune_warmup_epochs: {keys.finetune_warmup_epochs} is more than "
+            f"method.finetune_epochs={keys.finetune_epochs}"
+        )
 
 
 def _check_own_rules(arguments: Any, experiment: Experiment, key: str) -> None:

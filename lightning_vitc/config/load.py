@@ -23,8 +23,9 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = (), *, check_f
 
     `check_files=False` leaves out what depends on the machine: weights, data, teacher run and output folder.
     """
-    path = find_experiment(name_or_path)
-    return experiment_of({"name": path.stem, **read_with_bases(path)}, overrides, check_files=check_files)
+    path, overrides = find_experiment(name_or_path), [*overrides]
+    written = read_with_bases(path, parse_overrides(overrides).get("recipe"))
+    return experiment_of({"name": path.stem, **written}, overrides, check_files=check_files)
 
 
 def experiment_of(written: dict[str, Any], overrides: Iterable[str] = (), *, check_files: bool = True) -> Experiment:

@@ -16,6 +16,7 @@ from .suggest import did_you_mean
 Layer = dict[str, Any]
 
 _OWN = ("base", "name", "description")  # keys that speak about one file and are not inherited
+_RECIPES = ("paper", "released")  # the first is the experiment as it stands
 _HINTS = get_type_hints(Experiment)
 SECTIONS = frozenset(
     field.name
@@ -55,18 +56,30 @@ def find_experiment(name_or_path: str) -> Path:
     raise UserError(f"{name_or_path}: unknown experiment{hint}")
 
 
-def read_with_bases(path: Path) -> dict[str, Any]:
+def read_with_bases(path: Path, recipe: Any = None) -> dict[str, Any]:
     """The keys of the experiment at `path` above those of its bases.
 
     A file that is reached twice counts where it comes first, so that later bases keep what they change in it.
+
+    Args:
+        path: the file.
+        recipe: in place of what the files say.
+
+    Raises:
+        UserError: for a file that cannot be read, or a recipe that is not offered.
     """
     values: dict[str, Any] = {}
-    for file, layer in _layers(path, (), set()):
+    layers = list(_layers(path, recipe, (), set()))
+    for file, layer in layers:
         if file != path:
             layer = {key: value for key, value in layer.items() if key not in _OWN}
         values = merge(values, layer)
+    resolved = "base" not in values and values.get("recipe")  # such as the config.yaml of a run
+    wanted = recipe or values.get("recipe")
+    if wanted in _RECIPES and wanted != resolved and not any(_released_file(file) for file, _ in layers):
+        raise UserError(f"recipe: {wanted} is not offered by {path.stem}, whose settings are its own; leave it out")
     values.pop("base", None)
-    return values
+    return values if wanted is None else values | {"recipe": wanted}
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +98,8 @@ def shown(path: Path) -> str:
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
-def _layers(path: Path, open_files: tuple[Path, ...], done: set[Path]) -> Iterator[tuple[Path, Layer]]:
-    """The files of an experiment with their keys, lowest first."""
+def _layers(path: Path, recipe: Any, open_files: tuple[Path, ...], done: set[Path]) -> Iterator[tuple[Path, Layer]]:
+    """The files of an experiment with their keys, lowest first; a recipe that a file sets is that of its bases too."""
     real = path.resolve()
     if real in open_files:
         circle = " -> ".join(file.name for file in (*open_files[open_files.index(real) :], real))
@@ -95,9 +108,19 @@ def _layers(path: Path, open_files: tuple[Path, ...], done: set[Path]) -> Iterat
         return
     done.add(real)
     values = yaml_text.read_file(path, shown=shown(path))
+    recipe = recipe or values.get("recipe")
     for base in _base_names(values.get("base"), path):
-        yield from _layers(_find_base(base, path), (*open_files, real), done)
+        yield from _layers(_find_base(base, path), recipe, (*open_files, real), done)
     yield path, {key: value for key, value in values.items() if value is not None or key not in SECTIONS}
+    if recipe == _RECIPES[1] and (above := _released_file(path)):
+        yield from _layers(above, recipe, (*open_files, real), done)
+
+
+def _released_file(path: Path) -> Path | None:
+    """What the authors' code has in place of a file's settings: `base/<name>_released.yaml`."""
+    folder = path.parent if path.parent.name == "base" else path.parent / "base"
+    file = folder / f"{path.stem}_{_RECIPES[1]}.yaml"
+    return file if file.is_file() else None
 
 
 def _base_names(value: Any, path: Path) -> list[str]:

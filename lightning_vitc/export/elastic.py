@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_vitc.architecture import ArchSpec, as_ratio
 from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
+from lightning_vitc.kept import Heads
 from lightning_vitc.slicing import End, Rule, slice_width
 
 
@@ -18,6 +19,7 @@ class Cut(NamedTuple):
 
     rule: Rule
     end: End
+    heads: Heads = "both"
 
 
 class ElasticViT(nn.Module):
@@ -116,4 +118,7 @@ class ElasticViT(nn.Module):
         Raises:
             KeyError, TypeError, ValueError: for a document that `stored` did not make.
         """
-        return cls(full, {as_ratio(row["width"]): Cut(row["rule"], row["end"]) for row in document["widths"]}).eval()
+        cuts = {
+            as_ratio(row["width"]): Cut(row["rule"], row["end"], row.get("heads", "both")) for row in document["widths"]
+        }
+        return cls(full, cuts).eval()

@@ -13,9 +13,9 @@ from lightning_vitc.backbone import Backbone
 from lightning_vitc.budget.planning import Plan, plan_of_choices
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
-from lightning_vitc.training.losses import cross_entropy, distilled_cross_entropy
+from lightning_vitc.training.losses import distilled_cross_entropy, hard_distilled_cross_entropy
 from lightning_vitc.training.module import CompressionModule, StepResult
-from lightning_vitc.training.teacher import Teacher
+from lightning_vitc.training.teacher import Teacher, must_train_both_heads
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -42,7 +42,9 @@ class Arguments:
 
 
 class Dense(CompressionModule):
-    """Cross-entropy; with a teacher, DeiT's hard distillation (of a distillation token) or a soft one.
+    """Cross-entropy; with a teacher, DeiT's hard distillation or a soft one.
+
+    Where there is a distillation token, its head alone learns from the teacher, and the class head from the targets.
 
     Args:
         backbone: the network.
@@ -59,19 +61,13 @@ class Dense(CompressionModule):
             raise UserError(
                 f"method.distillation: hard needs a distillation token, which {backbone.spec.name} lacks; set soft"
             )
-        self.soft = teacher is not None and self.arguments.distillation == "soft"
-        backbone.distilled_training = teacher is not None and backbone.spec.distilled and not self.soft
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """One forward pass."""
-        logits, a = self.backbone(images), self.arguments.distillation_weight
-        if isinstance(logits, tuple):
-            assert self.teacher is not None
-            cls, dist = logits
-            labels = self.teacher(images).argmax(-1)
-            return StepResult((1 - a) * cross_entropy(cls, targets) + a * cross_entropy(dist, labels))
-        taught = self.teacher(images) if self.soft and self.teacher is not None else None
-        keys = self.arguments
+        keys, logits = self.arguments, self.backbone(images)
+        taught, a = None if self.teacher is None else self.teacher(images), keys.distillation_weight
+        if taught is not None and keys.distillation == "hard":
+            return StepResult(hard_distilled_cross_entropy(logits, targets, taught.argmax(-1), a))
         return StepResult(distilled_cross_entropy(logits, targets, taught, a, keys.temperature, keys.kd_reduction))
 
     @classmethod
@@ -81,7 +77,10 @@ class Dense(CompressionModule):
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """Every width that is trained."""
-        widths = {f"width_{width:g}": spec.at_width(width) for width in experiment.method.widths}
+        teacher, keys = experiment.teacher, experiment.method
+        if teacher.run is not None or teacher.model is not None:
+            must_train_both_heads(spec, keys.distillation_weight, "method.distillation_weight")
+        widths = {f"width_{width:g}": spec.at_width(width) for width in keys.widths}
         return plan_of_choices(widths, costs.macs)
 
     @classmethod

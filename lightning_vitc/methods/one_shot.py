@@ -19,6 +19,7 @@ from lightning_vitc.latency.meter import table_for
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.schema import BudgetConfig, Experiment, PostTrainingArguments, must_be_trained
 from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
+from lightning_vitc.training.teacher import must_train_both_heads
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -44,6 +45,8 @@ class OneShot(Dense):
         """Heads and channels in equal numbers in every block."""
         budget = experiment.budget
         check_minima(budget.min_keep, spec)
+        if experiment.method.distillation:
+            must_train_both_heads(spec, experiment.method.distillation, "method.distillation")
         target = target_of(budget, spec, "uvc", table_for(experiment, spec))
         costs = target.unit_costs(spec)
         _, hidden = uniform(spec)

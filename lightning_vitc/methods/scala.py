@@ -19,14 +19,20 @@ from lightning_vitc.backbone import Backbone
 from lightning_vitc.budget.planning import Plan, plan_of_choices
 from lightning_vitc.compact import compact
 from lightning_vitc.export.elastic import Cut, ElasticViT
-from lightning_vitc.kept import Kept
+from lightning_vitc.kept import Heads, Kept
 from lightning_vitc.latency.meter import latencies_for
 from lightning_vitc.latency.widths import plan_of_measured
 from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
 from lightning_vitc.slicing import End, slice_width
-from lightning_vitc.training.losses import cross_entropy, distillation
+from lightning_vitc.training.losses import (
+    Logits,
+    both_heads,
+    cross_entropy,
+    distillation,
+    hard_distilled_cross_entropy,
+)
 from lightning_vitc.training.module import CompressionModule, StepResult, Variant
-from lightning_vitc.training.teacher import Teacher
+from lightning_vitc.training.teacher import Teacher, must_train_both_heads
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -136,11 +142,21 @@ class Scala(CompressionModule):
         for width in self.arguments.tested_widths():
             self.kept(width)  # refuses a width that does not come out whole before any training
 
-    def kept(self, width: Fraction) -> Kept | None:
+    def kept(self, width: Fraction, heads: Heads = "both") -> Kept | None:
         """The sub-network of a width (Isolated Activation, Section 3.2); `None` for all of the network."""
         if width == 1:
             return None
-        return slice_width(self.backbone.spec, width, self.arguments.slice, self._end(width))
+        return slice_width(self.backbone.spec, width, self.arguments.slice, self._end(width), heads)
+
+    def evaluated(self, width: Fraction) -> Kept | None:
+        """The sub-network of a width that predicts by the heads that were trained at it."""
+        return self.kept(width, self.heads(width))
+
+    def heads(self, width: Fraction) -> Heads:
+        """Which heads a width trains: a narrower one that is taught, the class head by noise calibration alone."""
+        keys, full = self.arguments, width == self.grid[-1]
+        both = full or keys.transfer == "none" or keys.noise_calibration or not self.backbone.spec.distilled
+        return "both" if both else "distillation"
 
     def _end(self, width: Fraction) -> End:
         if not self.arguments.isolated_activation:
@@ -164,7 +180,7 @@ class Scala(CompressionModule):
                 loss = self._both_heads(student, targets, labels)
             else:
                 loss = self._narrow_loss(student, self._teacher_of(logits), targets)
-            logits.append(_distilled_head(student).detach())
+            logits.append(both_heads(student)[1].detach())
             terms[f"{width_name(width)}/train_loss"] = loss.detach()
             total = total + loss.detach()
             if position < len(self.widths) - 1:
@@ -172,33 +188,31 @@ class Scala(CompressionModule):
         terms["loss"] = total
         return StepResult(loss, terms)
 
-    def _both_heads(self, student: Tensor | tuple[Tensor, Tensor], targets: Tensor, distilled: Tensor) -> Tensor:
+    def _both_heads(self, student: Logits, targets: Tensor, labels: Tensor) -> Tensor:
         """(1 - a) CE(cls, target) + a CE(dist, argmax teacher): DeiT's hard distillation.
 
         Without a teacher the second head, which teaches the narrower widths, learns the targets too (ours).
         """
         if not isinstance(student, tuple):
             return cross_entropy(student, targets)
-        a = self.arguments.hard_distillation
-        return (1 - a) * cross_entropy(student[0], targets) + a * cross_entropy(student[1], distilled)
+        return hard_distilled_cross_entropy(student, targets, labels, self.arguments.hard_distillation)
 
-    def _narrow_loss(self, student: Tensor | tuple[Tensor, Tensor], teacher: Tensor | None, targets: Tensor) -> Tensor:
+    def _narrow_loss(self, student: Logits, teacher: Tensor | None, targets: Tensor) -> Tensor:
         """KL(teacher || student) + c CE(cls, target) (Noise Calibration); untaught, both heads learn the targets."""
         c = self.arguments.calibration_weight
         if teacher is None:
             return c * self._both_heads(student, targets, targets)
-        loss = distillation(_distilled_head(student), teacher)
-        if self.arguments.noise_calibration:
-            loss = loss + c * cross_entropy(student[0] if isinstance(student, tuple) else student, targets)
-        return loss
+        cls, dist = both_heads(student)
+        loss = distillation(dist, teacher)
+        return loss + c * cross_entropy(cls, targets) if self.arguments.noise_calibration else loss
 
     def _teacher_of(self, logits: list[Tensor]) -> Tensor | None:
         """Progressive Knowledge Transfer: the next wider network; `full`: the full one (US-Net)."""
         return {"progressive": logits[-1], "full": logits[0], "none": None}[self.arguments.transfer]
 
     def forward(self, images: Tensor, width: Fraction | None = None) -> Tensor:
-        """Logits [B, classes] at a width of the grid; all of the network without one."""
-        return self.backbone(images, kept=None if width is None else self.kept(width))
+        """Logits [B, classes] at a width of the grid, as it is evaluated; all of the network without one."""
+        return self.backbone(images, kept=None if width is None else self.evaluated(width))
 
     def variants(self) -> list[Variant]:
         """The widths to validate."""
@@ -206,19 +220,24 @@ class Scala(CompressionModule):
 
     def variant(self, width: Fraction) -> Variant:
         """One width as a network to evaluate."""
-        kept = self.kept(width)
+        kept = self.evaluated(width)
         spec = self.backbone.spec if kept is None else kept.spec
         return Variant(width_name(width), spec, partial(self.forward, width=width))
 
     def elastic(self) -> ElasticViT:
         """All tested widths in one network for inference."""
-        cuts = {width: Cut(self.arguments.slice, self._end(width)) for width in self.arguments.tested_widths()}
+        cuts = {
+            width: Cut(self.arguments.slice, self._end(width), self.heads(width))
+            for width in self.arguments.tested_widths()
+        }
         return ElasticViT(compact(self.backbone, None), cuts).eval()
 
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """Every width of the final table; under a budget of latency they are measured."""
-        widths, latency = widths_of(spec, experiment.method), experiment.budget.latency_ms
+        keys, latency = experiment.method, experiment.budget.latency_ms
+        must_train_both_heads(spec, keys.hard_distillation, "method.hard_distillation")
+        widths = widths_of(spec, keys)
         if latency is None:
             return plan_of_choices(widths, costs.macs)
         return plan_of_measured(widths, latencies_for(experiment, spec, widths), latency)
@@ -230,7 +249,7 @@ class Scala(CompressionModule):
         teacher = run.teacher()
         scala = run.fit("scala", lambda: cls(run.backbone(), run.optimizer, teacher, run.arguments))
         for width in scala.arguments.tested_widths():
-            run.add_row(width_name(width), scala.backbone, scala.kept(width), width=float(width))
+            run.add_row(width_name(width), scala.backbone, scala.evaluated(width), width=float(width))
         run.add_variant("elastic", scala.elastic)
 
 
@@ -242,7 +261,3 @@ def widths_of(spec: ArchSpec, keys: Arguments) -> dict[str, ArchSpec]:
 def width_name(width: Fraction) -> str:
     """`width_0.50`: groups the curves of one width."""
     return f"width_{float(width):.4f}".rstrip("0").ljust(len("width_0.00"), "0")
-
-
-def _distilled_head(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    return logits[1] if isinstance(logits, tuple) else logits

@@ -41,7 +41,7 @@ from lightning_vitc.schema import (
 )
 from lightning_vitc.training.module import StepResult, Variant
 from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
-from lightning_vitc.training.teacher import Teacher
+from lightning_vitc.training.teacher import Teacher, must_train_both_heads
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -262,6 +262,8 @@ class USDC(GatedTraining):
         """The expected cost from everything skipped to everything run, the resident one as far as the minima allow."""
         keys, budget = experiment.method, experiment.budget
         check_minima(budget.min_keep, spec)
+        if keys.distillation:
+            must_train_both_heads(spec, keys.distillation, "method.distillation")
         names = gate_names(keys.gate_search) if keys.dynamic else ()
         targets = targets_of(budget, spec, keys.static, keys.dynamic, table_for(experiment, spec, names))
         return plan_of(spec, targets, budget, names)
@@ -285,7 +287,7 @@ class USDC(GatedTraining):
             macs = costs.macs(final.spec)
             run.add_row("usdc", final, None, sources, expected_macs=macs, worst_macs=macs, **pruned)
             return
-        gated, recipe = usdc.gated(), replace(run.optimizer, lr=keys.finetune_lr, warmup_epochs=0)
+        gated, recipe = usdc.gated(), keys.finetuning(run.optimizer)
         aim = as_measured(run, pruned_spec(gated.spec, masks), targets)
 
         def compacted() -> GatedFinetuning:

@@ -39,7 +39,7 @@ from lightning_vitc.schema import (
 from lightning_vitc.training.losses import distilled_cross_entropy
 from lightning_vitc.training.module import CompressionModule, StepResult, Variant
 from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
-from lightning_vitc.training.teacher import Teacher
+from lightning_vitc.training.teacher import Teacher, must_train_both_heads
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -230,6 +230,8 @@ class UVC(CompressionModule):
         """From what the minima leave to dense; a step is a channel or a value dimension, or `round_to` of them."""
         keys, budget = experiment.method, experiment.budget
         check_minima(budget.min_keep, spec)
+        if keys.distillation:
+            must_train_both_heads(spec, keys.distillation, "method.distillation")
         target = target_of(budget, spec, "uvc", table_for(experiment, spec))
         costs = target.unit_costs(spec)
         skip, share = keys.skip != "none", keys.share_of_skipping

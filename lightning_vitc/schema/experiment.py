@@ -1,7 +1,7 @@
 """An experiment: all sections."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lightning_vitc.schema.budget import BudgetConfig
 from lightning_vitc.schema.data import DataConfig
@@ -17,6 +17,7 @@ class Experiment:
 
     name: str = file_name("")  # default: the name of the file; not inherited from a base
     description: str = ""  # one line for `vitc list`; not inherited from a base
+    recipe: Literal["paper", "released"] | None = None  # as the paper says, or as its authors' code does
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     method: Any = MISSING  # the Arguments of methods/<method.name>.py

@@ -1,6 +1,6 @@
 """The sections `optimizer` and `teacher`, and keys that methods share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from lightning_vitc.schema.fields import MISSING, bounded, path, rule, weights
@@ -52,6 +52,13 @@ class PostTrainingArguments:
     kd_reduction: Literal["batchmean", "numel"] = "batchmean"  # numel: also divided by classes, as UVC's code does
     finetune_epochs: int = bounded(120, gt=0)  # of the compacted network
     finetune_lr: float = bounded(1e-4, gt=0)
+    finetune_warmup_epochs: float = bounded(0.0, ge=0)
+    finetune_min_lr: float | None = bounded(None, ge=0)  # default: that of the section `optimizer`
+
+    def finetuning(self, search: OptimizerConfig) -> OptimizerConfig:
+        """The optimizer of the training of what is left; what has no key here is that of the search."""
+        min_lr = search.min_lr if self.finetune_min_lr is None else self.finetune_min_lr
+        return replace(search, lr=self.finetune_lr, warmup_epochs=self.finetune_warmup_epochs, min_lr=min_lr)
 
 
 @dataclass

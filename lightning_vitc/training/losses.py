@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Reduction = Literal["batchmean", "numel"]
+Logits = Tensor | tuple[Tensor, Tensor]  # [B, classes]; with a distillation token of the class and its head
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -26,21 +27,42 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> 
     return temperature**2 * F.kl_div(log_probabilities, target, log_target=True, reduction="batchmean")
 
 
+def both_heads(logits: Logits) -> tuple[Tensor, Tensor]:
+    """Logits that learn the targets and logits that learn the teacher: the same, where there is one head."""
+    return logits if isinstance(logits, tuple) else (logits, logits)
+
+
+def hard_distilled_cross_entropy(logits: Logits, targets: Tensor, labels: Tensor, share: float) -> Tensor:
+    """(1 - a) CE(class head, targets) + a CE(distillation head, labels) (DeiT, Touvron et al., 2021, eq. 3).
+
+    Args:
+        logits: of the student.
+        targets: [B] indices, or [B, classes] probabilities.
+        labels: the same of the teacher: its decisions.
+        share: a.
+    """
+    cls, dist = both_heads(logits)
+    return (1 - share) * cross_entropy(cls, targets) + share * cross_entropy(dist, labels)
+
+
 def distilled_cross_entropy(
-    logits: Tensor, targets: Tensor, taught: Tensor | None, share: float, temperature: float, reduction: Reduction
+    logits: Logits, targets: Tensor, taught: Tensor | None, share: float, temperature: float, reduction: Reduction
 ) -> Tensor:
     """(1 - a) CE + a T² KL(teacher || student), as UVC weighs them; plain CE without a teacher.
 
+    Of two heads the class head learns the targets and the distillation head the teacher (DeiT, eq. 2, and UVC).
+
     Args:
-        logits: of the student, [B, classes].
+        logits: of the student.
         targets: [B] indices, or [B, classes] probabilities.
         taught: logits of the teacher, [B, classes].
         share: a.
         temperature: T.
         reduction: `numel` divides the KL by the number of classes too, as UVC's released code does.
     """
-    loss = cross_entropy(logits, targets)
+    cls, dist = both_heads(logits)
+    loss = cross_entropy(cls, targets)
     if taught is None:
         return loss
-    divergence = distillation(logits, taught, temperature) / (logits.shape[-1] if reduction == "numel" else 1)
+    divergence = distillation(dist, taught, temperature) / (dist.shape[-1] if reduction == "numel" else 1)
     return (1 - share) * loss + share * divergence

@@ -56,6 +56,8 @@ class CompressionModule(LightningModule):
         super().__init__()
         self.backbone, self.recipe, self.teacher = backbone, optimizer, teacher
         self.finite_loss = FiniteLoss()
+        # a pair of logits for a head to be taught; without a teacher both learn the targets by their average
+        backbone.distilled_training = teacher is not None and backbone.spec.distilled
         if teacher is not None:
             teacher.must_match(backbone.spec)
         names = [variant.name for variant in self.variants()]

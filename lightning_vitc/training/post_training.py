@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lightning_vitc.architecture import ArchSpec
@@ -72,7 +71,7 @@ def post_train(
         distillation="soft", distillation_weight=keys.distillation, temperature=keys.temperature,
         kd_reduction=keys.kd_reduction,
     )  # fmt: skip
-    recipe = replace(run.optimizer, lr=keys.finetune_lr, warmup_epochs=0)
+    recipe = keys.finetuning(run.optimizer)
     module = run.fit(
         "finetune", lambda: Dense(run.compacted(network, kept), recipe, teacher, loss), epochs=keys.finetune_epochs
     )  # fmt: skip

@@ -43,6 +43,20 @@ class Teacher:
         return self  # an averaged copy of the student (EMA) shares its teacher
 
 
+def must_train_both_heads(student: ArchSpec, share: float, key: str) -> None:
+    """Refuse a share of the teacher that leaves one of two heads untrained: predictions average both.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if student.distilled and share in (0, 1):
+        head = "class" if share else "distillation"
+        raise UserError(
+            f"{key}: {share:g} trains no {head} head of {student.name}, which predicts by the average of both; "
+            "it must be > 0 and < 1"
+        )
+
+
 def must_see_alike(teacher: ArchSpec, student: ArchSpec) -> None:
     """Refuse a teacher of other images.
 

@@ -113,3 +113,15 @@ def test_a_damaged_description_is_one_line(elastic, tmp_path, widths):
     path.write_text(text[:begin] + widths + text[end:])
     with pytest.raises(UserError, match=r"arch\.json: [^\n]+$"):
         artifact.load(tmp_path / "model")
+
+
+def test_widths_that_were_stored_without_their_heads_average_both(full):
+    rows = [{"width": "1/2", "rule": "per_head", "end": "leading"}]
+    assert ElasticViT.restored(full, {"widths": rows}).cuts == {Fraction(1, 2): Cut("per_head", "leading", "both")}
+
+
+@pytest.mark.parametrize("heads", ["distillation", "class"])
+def test_heads_that_a_network_does_not_have_are_refused(full, heads):
+    rows = [{"width": "1/2", "rule": "per_head", "end": "leading", "heads": heads}]
+    with pytest.raises(UserError, match=f"^heads: '{heads}' are not heads of deit_tiny_patch16_224$"):
+        ElasticViT.restored(full, {"widths": rows})

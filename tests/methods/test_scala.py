@@ -253,6 +253,50 @@ def test_every_width_is_validated_as_the_network_that_is_exported():
         torch.testing.assert_close(model(images), model.backbone(images))
 
 
+EVALUATED = {
+    "scala": ({}, "both"),
+    "taught": ({"taught": True}, "both"),
+    "no noise calibration": ({"noise_calibration": False}, "distillation"),
+    "us-net": ({"transfer": "full", "noise_calibration": False, "isolated_activation": False}, "distillation"),
+    "no transfer": ({"transfer": "none"}, "both"),
+    "plain us-net": ({"distilled": False, "transfer": "full", "noise_calibration": False}, "both"),
+}
+
+
+@pytest.mark.parametrize("case", EVALUATED)
+def test_a_width_is_evaluated_by_the_heads_that_it_trains(case):
+    arguments, heads = EVALUATED[case]
+    model, (images, targets) = module(**arguments), batch()
+    model.step(images, targets).loss.backward()
+    narrow, full = Fraction(1, 2), Fraction(1)
+    assert (model.heads(narrow), model.heads(full)) == (heads, "both")
+
+    alone = module(**arguments, widths=(full, narrow))
+    wide = alone.backbone(images)
+    wide = (wide[1] if isinstance(wide, tuple) else wide).detach()
+    taught = None if alone.arguments.transfer == "none" else wide
+    alone._narrow_loss(alone.backbone(images, kept=alone.kept(narrow)), taught, targets).backward()
+    trained = alone.backbone.head.weight.grad
+    assert (trained is None or not trained.any()) == (heads == "distillation")
+
+    logits = model.backbone(images, kept=model.kept(narrow))
+    wanted = logits
+    if isinstance(logits, tuple):
+        wanted = sum(logits) / 2 if heads == "both" else logits[1]
+    model.eval()
+    (variant,) = [variant for variant in model.variants() if variant.name == "width_0.50"]
+    elastic = model.elastic()
+    elastic.set_width(narrow)
+    with torch.no_grad():
+        torch.testing.assert_close(variant.forward(images), wanted.detach())
+        torch.testing.assert_close(compact(model.backbone, model.evaluated(narrow))(images), wanted.detach())
+        torch.testing.assert_close(elastic(images), wanted.detach())
+        stored, _ = elastic.stored()
+        again = type(elastic).restored(elastic.full, stored)
+        again.set_width(narrow)
+        assert torch.equal(again(images), elastic(images))
+
+
 def test_a_new_module_trains_both_ends_until_a_callback_says_otherwise():
     model = Scala(network(True), OptimizerConfig(lr=1e-3))
     assert model.widths == (Fraction(1), Fraction(1, 4))
