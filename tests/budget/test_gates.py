@@ -37,6 +37,22 @@ def test_samples_follow_the_probability_and_the_step_alone(unit: str, shape: tup
     assert not all(torch.equal(one, two) for one, two in zip(first, other, strict=False))
 
 
+def test_the_noise_of_a_sample_is_gumbels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """-ln(-ln u): -0.4759 for u = 0.2 of skip, 1.0309 for u = 0.7 of run; of equal logits, then, the gate runs.
+
+    At a temperature of 0.5 the soft gate is sigmoid(2 x 1.5068) = 0.95317; its slope in a logit is 2 s (1 - s).
+    """
+    made = gates(chances=[0.5] * 8)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([0.2, 0.7]).expand(8, 1, 2))
+    gate = made.sample(0, 0.5)
+    assert gate.tolist() == [1.0] * 8
+    gate.sum().backward()
+    assert made.logits.grad is not None
+    assert made.logits.grad[..., 1].flatten().tolist() == pytest.approx([0.08927] * 8, abs=1e-4)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([0.7, 0.2]).expand(8, 1, 2))
+    assert made.sample(0, 0.5).tolist() == [0.0] * 8
+
+
 def test_the_gradient_is_that_of_the_soft_sample() -> None:
     made = gates()
     made.sample(3, 0.5).sum().backward()

@@ -95,6 +95,27 @@ def test_a_head_and_a_channel_move_by_the_same_cost() -> None:
     assert torch.allclose(dims, channels)
 
 
+def test_duals_rise_by_the_energy_that_is_cut() -> None:
+    """Of energies that are all alike the share that is cut: 2 of 6 heads, 95.2 (96) of 384 channels, 4 of 16."""
+    budget, run = search(dual=0.01), torch.ones(4, 2)
+    budget.cut_heads[:], budget.cut_channels[:], budget.cut_dims[:] = 2, 95.2, 4
+    budget.move(torch.full((4, 6, 16), 7.0), torch.full((4, 384), 3.0), run)
+    assert budget.dual_heads.tolist() == pytest.approx([1 + 0.01 * 2 / 6] * 4)
+    assert budget.dual_channels.tolist() == pytest.approx([1 + 0.01 * 96 / 384] * 4)
+    assert budget.dual_dims.flatten().tolist() == pytest.approx([1 + 0.01 * 4 / 16] * 24)
+
+
+def test_a_cut_moves_by_the_pressure_less_the_dual_of_the_next_group() -> None:
+    """Pressure 3 + 10 x 0.1 = 4, half of the time; the dual 1.5, the next energy 1: 4 / 2 - 1.5 = 0.5 of the rate."""
+    budget, run = search(cut=0.01), torch.full((4, 2), 0.5)
+    budget.price.fill_(3.0)
+    budget.excess.fill_(0.1)
+    budget.dual_channels[:] = 1.5
+    budget.move(torch.ones(4, 6, 16), torch.ones(4, 384), run)
+    block = (budget.costs.dense - budget.costs.fixed) / 4
+    assert budget.cut_channels.tolist() == pytest.approx([0.01 * 0.5 * block / budget.costs.channel] * 4)
+
+
 def test_the_ratio_is_that_of_the_cost_model() -> None:
     budget, run = search(), torch.ones(4, 2)
     budget.cut_heads[:], budget.cut_channels[:], budget.cut_dims[:] = 2, 100, 4

@@ -1,5 +1,6 @@
 """Group-level gates: who decides together, by which noise, with which gradient."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -105,6 +106,21 @@ def test_they_decide_without_noise_and_the_others_as_if_they_were_not_there(grou
         own = logits[alone, block, branch]
         assert torch.equal(gate[alone], (own[:, 1] > own[:, 0]).float())
         assert left is None or torch.equal(gate[others], left.run[block, branch])
+
+
+def test_noise_is_gumbels() -> None:
+    """Its mean is Euler's constant, its variance pi² / 6, and it leans to the right: ln 2 lies above 70.7 % of it."""
+    noise = gumbel_noise(10000, 2, generator_of(3, 0, 0, "noise"))
+    assert float(noise.mean()) == pytest.approx(0.5772, abs=0.02)
+    assert float(noise.var()) == pytest.approx(math.pi**2 / 6, abs=0.05)
+    assert float((noise < math.log(2)).float().mean()) == pytest.approx(math.exp(-1 / 2), abs=0.01)
+
+
+def test_noise_of_other_sign_would_decide_otherwise() -> None:
+    """u = 0.2 of skip and 0.7 of run: -0.4759 and 1.0309."""
+    noise = torch.tensor([-0.4759, 1.0309]).expand(1, 1, 2, 2)
+    assert decided([1], noise, torch.zeros(1, 1, 2, 2)).run[0, 0].tolist() == [1.0]
+    assert decided([1], noise, torch.tensor([1.6, 0.0]).expand(1, 1, 2, 2)).run[0, 0].tolist() == [0.0]
 
 
 def test_noise_runs_a_branch_as_often_as_its_probability() -> None:

@@ -1,11 +1,13 @@
 """The synthetic set: eq. 4 and 5, determinism, and that no image knows of another."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lightning_vitc.few_shot.metric_set import beta_of
-from lightning_vitc.few_shot.synthetic import regularizer, synthesize, total_variation
+from lightning_vitc.few_shot.synthetic import _rate, regularizer, synthesize, total_variation
 from lightning_vitc.schema import SyntheticConfig
 
 QUICK = {"count": 6, "batch": 6, "iterations": 12, "warmup": 3}
@@ -40,6 +42,88 @@ def test_the_objective_comes_down(make_network):
         return network(batch).softmax(-1).max(-1).values.mean().item()
 
     assert certainty(images) > certainty(noise) + 0.2
+
+
+class Steered(torch.nn.Module):
+    """The loss of class 0 has the slope `slopes[t]` in the only pixel at iteration t."""
+
+    def __init__(self, *slopes: float):
+        super().__init__()
+        self.slopes, self.anchor = list(slopes), torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        other = 100 + self.slopes.pop(0) * images.flatten(1).sum(1)
+        return torch.stack([torch.zeros_like(other), other], dim=1)
+
+
+def pixel(network: torch.nn.Module, lr: float) -> float:
+    keys = SyntheticConfig(count=1, batch=1, iterations=2, warmup=4, lr=lr, tv=0.0, l2=0.0)
+    look = {"shape": (1, 1, 1), "num_classes": 2, "mean": (0.5,), "std": (0.01,), "beta": 1.0}
+    return float(synthesize(network, keys, **look, seed=2))
+
+
+def test_two_steps_of_the_descent_by_hand():
+    """A quarter and a half of the rate, in a warm-up of four iterations, by Adam(.5, .9) on slopes of 1 and 3.
+
+    The first step is the rate itself. In the second the moments are (.5 + 3) / (1 + .5) = 7/3 and
+    (.9 + 9) / (1 + .9) = 99/19, and the step (7/3) / (99/19)^.5 = 1.02220 of the rate.
+    """
+    start = pixel(Steered(1.0, 3.0), lr=1e-9)
+    assert pixel(Steered(1.0, 3.0), lr=0.4) - start == pytest.approx(-0.1 - 0.2 * 1.02220, abs=1e-4)
+
+
+def test_the_rate_warms_up_and_comes_down_by_a_cosine():
+    recipe = SyntheticConfig(iterations=10, warmup=2)
+    rates = [_rate(iteration, recipe) for iteration in (0, 1, 2, 6, 9)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.0380602], abs=1e-6)
+
+
+class Watching(torch.nn.Module):
+    """Remembers the images that it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.anchor = [], torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(images.detach().clone())
+        return torch.stack([images.flatten(1).sum(1), torch.zeros(len(images))], dim=1)
+
+
+def moves(side: int, **keys) -> list[tuple[int, int, bool]]:
+    """How far both images were rolled down and to the right, and whether they were flipped, iteration by iteration."""
+    network = Watching()
+    recipe = SyntheticConfig(count=2, batch=2, iterations=200, warmup=0, lr=1e-9, **keys)
+    look = {"shape": (1, side, side), "num_classes": 2, "mean": (0.5,), "std": (0.01,), "beta": 1.0}
+    images = synthesize(network, recipe, **look, seed=0)
+    places = {}
+    for down, right, flipped in product(range(-3, 4), range(-3, 4), (False, True)):
+        rolled = images.roll((down, right), dims=(-2, -1))
+        places[_extremes(rolled.flip(-1) if flipped else rolled)] = (down, right, flipped)
+    assert len(places) == 7 * 7 * 2
+    return [places[_extremes(seen)] for seen in network.seen]
+
+
+def _extremes(images: torch.Tensor) -> tuple[int, ...]:
+    """Where the lightest and the darkest pixel of every image are."""
+    flat = images.flatten(1)
+    return (*flat.argmax(1).tolist(), *flat.argmin(1).tolist())
+
+
+def test_all_images_are_rolled_and_flipped_alike_at_random():
+    """By default up to 30 of 224 pixels, which are 2 of 16, both ways, and half of the times flipped."""
+    found = moves(16)
+    for axis in (0, 1):
+        counts = [sum(move[axis] == pixels for move in found) for pixels in range(-2, 3)]
+        assert sum(counts) == 200
+        assert min(counts) > 20
+    assert sum(move[2] for move in found) == pytest.approx(100, abs=25)
+    assert len({move[:2] for move in found}) == 25
+
+
+def test_rolls_and_flips_can_be_turned_off():
+    assert {move[0] for move in moves(16, roll=1)} == {-1, 0, 1}
+    assert set(moves(16, roll=0, flip=False)) == {(0, 0, False)}
 
 
 def test_pixels_are_those_of_an_image(make_network):

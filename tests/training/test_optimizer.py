@@ -141,3 +141,28 @@ def test_an_unknown_optimizer():
         build_optimizer(backbone(), OptimizerConfig(name="adamm", lr=1e-3), 10, 0)
     assert str(caught.value).startswith("optimizer.name: 'adamm' cannot be built by timm.optim (")
     assert "\n" not in str(caught.value)
+
+
+# Parameters with rates of their own
+
+
+def test_own_rates_are_those_of_groups_without_decay():
+    """Without a gradient AdamW leaves 1 - lr decay = 1 - .5 x .2 = .9 of a weight that is decayed, else all of it."""
+    model, recipe = backbone(), OptimizerConfig(lr=0.5, weight_decay=0.2)
+    own = {"head.weight": 0.25, "blocks.1.mlp.fc1.weight": 0.25, "blocks.0.attn.qkv.weight": 0.125, "norm.bias": 0.125}
+    optimizer, scheduler = build_optimizer(model, recipe, 10, 0, own)
+    named = dict(model.named_parameters())
+    groups = [(group["lr"], group["weight_decay"], set(map(id, group["params"]))) for group in optimizer.param_groups]
+    for name, lr in own.items():
+        assert [(rate, decay) for rate, decay, members in groups if id(named[name]) in members] == [(lr, 0.0)]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(named)
+
+    before = {name: parameter.detach().clone() for name, parameter in named.items()}
+    for parameter in named.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in named.items():
+        decayed = name not in own and re.fullmatch(DECAYED, name)
+        torch.testing.assert_close(parameter.detach(), before[name] * (0.9 if decayed else 1.0))
+    scheduler.step()
+    assert {group["lr"] / group["initial_lr"] for group in optimizer.param_groups} == {lr_factor(1, recipe, 10, 0)}
