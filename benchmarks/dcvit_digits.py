@@ -131,7 +131,7 @@ def candidate_errors(run: Run, folder: Path) -> dict[str, float]:
         experiment = load_experiment(str(directory / "config.yaml"), check_files=False)
         pipeline = Pipeline(experiment, RunDirectory(directory), read_only=True)
         networks = {str(block): network for block, network in Stages.of(pipeline).trials().items()}
-        accuracy = evaluate(test_trainer(experiment), networks, pipeline.data.num_classes, pipeline.data)
+        accuracy = evaluate(test_trainer(experiment), networks, pipeline.data.num_classes, pipeline.data).accuracy
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({block: 100 - values["top1"] for block, values in accuracy.items()}))
     return json.loads(file.read_text())

@@ -41,5 +41,6 @@ def run(args: argparse.Namespace) -> int:
     for row in rows:
         columns = "".join(f", {key} {row[key]}" for key in ("format", "width") if key in row)
         accuracies = f"top-1 {row['top1']:.2f} %, top-5 {row['top5']:.2f} %"
-        print(f"{row['name']}{columns}: {accuracies} ({row['macs']:,} MACs)")
+        left_out = f", {row['left_out']} unusable images left out" if "left_out" in row else ""
+        print(f"{row['name']}{columns}: {accuracies} ({row['macs']:,} MACs){left_out}")
     return 0

@@ -3,32 +3,33 @@
 Every image is a pure function of its key and the run's seed: of no other image, worker or process.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_vitc.data.decoding import UnusableImageError
 from lightning_vitc.data.seeding import preserved_rng, seed_transforms
-from lightning_vitc.data.sources import ArraySource, Split, UnreadableImageError
+from lightning_vitc.data.sources import ArraySource, Split
 from lightning_vitc.data.transforms import ImageSpec, Transform
 
 Key = tuple[int, int]
 """(index, epoch): which image of the split, and the epoch its augmentation belongs to."""
+OnUnusable = Literal["raise", "replace", "leave_out"]
 
 
 class Fetched(NamedTuple):
     """A batch as it leaves a worker: images float32 [B, C, H, W], targets int64 [B].
 
-    `unreadable` are paths of images that were replaced. `error` is set instead of images where there was
-    nothing to replace one with: an exception would arrive in the main process wrapped into a traceback.
+    `unusable` are paths of images that were replaced or left out; both are None where no image was left. `error` is
+    set where an image may not be missed: an exception would arrive in the main process wrapped into a traceback.
     """
 
     images: Tensor | None
     targets: Tensor | None
-    unreadable: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
     error: str = ""
 
 
@@ -77,16 +78,17 @@ class TransformedBatches(Dataset[Fetched]):
 
     With a `seed`, each is transformed with the generators seeded by (seed, epoch, index), and the
     process's own random streams are left as they were; without one the transform must not be random.
-    With `skip_unreadable`, an image that cannot be decoded is replaced by the next one that can.
+    An image that cannot be decoded or transformed is an error, unless `on_unusable` is to `replace` it by the next
+    one that can, or to `leave_out` it: then it is in no batch.
     """
 
     def __init__(
-        self, split: Split, transform: Transform, *, seed: int | None = None, skip_unreadable: bool = False
+        self, split: Split, transform: Transform, *, seed: int | None = None, on_unusable: OnUnusable = "raise"
     ) -> None:
         self._split = split
         self._transform = transform
         self._seed = seed
-        self._skip = skip_unreadable
+        self._on_unusable = on_unusable
 
     def __len__(self) -> int:
         return len(self._split)
@@ -98,29 +100,39 @@ class TransformedBatches(Dataset[Fetched]):
                 return self._fetch(keys)
             with preserved_rng():
                 return self._fetch(keys)
-        except UnreadableImageError as error:
+        except UnusableImageError as error:
             return Fetched(None, None, error=str(error))
 
     def _fetch(self, keys: list[Key]) -> Fetched:
-        images, rows = [], []
-        unreadable: list[str] = []
-        for index, epoch in keys:
-            image, row = self._readable(index, unreadable)
-            if self._seed is not None:
-                seed_transforms(self._seed, epoch, index)
-            images.append(self._transform(image))
-            rows.append(row)
-        targets = torch.from_numpy(self._split.source.targets[rows])
-        return Fetched(torch.stack(images), targets, tuple(unreadable))
+        unusable: list[str] = []
+        found = [image for key in keys if (image := self._usable(key, unusable)) is not None]
+        if not found:
+            return Fetched(None, None, tuple(unusable))
+        images, rows = zip(*found, strict=True)
+        targets = torch.from_numpy(self._split.source.targets[list(rows)])
+        return Fetched(torch.stack(images), targets, tuple(unusable))
 
-    def _readable(self, index: int, unreadable: list[str]) -> tuple[Image.Image, int]:
-        """The image, or the next one that can be read, and its place in the source."""
-        for offset in range(len(self)):
+    def _usable(self, key: Key, unusable: list[str]) -> tuple[Tensor, int] | None:
+        """The image of a key and its place in the source, or of the next one where that is wanted."""
+        index, _ = key
+        for offset in range(len(self) if self._on_unusable == "replace" else 1):
             row = int(self._split.indices[(index + offset) % len(self)])
             try:
-                return self._split.source.load(row), row
-            except UnreadableImageError as error:
-                if not self._skip or offset == len(self) - 1:
+                return self._transformed(row, key, offset), row
+            except UnusableImageError as error:
+                if self._on_unusable == "raise" or offset == len(self) - 1:
                     raise
-                unreadable.append(error.path)
-        raise AssertionError("an empty split")
+                unusable.append(error.path)
+        return None
+
+    def _transformed(self, row: int, key: Key, offset: int) -> Tensor:
+        image, path = self._split.source.load(row), self._split.source.path(row)
+        if self._seed is not None:
+            index, epoch = key
+            again = (offset,) if offset else ()  # or what failed by its random numbers would fail with them again
+            seed_transforms(self._seed, epoch, index, *again)
+        try:
+            return self._transform(image)
+        except Exception as error:  # of Pillow, NumPy or torch
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UnusableImageError(path, f"data: cannot transform the image {path} ({reason})") from None

@@ -25,10 +25,16 @@ def _init_worker(_: int) -> None:
 
 
 class ImageLoader(DataLoader[Any]):
-    """Yields the batches of a data set of `Fetched`, and reports the images that could not be read.
+    """Yields the batches of a data set of `Fetched`, and reports the images that could not be used.
 
-    Raises UserError with the path of an unreadable image, the same with and without workers.
+    Raises UserError with the path of such an image, the same with and without workers, where none may be missed.
+    A batch of which no image is left is left out too.
+
+    Attributes:
+        unusable: paths of the images that were left out or replaced so far, by this process.
     """
+
+    _treated = "left out"
 
     def __init__(
         self,
@@ -48,17 +54,18 @@ class ImageLoader(DataLoader[Any]):
             collate_fn=_as_fetched,
             generator=torch.Generator(),  # a loader draws a seed for its workers: not from the global stream
         )
-        self.unreadable: set[str] = set()
+        self.unusable: set[str] = set()
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        known = len(self.unreadable)
+        known = len(self.unusable)
         try:
             for fetched in self._fetched():
                 if fetched.error:
                     self._stop_workers()
                     raise UserError(fetched.error)
-                self.unreadable.update(fetched.unreadable)
-                yield fetched.images, fetched.targets
+                self.unusable.update(fetched.unusable)
+                if fetched.images is not None:
+                    yield fetched.images, fetched.targets
         finally:  # Lightning takes as many batches as there are, and never asks whether that was all
             self._report(known)
 
@@ -73,10 +80,10 @@ class ImageLoader(DataLoader[Any]):
             raise
 
     def _report(self, known: int) -> None:
-        if len(self.unreadable) > known:
+        if len(self.unusable) > known:
             warnings.warn(
-                f"{len(self.unreadable)} images cannot be read and are replaced by their successors"
-                f" (data.on_error=skip), among them {min(self.unreadable)}",
+                f"{len(self.unusable)} images cannot be used and are {self._treated}"
+                f" (data.on_error=skip), among them {min(self.unusable)}",
                 stacklevel=2,
             )
 
@@ -98,6 +105,8 @@ class ResumableLoader(ImageLoader):
     `epoch` is asked for the epoch of that batch; by default it is what `set_epoch` was told. (Lightning
     2.6.6 tells one too many after a resume from the end of an epoch with `max_steps`.)
     """
+
+    _treated = "replaced by their successors"
 
     def __init__(
         self,

@@ -11,11 +11,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lightning_vitc.data.batches import TensorBatches, TransformedBatches
+from lightning_vitc.data.batches import OnUnusable, TensorBatches, TransformedBatches
+from lightning_vitc.data.decoding import UnusableImageError
 from lightning_vitc.data.loader import ImageLoader, ResumableLoader
 from lightning_vitc.data.mixing import BatchMixer
 from lightning_vitc.data.sampler import EpochBatchSampler, ShardBatchSampler
-from lightning_vitc.data.sources import ArraySource, Split, Splits, UnreadableImageError
+from lightning_vitc.data.sources import ArraySource, Split, Splits
 from lightning_vitc.data.splits import build_splits
 from lightning_vitc.data.transforms import (
     ImageSpec,
@@ -230,7 +231,8 @@ class VisionData(LightningDataModule):
             return TensorBatches(self.splits.train, self.spec)
         transform = training_transform(self.config, self.spec)
         seed = self.seed if augmented else None
-        return TransformedBatches(self.splits.train, transform, seed=seed, skip_unreadable=self._skip)
+        on_unusable: OnUnusable = "replace" if self._skip else "raise"
+        return TransformedBatches(self.splits.train, transform, seed=seed, on_unusable=on_unusable)
 
     def _evaluation_loader(self, split: Split) -> ImageLoader:
         world_size, rank = self._place
@@ -241,15 +243,15 @@ class VisionData(LightningDataModule):
     def _evaluation_batches(self, split: Split) -> TensorBatches | TransformedBatches:
         if isinstance(split.source, ArraySource) and self.spec.crop_pct == 1.0:
             return TensorBatches(split, self.spec)
-        transform = evaluation_transform(self.spec)
-        return TransformedBatches(split, transform, skip_unreadable=self._skip)
+        on_unusable: OnUnusable = "leave_out" if self._skip else "raise"  # a replacement would count twice
+        return TransformedBatches(split, evaluation_transform(self.spec), on_unusable=on_unusable)
 
     def _check_readable(self, split: Split) -> None:
         """Decodes the first image, so that a broken data set is found before anything is trained."""
         for row in split.indices if self._skip else split.indices[:1]:
             try:
                 split.source.load(int(row))
-            except UnreadableImageError:
+            except UnusableImageError:
                 if not self._skip or row == split.indices[-1]:
                     raise
             else:

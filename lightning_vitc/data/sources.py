@@ -10,16 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_vitc.data.decoding import open_image
 from lightning_vitc.data.seeding import stream
-from lightning_vitc.errors import UserError
-
-
-class UnreadableImageError(UserError):
-    """An image file that cannot be decoded; `path` names it."""
-
-    def __init__(self, path: str, reason: str = "") -> None:
-        super().__init__(f"data.root: cannot read the image {path} ({reason}); replace it, or set data.on_error=skip")
-        self.path = path
 
 
 class Source(Protocol):
@@ -28,7 +20,11 @@ class Source(Protocol):
     targets: np.ndarray
 
     def load(self, index: int) -> Image.Image:
-        """Image `index`, in RGB. Raises UnreadableImageError."""
+        """Image `index`, in RGB. Raises UnusableImageError."""
+        ...
+
+    def path(self, index: int) -> str:
+        """What image `index` is called in a message: the path of its file where it has one."""
         ...
 
 
@@ -49,6 +45,10 @@ class ArraySource:
         pixels = image.permute(1, 2, 0).numpy()  # [H, W, C]
         return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
 
+    def path(self, index: int) -> str:
+        """Its number."""
+        return f"number {index}"
+
 
 class FileSource:
     """Image files `names` below `folder`, decoded when they are asked for."""
@@ -65,13 +65,8 @@ class FileSource:
         return str(self.folder / os.fsdecode(bytes(self._names[index])))
 
     def load(self, index: int) -> Image.Image:
-        """Image `index`, in RGB. Raises UnreadableImageError with its path, whatever the decoder raised."""
-        path = self.path(index)
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-            raise UnreadableImageError(path, type(error).__name__) from None
+        """Image `index`, in RGB. Raises UnusableImageError with its path."""
+        return open_image(self.path(index))
 
 
 class FakeSource:
@@ -86,6 +81,10 @@ class FakeSource:
         """Image `index`."""
         pixels = stream("fake", self._split, index).bytes(self._size[0] * self._size[1] * 3)
         return Image.frombytes("RGB", self._size[::-1], pixels)
+
+    def path(self, index: int) -> str:
+        """Its number."""
+        return f"number {index}"
 
 
 @dataclass(frozen=True)

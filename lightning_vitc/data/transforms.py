@@ -10,6 +10,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision.transforms import Compose, Grayscale
 
+from lightning_vitc.data.policies import complete
 from lightning_vitc.data.sources import Splits
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import DataConfig
@@ -142,7 +143,7 @@ def _stages(
         interpolation=config.interpolation or spec.interpolation,
     )
     try:
-        return create_transform(spec.timm_size, is_training=True, separate=True, mean=mean, std=std, **options)
+        stages = create_transform(spec.timm_size, is_training=True, separate=True, mean=mean, std=std, **options)
     except Exception as error:  # timm asserts, or indexes what it did not find
         if not config.auto_augment:
             raise
@@ -150,3 +151,5 @@ def _stages(
             f"data.auto_augment: timm cannot read {config.auto_augment!r} ({error or type(error).__name__});"
             " a valid one is rand-m9-mstd0.5-inc1"
         ) from None
+    complete(stages[1])
+    return stages

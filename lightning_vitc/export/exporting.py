@@ -145,7 +145,7 @@ class _Exports:
 
     def _compare_accuracy(self, networks: dict[str, nn.Module], found: dict[str, dict[str, Any]]) -> None:
         data, experiment = self.pipeline.data, self.pipeline.experiment
-        accuracy = evaluate(test_trainer(experiment), networks, data.num_classes, data.loader_of("test"))
+        accuracy = evaluate(test_trainer(experiment), networks, data.num_classes, data.loader_of("test")).accuracy
         for form, values in accuracy.items():
             found[form] |= values
             if form != "int8" and abs(values["top1"] - accuracy["safetensors"]["top1"]) > SAME:

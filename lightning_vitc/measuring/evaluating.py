@@ -37,6 +37,8 @@ def evaluate_source(
 ) -> list[dict[str, Any]]:
     """Rows with `name`, `macs`, `params`, `top1` and `top5` of a run's networks, or of an exported model.
 
+    Where images cannot be used (`data.on_error=skip`), the rows say how many they `left_out`.
+
     Args:
         source: a run or an exported directory.
         width: one of several widths; default: all.
@@ -59,11 +61,12 @@ def evaluate_source(
         candidates = [_Candidate(network.name, network.module, network.spec, network.macs) for network in chosen]
     modules = {str(number): candidate.module for number, candidate in enumerate(candidates)}
     loader = pipeline.data.loader_of(split)
-    accuracy = evaluate(test_trainer(pipeline.experiment), modules, pipeline.data.num_classes, loader)
+    evaluation = evaluate(test_trainer(pipeline.experiment), modules, pipeline.data.num_classes, loader)
+    left_out = {"left_out": evaluation.left_out} if evaluation.left_out else {}
     part()
     return [
         {"name": candidate.name, **candidate.columns, "macs": candidate.macs, "params": costs.params(candidate.spec),
-         **accuracy[str(number)]}
+         **evaluation.accuracy[str(number)], **left_out}
         for number, candidate in enumerate(candidates)
     ]  # fmt: skip
 

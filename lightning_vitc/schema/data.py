@@ -24,7 +24,7 @@ class DataConfig:
     few_shot: bool = False  # draw `num_samples` training images by seed, stored as an index list in the run
     balanced: bool = True  # few-shot images of every class alike; false: any, no label is read
     val_fraction: float | None = bounded(None, gt=0, lt=1)  # of training, held out where no split is given (0.1)
-    on_error: Literal["raise", "skip"] = "raise"  # an unreadable image
+    on_error: Literal["raise", "skip"] = "raise"  # an image that cannot be used: left out of evaluation
     # Augmentation, timm's names
     no_aug: bool = False
     scale: list[float] = field(default_factory=lambda: [0.08, 1.0])

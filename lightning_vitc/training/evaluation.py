@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -17,6 +18,10 @@ class Evaluation(LightningModule):
     Args:
         networks: by name; each maps images [B, C, H, W] to logits [B, classes].
         num_classes: of all of them.
+
+    Attributes:
+        accuracy: by name, after the test.
+        left_out: images of the split that could not be used (`data.on_error=skip`) and count in no accuracy.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], num_classes: int):
@@ -25,6 +30,7 @@ class Evaluation(LightningModule):
         self.networks = nn.ModuleList(networks.values())
         self.counters = nn.ModuleList(accuracies(num_classes) for _ in self.names)
         self.accuracy: dict[str, Accuracy] = {}
+        self.left_out = 0
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count."""
@@ -36,10 +42,12 @@ class Evaluation(LightningModule):
         """Sum up over processes."""
         for name, counter in zip(self.names, self.counters, strict=True):
             self.accuracy[name] = {key: round(100 * float(value), 4) for key, value in counter.compute().items()}  # type: ignore[operator]
+        own = torch.tensor(len(getattr(self.trainer.test_dataloaders, "unusable", ())), device=self.device)
+        self.left_out = int(self.trainer.strategy.reduce(own, reduce_op="sum"))  # type: ignore[arg-type]
 
 
-def evaluate(trainer: Trainer, networks: Mapping[str, nn.Module], num_classes: int, loader: Any) -> dict[str, Accuracy]:
-    """Accuracy of every network over the loader, or over the test split of a data module."""
+def evaluate(trainer: Trainer, networks: Mapping[str, nn.Module], num_classes: int, loader: Any) -> Evaluation:
+    """The evaluation of every network over the loader, or over the test split of a data module."""
     evaluation = Evaluation(networks, num_classes)
     trainer.test(evaluation, loader, verbose=False)
-    return evaluation.accuracy
+    return evaluation

@@ -74,6 +74,7 @@ class Pipeline(Stages):
         self.networks: list[Network] = []
         self.variants: dict[str, Callable[[], Any]] = {}  # what `vitc export` can write beside the networks
         self.dense_name: str | None = None
+        self.left_out = 0  # images of the evaluation split that cannot be used
         self._template = template(experiment.model)
         self.data = self._data(experiment.data)
         self.latency = LatencyOfRun(self)
@@ -199,10 +200,11 @@ class Pipeline(Stages):
         for network in self.networks:
             network.columns |= {LATENCY: latency[network.name]} if network.name in latency else {}
         modules = {network.name: network.module for network in self.networks}
-        accuracy = evaluate(test_trainer(self.experiment), modules, self.data.num_classes, self.data)
+        evaluation = evaluate(test_trainer(self.experiment), modules, self.data.num_classes, self.data)
+        self.left_out = evaluation.left_out
         rows = [
             Row(name=network.name, macs=network.macs, params=costs.params(network.spec),
-                **accuracy[network.name], columns=network.columns)
+                **evaluation.accuracy[network.name], columns=network.columns)
             for network in self.networks
         ]  # fmt: skip
         dense = [row for row in rows if row.name == self.dense_name]

@@ -49,14 +49,18 @@ class Row:
 
 
 def result_document(*, experiment: str, method: str, seed: int, seconds: float, dense: Row | None,
-                    rows: Sequence[Row], device: str, split: str = "test",
+                    rows: Sequence[Row], device: str, split: str = "test", left_out: int = 0,
                     budget: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
-    """The content of `result.json`; `split` is `validation` where the data set has no test split."""
+    """The content of `result.json`.
+
+    `split` is `validation` where the data set has no test split; `left_out` are images of it that cannot be used.
+    """
     return {
         "experiment": experiment,
         "method": method,
         "seed": seed,
         "split": split,
+        "left_out": left_out,
         "wall_seconds": round(seconds, 1),
         "dense": None if dense is None else dense.as_dict(),
         "rows": [row.as_dict() for row in rows],
@@ -151,7 +155,8 @@ def log_to_tensorboard(directory: Path, document: dict[str, Any], hyperparameter
 
 def print_table(document: dict[str, Any], console: Console | None = None) -> None:
     """Print the final table."""
-    table = Table(title=f"{document['experiment']} (seed {document['seed']}), {split_of(document)}")
+    left_out = f", {document['left_out']} unusable images left out" if document.get("left_out") else ""
+    table = Table(title=f"{document['experiment']} (seed {document['seed']}), {split_of(document)}{left_out}")
     table.add_column("network")
     dense = document["dense"]
     own = list(dict.fromkeys(key for row in document["rows"] for key in row if key not in COMMON))

@@ -118,7 +118,7 @@ def _run(pipeline: Pipeline) -> None:
     document = results.result_document(
         experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
         seconds=seconds, dense=dense, rows=rows, device=pipeline.device, split=pipeline.data.evaluation_split,
-        budget=budget_of(experiment) | chosen,
+        left_out=pipeline.left_out, budget=budget_of(experiment) | chosen,
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))

@@ -1,6 +1,7 @@
 """Data sets of files, read in their real on-disk formats, and what a user is told of broken ones."""
 
 import pickle
+import random
 import shutil
 import struct
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from lightning_vitc.data.batches import TransformedBatches
 from lightning_vitc.data.catalog import class_count
+from lightning_vitc.data.sources import FileSource, Split
 from lightning_vitc.errors import UserError
 
 
@@ -219,19 +222,85 @@ def test_an_unreadable_image_is_named(vision_data, tree, num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_unreadable_images_are_replaced_and_counted(vision_data, tree, num_workers):
-    for number in (3, 4):
-        _corrupt(tree / "test" / "dog" / f"dog_{number - 2}.jpg")
-    keys = dict(root=str(tree), on_error="skip", batch_size=5, num_workers=num_workers)
-    data = vision_data("folder", **keys)
-    loader = data.test_dataloader()
+def test_unusable_images_are_left_out_of_evaluation(vision_data, tree, num_workers):
+    for number in (1, 2):
+        _corrupt(tree / "test" / "dog" / f"dog_{number}.jpg")
+    keys = dict(root=str(tree), on_error="skip", batch_size=2, num_workers=num_workers)
+    loader = vision_data("folder", **keys).test_dataloader()
     path = tree / "test" / "dog" / "dog_1.jpg"
-    with pytest.warns(UserWarning, match=rf"2 images cannot be read and are replaced .*, among them {path}$"):
+    with pytest.warns(UserWarning, match=rf"^2 images cannot be used and are left out .*, among them {path}$"):
+        batches = list(loader)
+    assert [targets.tolist() for _, targets in batches] == [[0, 0], [1]]  # of the third batch nothing is left
+    assert loader.unusable == {str(path), str(path).replace("dog_1", "dog_2")}
+    assert len(vision_data("folder", **keys).images_of("test")) == 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unusable_images_are_replaced_in_training(vision_data, tree, num_workers):
+    for number in (3, 4):
+        _corrupt(tree / "train" / "cat" / f"cat_{number}.jpg")
+    keys = dict(root=str(tree), on_error="skip", batch_size=30, no_aug=True, num_workers=num_workers)
+    data = vision_data("folder", **keys)
+    loader = data.train_dataloader()
+    path = tree / "train" / "cat" / "cat_3.jpg"
+    with pytest.warns(UserWarning, match=rf"^2 images cannot be used and are replaced .*, among them {path}$"):
         ((images, targets),) = list(loader)
-    assert len(loader.unreadable) == 2
-    assert targets.tolist() == [0, 0, 1, 0, 0]  # cat, cat, dog, and the first two again
-    assert torch.equal(images[3], images[0])
-    assert torch.equal(images[4], images[0])
+    paths = [Path(data.splits.train.source.path(index)).name for index in range(30)]
+    assert targets.tolist().count(0) == 20
+    order = [index for index, _ in next(iter(loader.order))]
+    third, fourth, fifth = (order.index(paths.index(f"cat_{number}.jpg")) for number in (3, 4, 5))
+    assert torch.equal(images[third], images[fifth])
+    assert torch.equal(images[fourth], images[fifth])
+
+
+class _FailsOn:
+    """A transform that cannot deal with an image as tall as this."""
+
+    def __init__(self, height: int) -> None:
+        self.height = height
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        if image.height == self.height:
+            raise ValueError("bits must be between\nor equal to 1 and 8")
+        return torch.full((3, 2, 2), float(image.height))
+
+
+@pytest.fixture
+def tall(tmp_path) -> Split:
+    """Images of the heights 1 to 4, one of which _FailsOn."""
+    names = [f"{height}.png" for height in range(1, 5)]
+    for height, name in enumerate(names, 1):
+        Image.new("RGB", (4, height)).save(tmp_path / name)
+    return Split.whole(FileSource(tmp_path, names, np.arange(4)))
+
+
+def test_a_transform_that_fails_is_one_line_with_the_path(tall, tmp_path):
+    keys = [(index, 0) for index in range(4)]
+    fetched = TransformedBatches(tall, _FailsOn(2)).__getitems__(keys)
+    assert fetched.images is None
+    assert fetched.error == (
+        f"data: cannot transform the image {tmp_path}/2.png (bits must be between or equal to 1 and 8);"
+        " replace it, or set data.on_error=skip"
+    )
+    left = TransformedBatches(tall, _FailsOn(2), on_unusable="leave_out").__getitems__(keys)
+    assert (left.images[:, 0, 0, 0].tolist(), left.targets.tolist()) == ([1, 3, 4], [0, 2, 3])
+    assert left.unusable == (f"{tmp_path}/2.png",)
+    replaced = TransformedBatches(tall, _FailsOn(4), seed=0, on_unusable="replace").__getitems__(keys)
+    assert (replaced.images[:, 0, 0, 0].tolist(), replaced.targets.tolist()) == ([1, 2, 3, 1], [0, 1, 2, 0])
+
+
+def test_a_draw_that_fails_is_not_drawn_again(tall):
+    """An image that replaces another has random numbers of its own: it is no victim of the same draw."""
+    drawn = []
+
+    def transform(image: Image.Image) -> torch.Tensor:
+        drawn.append(random.random())
+        if len(drawn) == 1:
+            raise ValueError
+        return torch.zeros(1)
+
+    TransformedBatches(tall, transform, seed=0, on_unusable="replace").__getitems__([(0, 0)])
+    assert drawn[0] != drawn[1]
 
 
 def test_nothing_readable_is_an_error_even_with_skip(vision_data, tree):

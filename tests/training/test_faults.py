@@ -4,6 +4,7 @@ Kills and signals are in `test_train.py` and `test_interruption.py`, losses that
 `test_finite_loss.py`.
 """
 
+import json
 import os
 import re
 import resource
@@ -216,10 +217,22 @@ def test_an_unreadable_image(vitc, pictures, workers):
     assert done.error == (
         f"error: data.root: cannot read the image {pictures} (OSError); replace it, or set data.on_error=skip\n"
     )
+    evaluated = pictures.parents[2] / "val" / "cat" / "4.png"
+    evaluated.write_bytes(pictures.read_bytes())
     done = vitc(*arguments, "data.on_error=skip", "run_name=skipped")
     assert done.code == 0, done.error
-    assert done.error.count("1 images cannot be read and are replaced by their successors") == 1
+    assert done.error.count("1 images cannot be used and are replaced by their successors") == 1
     assert f"among them {pictures}" in done.error
+    assert f"left out (data.on_error=skip), among them {evaluated}" in done.error
+    assert "1 unusable images left out" in " ".join(done.out.split())
+    run = vitc.place / "runs" / "dense_digits" / "skipped"
+    document = json.loads((run / "result.json").read_text())
+    assert document["left_out"] == 1
+    hits = document["rows"][0]["top1"] * 11 / 100  # of the eleven that can be read
+    assert hits == pytest.approx(round(hits), abs=1e-3)
+    done = vitc("evaluate", str(run))
+    assert f"top-1 {document['rows'][0]['top1']:.2f} %" in done.out
+    assert done.out.endswith(", 1 unusable images left out\n")
 
 
 # Two runs in one directory

@@ -1,0 +1,49 @@
+"""From an image file to 8-bit RGB, or one line that says which image cannot be used and why."""
+
+import numpy as np
+from PIL import Image
+
+from lightning_vitc.errors import UserError
+
+_UNSCALED = {"I": "32-bit integers", "F": "floating-point numbers"}  # Pillow's modes: white is no known number
+
+
+class UnusableImageError(UserError):
+    """An image that cannot be decoded or transformed; `path` names it."""
+
+    def __init__(self, path: str, problem: str, remedy: str = "replace it") -> None:
+        super().__init__(f"{problem}; {remedy}, or set data.on_error=skip")
+        self.path = path
+
+
+def open_image(path: str) -> Image.Image:
+    """The image of a file in RGB, of 8 bits a channel; 16-bit gray is scaled by 1/257, so white stays white.
+
+    Raises:
+        UnusableImageError: for a file that cannot be decoded, whatever the decoder raised, and for pixels of a range
+            that the file does not tell.
+    """
+    try:
+        with Image.open(path) as image:
+            if _has_16_bits(image):
+                return _in_8_bits(image).convert("RGB")
+            kind = _UNSCALED.get(image.mode)
+            if kind is None:
+                return image.convert("RGB")
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise UnusableImageError(path, f"data.root: cannot read the image {path} ({type(error).__name__})") from None
+    raise UnusableImageError(
+        path,
+        f"data.root: cannot read the image {path}: its pixels are {kind}, of an unknown range",
+        "save it with 8 or 16 bits",
+    )
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether its one channel goes up to 65,535; to that Pillow scales a PGM of any depth beyond 8 bits."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    levels = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))

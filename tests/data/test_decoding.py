@@ -1,0 +1,65 @@
+"""From files of every depth and mode to 8-bit RGB: what a pixel becomes, and what is refused."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_vitc.data.decoding import UnusableImageError, open_image
+
+
+def _saved(path, pixels: np.ndarray, mode: str | None = None) -> str:
+    image = Image.fromarray(pixels) if mode is None else Image.frombytes(mode, pixels.shape[::-1], pixels.tobytes())
+    image.save(path)
+    with Image.open(path) as written:
+        assert mode in (None, written.mode)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "mode"),
+    [("gray.png", "<u2", "I;16"), ("gray.tif", "<u2", "I;16"), ("big.tif", ">u2", "I;16B"), ("gray.pgm", "<u2", None)],
+)
+def test_16_bit_gray_is_scaled(tmp_path, name, kind, mode):
+    levels = np.array([[0, 128, 129, 20000], [385, 386, 65406, 65535]], dtype=kind)
+    image = open_image(_saved(tmp_path / name, levels, mode))
+    assert image.mode == "RGB"
+    expected = [[0, 0, 1, 78], [1, 2, 254, 255]]  # the level over 257, rounded
+    assert np.asarray(image).tolist() == [[[level] * 3 for level in row] for row in expected]
+
+
+def test_a_pgm_of_another_depth(tmp_path):
+    (tmp_path / "deep.pgm").write_bytes(b"P5\n2 1\n1000\n" + np.array([500, 1000], dtype=">u2").tobytes())
+    assert np.asarray(open_image(str(tmp_path / "deep.pgm")))[0, :, 0].tolist() == [128, 255]
+
+
+def test_8_and_16_bits_of_the_same_image_agree(tmp_path):
+    shallow = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    images = [
+        open_image(_saved(tmp_path / f"{pixels.dtype}.png", pixels))
+        for pixels in (shallow, shallow.astype(np.uint16) * 257)
+    ]
+    assert np.array_equal(*map(np.asarray, images))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "pixels"), [("int32", "I", "32-bit integers"), ("float32", "F", "floating-point numbers")]
+)
+def test_pixels_of_an_unknown_range_are_refused(tmp_path, kind, mode, pixels):
+    path = _saved(tmp_path / "deep.tif", np.full((2, 2), 20000, dtype=kind))
+    with pytest.raises(UnusableImageError) as error:
+        open_image(path)
+    assert str(error.value) == (
+        f"data.root: cannot read the image {path}: its pixels are {pixels}, of an unknown range;"
+        " save it with 8 or 16 bits, or set data.on_error=skip"
+    )
+    assert error.value.path == path
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_8_bit_modes_are_converted_by_pillow(tmp_path, mode):
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    pixels = np.random.RandomState(0).randint(0, 256, (5, 4, 3)).astype(np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    with Image.open(path) as image:
+        assert image.mode == mode
+        assert np.array_equal(open_image(str(path)), image.convert("RGB"))
