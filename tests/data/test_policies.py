@@ -14,7 +14,7 @@ from lightning_vitc.data.batches import TransformedBatches
 from lightning_vitc.data.policies import complete, posterized
 from lightning_vitc.data.seeding import seed_transforms
 from lightning_vitc.data.sources import ArraySource, Split
-from lightning_vitc.data.transforms import ImageSpec, training_transform
+from lightning_vitc.data.transforms import ImageSpec, Transform, training_transform
 from lightning_vitc.schema import DataConfig
 
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "experiments").glob("*.yaml"))
@@ -64,13 +64,14 @@ def test_policies_do_what_timms_do_with_an_older_pillow(policy, monkeypatch):
         color_jitter=None,
         **statistics,
     )
+    images = [_drawn(ours, number) for number in range(200)]
     monkeypatch.setattr(ImageOps, "posterize", _posterize_of_pillow_12)
-    for number in range(200):
-        images = []
-        for transform in (ours, theirs):
-            seed_transforms(number)
-            images.append(transform(_image()))
-        assert torch.equal(*images)
+    assert all(torch.equal(image, _drawn(theirs, number)) for number, image in enumerate(images))
+
+
+def _drawn(transform: Transform, number: int) -> torch.Tensor:
+    seed_transforms(number)
+    return transform(_image())
 
 
 def _augmentations() -> dict[str, list]:
