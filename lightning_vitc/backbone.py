@@ -3,7 +3,7 @@
 State-dict keys are timm's, so a timm or official DeiT checkpoint loads strictly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -67,9 +67,9 @@ class Backbone(VisionTransformer):
 
     def _gated_features(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
-        for number, block in enumerate(self.blocks):
-            gate = gates[number] if isinstance(gates, Tensor) else partial(gates, number)
-            whole = isinstance(gate, Tensor) and not gate.ndim
+        each = _by_block(gates) if isinstance(gates, Tensor) else (partial(gates, n) for n in range(len(self.blocks)))
+        for block, gate in zip(self.blocks, each, strict=True):
+            whole = isinstance(gate, Tensor)
             x = x + gate * (block(x) - x) if whole else block(x, gates=gate)
         return self.norm(x)
 
@@ -213,6 +213,12 @@ def must_fit(model: torch.nn.Module, weights: Mapping[str, Tensor], source: str)
                 f"{source}: not a checkpoint of this model: {key} is {list(weights[key].shape)}, "
                 f"the model's is {list(value.shape)}"
             )
+
+
+def _by_block(gates: Tensor) -> Sequence[Tensor | tuple[Tensor, ...]]:
+    """Of [L] the gate of every block, of [L, 2] the pair; one operator puts all their gradients together again."""
+    scalars = gates.flatten().unbind()
+    return scalars if gates.ndim == 1 else list(zip(scalars[::2], scalars[1::2], strict=True))
 
 
 def _first_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.skipping import Mode, pooled, skipping
 from lightning_vitc.recomputation import recomputed
 
-Gates = Tensor | Callable[[int, Tensor], Tensor]
+Gates = tuple[Tensor, ...] | Callable[[int, Tensor], Tensor]
 
 
 class Attention(nn.Module):
@@ -105,8 +105,8 @@ class Block(nn.Module):
         Args:
             x: tokens.
             attn_mask, is_causal: as in timm.
-            gates: weighs what attention (0) and MLP (1) add, instead of the block's own gates: [2], or a function of
-                that number and of the mean normalized token [B, D] that gives [B].
+            gates: weighs what attention (0) and MLP (1) add, instead of the block's own gates: two scalars, or a
+                function of that number and of the mean normalized token [B, D] that gives [B].
         """
         decides = callable(gates) or self.gate1 is not None or self.gate2 is not None  # which is to happen once
         if self._recomputes() and not decides:
@@ -131,7 +131,7 @@ class Block(nn.Module):
             return skipping(x, normed, gate, branch, self.gating)
         if gates is None:
             return x + branch(normed)
-        if isinstance(gates, Tensor):
+        if not callable(gates):
             return x + gates[number] * branch(normed)
         weight = gates(number, pooled(normed))[:, None, None]
         return x + weight * (recomputed(self, branch, normed) if self._recomputes() else branch(normed))

@@ -12,16 +12,14 @@ from torch import Tensor, nn
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.masks import Masks, uniform
 from lightning_vitc.kept import AttentionKept, BlockKept, Kept
+from lightning_vitc.stacked import stacked
 
 
 @torch.no_grad()
 def energies(network: nn.Module) -> tuple[Tensor, Tensor]:
     """Squared norms of the columns of `attn.proj` [L, H, d] and of `mlp.fc2` [L, F] of a uniform network."""
     heads = network.blocks[0].attn.num_heads  # type: ignore[union-attr, index, operator]
-    proj, fc2 = (
-        torch.stack([torch.linalg.vector_norm(weight, dim=0) for weight in weights]).square()
-        for weights in proj_and_fc2(network)
-    )
+    proj, fc2 = (torch.linalg.vector_norm(stacked(weights), dim=1).square() for weights in proj_and_fc2(network))
     return proj.unflatten(1, (heads, -1)), fc2
 
 

@@ -21,6 +21,7 @@ from lightning_vitc.budget.masks import ATTN, MLP, Masks, uniform
 from lightning_vitc.budget.prunable import energies, proj_and_fc2
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import MinKeepConfig
+from lightning_vitc.stacked import stacked
 
 CUT = 1e-6  # what is cut counts this much of its energy: enough to be ordered, and less than all that is kept
 
@@ -117,12 +118,12 @@ class BudgetedSearch(nn.Module):
         Returns:
             The energies after it.
         """
-        head = torch.where(smallest(dims.sum(-1), self.cut_heads), 1 + 2 * lr * self.dual_heads[:, None], 1.0)
-        dim = torch.where(smallest(dims, self.cut_dims), 1 + 2 * lr * self.dual_dims[..., None], 1.0)
-        channel = torch.where(smallest(channels, self.cut_channels), 1 + 2 * lr * self.dual_channels[:, None], 1.0)
+        head = 1 + 2 * lr * smallest(dims.sum(-1), self.cut_heads) * self.dual_heads[:, None]
+        dim = 1 + 2 * lr * smallest(dims, self.cut_dims) * self.dual_dims[..., None]
+        channel = 1 + 2 * lr * smallest(channels, self.cut_channels) * self.dual_channels[:, None]
         dim = head[..., None] * dim
-        for kind, divisor in zip(weights, (dim.flatten(1)[:, None], channel[:, None]), strict=True):
-            torch._foreach_div_(list(kind), list(divisor.unbind()))
+        for kind, divisor in zip(weights, (dim.flatten(1), channel), strict=True):
+            stacked(kind).div_(divisor[:, None])
         return dims / dim.square(), channels / channel.square()
 
     @torch.no_grad()
@@ -159,15 +160,17 @@ class BudgetedSearch(nn.Module):
         ):
             cut, dual = getattr(self, f"cut_{name}"), getattr(self, f"dual_{name}")
             gone, following = lowest(relative(energy), cut)
-            share = rates.cut * (pressure * probability - dual * following)
-            each = block * len(cut) / cut.numel()  # a block's share goes to all variables of a kind together
-            cut.add_(share * each / unit).clamp_(0, energy.shape[-1] - least)
-            dual.add_(rates.dual * gone / energy.shape[-1])
+            share = torch.addcmul(pressure * probability, dual, following, value=-1)
+            each = (
+                rates.cut * block * len(cut) / cut.numel()
+            )  # a block's share goes to all variables of a kind together
+            cut.add_(share * (each / unit)).clamp_(0, energy.shape[-1] - least)
+            dual.add_(gone, alpha=rates.dual / energy.shape[-1])
 
     @torch.no_grad()
     def reprice(self) -> None:
         """Dual ascent on the price of the budget."""
-        self.price.add_(self.rates.price * self.excess).clamp_(0, self.rates.price_limit)
+        self.price.add_(self.excess, alpha=self.rates.price).clamp_(0, self.rates.price_limit)
 
     def importance(self, dims: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
         """What the projection goes by: relative energies, those of what is cut so far below the others.
@@ -187,13 +190,12 @@ def relative(energy: Tensor) -> Tensor:
 def smallest(energy: Tensor, count: Tensor) -> Tensor:
     """True for the ceil(count) smallest of the last dimension: energy [..., n], count [...]."""
     ranks = energy.argsort(dim=-1, stable=True).argsort(dim=-1)
-    return ranks < count.ceil()[..., None]
+    return ranks < count[..., None]  # of whole numbers those below count are those below its ceiling
 
 
 def lowest(energy: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the ceil(count) smallest, the bottom-s norm, and the next one, its sub-gradient in `count`."""
-    ordered = energy.sort(-1).values
-    number = count.ceil().long()[..., None]
-    positions = torch.arange(energy.shape[-1], device=energy.device)
-    gone = torch.where(positions < number, ordered, 0).sum(-1)
-    return gone, ordered.gather(-1, number.clamp_max(energy.shape[-1] - 1)).squeeze(-1)
+    ordered, size = energy.sort(-1).values, energy.shape[-1]
+    gone = ordered * (torch.arange(size, device=energy.device) < count[..., None])
+    following = count.ceil().long().clamp_max(size - 1)[..., None]
+    return gone.sum(-1), ordered.gather(-1, following).squeeze(-1)
