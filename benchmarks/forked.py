@@ -24,7 +24,9 @@ os.environ.update(environment)
 rank_zero_only.rank = int(environment.get("LOCAL_RANK", 0))  # Lightning looks when it is imported, which is over
 """
 _MAIN = f"""{AS_RANK}
-import multiprocessing, sys
+import multiprocessing, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind a shell's `&`, as two others are
+signal.signal(signal.SIGHUP, signal.SIG_DFL), signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 multiprocessing.set_start_method("fork", force=True)  # as in a process of its own
 for number, name in ((1, out), (2, error)):
     os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

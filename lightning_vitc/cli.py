@@ -17,6 +17,7 @@ from lightning_vitc.commands import COMMANDS
 from lightning_vitc.errors import EXIT_FAILURE, EXIT_USER_ERROR, Interrupted, RunFailure, UserError
 from lightning_vitc.failures import explained
 from lightning_vitc.messages import format_warning, one_line
+from lightning_vitc.signals import answered
 from lightning_vitc.suggest import did_you_mean
 
 EXIT_BROKEN_PIPE = 1
@@ -27,8 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     warnings.formatwarning = format_warning
     try:
-        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        with answered():
+            code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
         return code
     except UserError as error:
         return _answer(error, EXIT_USER_ERROR)

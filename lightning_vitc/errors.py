@@ -20,15 +20,15 @@ class RunFailure(RuntimeError):  # noqa: N818, not an error of the program
     """
 
 
-class Interrupted(Exception):  # noqa: N818, it is no error
-    """A training was stopped by a signal after it had saved where it was.
+class Interrupted(BaseException):
+    """A command was stopped by a signal: no error, and nothing that handles errors may take it for one.
 
     Args:
         number: of the signal.
-        step: optimizer steps that are saved; `None` between two stages.
+        where: of a run, which has saved how far it is: `after step 12`.
     """
 
-    def __init__(self, number: int, step: int | None):
-        where = "between two stages" if step is None else f"after step {step}"
-        super().__init__(f"{signal.Signals(number).name} {where}; the same command continues from there")
+    def __init__(self, number: int, where: str | None = None):
+        left = f" {where}; the same command continues from there" if where else "; nothing is half written"
+        super().__init__(f"{signal.Signals(number).name}{left}")
         self.exit_code = 128 + number  # as a shell counts

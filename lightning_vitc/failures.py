@@ -24,8 +24,10 @@ def explained(error: BaseException) -> str | None:
 
 def disk_error(error: BaseException | None) -> OSError | None:
     """The refusal of a disk that an error is, or comes from: torch writes another one over it."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # causes may go round in a circle
         if isinstance(error, OSError) and error.errno in DISK:
             return error
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None

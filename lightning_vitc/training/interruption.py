@@ -14,10 +14,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_vitc.errors import Interrupted
+from lightning_vitc.signals import SIGNALS, taken_over
 
-# Ctrl-C, an end by the system, preemption by Slurm: of two that reach different ranks the later one counts, because
-# a job that is put back into the queue for nothing loses less than one that should have been.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 CHECK_EVERY = 10  # optimizer steps between two questions to the other ranks, each of which waits for the device
 BEFORE_EXIT = 5  # seconds that the first rank has to put the job back: once one exits, Slurm ends the others
 _leaving = False  # a preempted job: Slurm ends by SIGTERM what it puts back into the queue, and all is saved by then
@@ -35,7 +33,7 @@ class Interruption:
     def listen(self) -> None:
         """Take the signals over from whoever has them."""
         self._process = os.getpid()
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = taken_over(self._note)
 
     def ignore(self) -> None:
         """Give them back."""
@@ -64,7 +62,7 @@ class Interruption:
             _leave(trainer.is_global_zero)
             trainer.strategy.barrier()  # or the first rank to exit has the others ended, before the job is put back
         self.ignore()
-        return Interrupted(number, trainer.global_step)
+        return Interrupted(number, f"after step {trainer.global_step}")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a forked loader worker: its parent decides
@@ -90,9 +88,9 @@ def between_stages() -> Iterator[None]:
             first = getattr(rank_zero_only, "rank", 0) == 0
             _leave(first)
             time.sleep(0 if first else BEFORE_EXIT)  # a barrier is not for a signal's handler
-        raise Interrupted(number, None)
+        raise Interrupted(number, "between two stages")
 
-    before: dict[int, Any] = {number: signal.signal(number, stop) for number in SIGNALS if number != signal.SIGINT}
+    before = taken_over(stop, but=signal.SIGINT)
     try:
         yield
     finally:

@@ -36,6 +36,7 @@ QUIET = (
 )
 
 
+@between_stages()
 def train(experiment: Experiment, fresh: bool = False) -> None:
     """Run every stage of the experiment that is not finished, then write and print the result.
 
@@ -59,8 +60,7 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
         if pipeline is None or directory.is_complete():
             _say(f"{directory.path} is complete (use --fresh to start over)")
         else:
-            with between_stages():
-                _run(pipeline)
+            _run(pipeline)
         if _is_rank_zero():
             _show(directory)
     except UserError:

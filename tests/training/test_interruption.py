@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lightning_vitc.errors import Interrupted
+from lightning_vitc.signals import SIGNALS
 from lightning_vitc.training import interruption
 from lightning_vitc.training.interruption import Interruption, between_stages
 
@@ -47,7 +48,17 @@ def scontrol(place: Path) -> Path:
     return called
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGUSR1, 138),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+        (signal.SIGQUIT, 131),
+        pytest.param(signal.SIGUSR2, 140, marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_in_mid_epoch_it_continues_bit_for_bit(finished, vitc, tiny, number, code):
     arguments = ("train", "scala_digits", *tiny)
     stopped = signal_in_mid_epoch(vitc, number, *arguments)
@@ -61,6 +72,19 @@ def test_stopped_in_mid_epoch_it_continues_bit_for_bit(finished, vitc, tiny, num
     one, two = weights(run_of(vitc.place)), weights(finished)
     assert all(torch.equal(one[key], two[key]) for key in two)
     assert (run_of(vitc.place) / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_before_there_is_a_stage_it_says_so(vitc, tiny, number):
+    """While data are read and latencies measured; the imports before are in `test_signals.py`."""
+    place = vitc.place / "runs"
+    process = vitc.start("train", "scala_digits", *tiny)
+    while process.is_alive() and not place.exists():
+        time.sleep(0.0005)
+    os.kill(process.pid, number)
+    done = vitc.done(process)
+    assert (done.code, done.out) == (128 + number, ""), done.error
+    assert done.error == (f"stopped by {number.name} between two stages; the same command continues from there\n")
 
 
 def test_a_restarted_job_without_checkpoint_stops(vitc, tiny):
@@ -159,10 +183,11 @@ def test_a_preemption_of_any_rank_requeues_the_job_once(vitc, tiny, rank):
 @pytest.mark.parametrize(
     ("own", "others", "counts"),
     [
-        (None, 0, None),
-        (None, 3, signal.SIGUSR1),
-        (signal.SIGTERM, 3, signal.SIGUSR1),
-        (signal.SIGINT, 1, signal.SIGINT),
+        (None, None, None),
+        (None, signal.SIGUSR1, signal.SIGUSR1),
+        (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR1),
+        (signal.SIGTERM, signal.SIGQUIT, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGINT, signal.SIGINT),
     ],
 )
 def test_of_several_signals_the_one_that_loses_least_counts(own, others, counts):
@@ -171,7 +196,7 @@ def test_of_several_signals_the_one_that_loses_least_counts(own, others, counts)
 
         def reduce(self, value, reduce_op):
             assert reduce_op == "max"
-            return torch.maximum(value, torch.tensor(others))
+            return torch.maximum(value, torch.tensor(0 if others is None else 1 + SIGNALS.index(others)))
 
     trainer = SimpleNamespace(world_size=2, global_step=20, is_global_zero=False, strategy=Strategy())
     one = Interruption()
