@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,17 @@ import pytest
 from forked import Vitc
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in subprocesses
+
+
+class Intruder:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.mark}",)
+
 
 _TINY = (
     "model.depth=1", "model.embed_dim=48", "model.num_heads=6", "model.patch_size=4", "data.num_samples=512",
@@ -30,6 +41,20 @@ def fork() -> Callable[..., BaseProcess]:
 def vitc_in() -> type[Vitc]:
     """The command, to be run in a directory that outlives a test."""
     return Vitc
+
+
+@pytest.fixture
+def intruder() -> type[Intruder]:
+    """An object to put into files: `intruder(mark)`."""
+    return Intruder
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[Path]:
+    """What an intruder would leave; it must not be there in the end."""
+    path = tmp_path / "it_ran"
+    yield path
+    assert not path.exists(), "code of a stranger was run"
 
 
 @pytest.fixture

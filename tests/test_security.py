@@ -23,7 +23,6 @@ import os
 import shutil
 import subprocess
 import threading
-import zipfile
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,40 +32,18 @@ import pytest
 import torch
 
 import lightning_vitc
-from lightning_vitc.backbone import create_backbone
-from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
-from lightning_vitc.export.deployed import Pt2Network
-from lightning_vitc.export.write_formats import write_pt2
 
 PACKAGE = Path(lightning_vitc.__file__).parent
 SOURCES = [*PACKAGE.rglob("*.py"), *(PACKAGE / "callbacks").resolve().rglob("*.py")]  # a link, which is not followed
 
 
-class Intruder:
-    """Leaves a mark when it is unpickled."""
-
-    def __init__(self, mark: Path):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.mark}",)
-
-
 @pytest.fixture
-def mark(tmp_path):
-    """What an intruder would leave; it must not be there in the end."""
-    path = tmp_path / "it_ran"
-    yield path
-    assert not path.exists(), "code of a stranger was run"
-
-
-@pytest.fixture
-def intrude(mark) -> Callable[[Path], None]:
+def intrude(mark, intruder) -> Callable[[Path], None]:
     """Put a malicious file in the place of another one."""
 
     def write(path: Path) -> None:
-        torch.save({"state_dict": {"weight": torch.ones(1)}, "global_step": 1, "args": Intruder(mark)}, path)
+        torch.save({"state_dict": {"weight": torch.ones(1)}, "global_step": 1, "args": intruder(mark)}, path)
 
     return write
 
@@ -77,9 +54,9 @@ def assert_refused(done: Any, path: str) -> None:
     assert "never loaded" in done.error or "safetensors" in done.error
 
 
-def test_the_file_is_malicious(tmp_path):
+def test_the_file_is_malicious(tmp_path, intruder):
     """Or the tests below would show nothing."""
-    torch.save(Intruder(tmp_path / "it_ran"), tmp_path / "file")
+    torch.save(intruder(tmp_path / "it_ran"), tmp_path / "file")
     torch.load(tmp_path / "file", weights_only=False)
     assert (tmp_path / "it_ran").exists()
 
@@ -140,84 +117,6 @@ def test_the_weights_of_an_exported_directory(run, vitc, intrude):
         assert_refused(vitc("evaluate", str(file.parent)), "model.safetensors")
         with pytest.raises(UserError, match="not a readable safetensors file"):
             lightning_vitc.load(file.parent)
-
-
-@pytest.fixture(scope="module")
-def pt2(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    network = create_backbone("vit_tiny_patch16_224", img_size=8, patch_size=4, in_chans=1, embed_dim=24, depth=1,
-                              num_heads=6, num_classes=10)  # fmt: skip
-    path = tmp_path_factory.mktemp("pt2") / "model.pt2"
-    write_pt2(compact(network, None), (1, 8, 8), path)
-    return path
-
-
-Change = Callable[[str, bytes], bytes]
-
-
-def changed(pt2: Path, target: Path, change: Change, more: dict[str, bytes] | None = None) -> Path:
-    """The same archive with entries changed and added."""
-    with zipfile.ZipFile(pt2) as source, zipfile.ZipFile(target, "w") as archive:
-        for name in source.namelist():
-            archive.writestr(name, change(name, source.read(name)))
-        for name, content in (more or {}).items():
-            archive.writestr(name, content)
-    return target
-
-
-def in_json(end: str, old: str, new: str) -> Change:
-    def change(name: str, content: bytes) -> bytes:
-        if not name.endswith(end):
-            return content
-        assert old in content.decode()
-        return content.decode().replace(old, new, 1).encode()
-
-    return change
-
-
-def test_an_exported_graph_is_what_torch_reads(pt2):
-    images = torch.randn(3, 1, 8, 8)
-    assert torch.equal(Pt2Network(pt2)(images), torch.export.load(pt2).module()(images))
-
-
-GRAPH, WEIGHTS = "models/model.json", "model_weights_config.json"
-CODE = "__import__('os').system('touch MARK')"
-FORGED = {
-    "a pickled weight": (in_json(WEIGHTS, '"use_pickle": false', '"use_pickle": true'), "a pickled tensor"),
-    "a size": (in_json(GRAPH, "Symbol('s77', positive=True, integer=True)", CODE), "__import__"),
-    "a guard": (in_json(GRAPH, '"guards_code": []', f'"guards_code": ["{CODE}"]'), "guards, which are source code"),
-    "an argument": (in_json(GRAPH, '"name": "self"', f'"name": "x={CODE}"'), "__import__"),
-    "an operator": (in_json(GRAPH, '"torch.ops.aten.linear.default"', '"_operator.methodcaller"'), "methodcaller"),
-    "an operator of files": (in_json(GRAPH, '"torch.ops.aten.linear.default"', '"torch.ops.aten.from_file.default"'),
-                             "from_file"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", FORGED)
-def test_a_forged_graph(pt2, tmp_path, mark, what):
-    change, reason = FORGED[what]
-    path = changed(pt2, tmp_path / "forged.pt2", lambda *entry: change(*entry).replace(b"MARK", str(mark).encode()))
-    with pytest.raises(UserError) as caught:
-        Pt2Network(path)
-    assert str(caught.value).startswith(f"{path}: not loaded: it holds ")
-    assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_pickles_beside_the_graph(pt2, tmp_path, mark):
-    torch.save(Intruder(mark), tmp_path / "pickle")
-    pickled = (tmp_path / "pickle").read_bytes()
-    inputs = lambda name, content: pickled if name.endswith("sample_inputs/model.pt") else content  # noqa: E731
-    extra = {"serialized_state_dict.pt": pickled}
-    for path in (
-        changed(pt2, tmp_path / "inputs.pt2", inputs),
-        changed(pt2, tmp_path / "extra.pt2", lambda _, content: content, extra),
-    ):
-        with pytest.raises(UserError, match="not loaded: it holds"):
-            Pt2Network(path)
-    (tmp_path / "pickle").rename(tmp_path / "pickle.pt2")
-    with pytest.raises(UserError, match=r"not loaded: it holds 'pickle/data\.pkl'"):
-        Pt2Network(tmp_path / "pickle.pt2")
 
 
 # Words

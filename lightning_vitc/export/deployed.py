@@ -47,14 +47,18 @@ class OnnxNetwork(nn.Module):
 class Pt2Network(nn.Module):
     """A file of `torch.export`, see `pt2_archive` for what of it is loaded.
 
+    Args:
+        path: the file.
+        ours: this process has written it, of any network whatever; else it is looked through first.
+
     Raises:
         UserError: where torch cannot read the file, or it holds more than a plain network.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, ours: bool = False):
         super().__init__()
         try:
-            self.network: Any = torch.export.load(plain_archive(path)).module()
+            self.network: Any = torch.export.load(path if ours else plain_archive(path)).module()
         except UserError:
             raise
         except Exception as error:  # what damaged bytes lead to is anyone's guess

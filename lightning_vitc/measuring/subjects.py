@@ -101,10 +101,11 @@ def subjects_of(candidate: Candidate, settings: Settings, device: torch.device, 
         if form == "safetensors":
             yield from _of_pytorch(candidate, settings, device)
         else:
-            path = candidate.files.get(form) or _written(candidate, form, scratch)
+            ours = form not in candidate.files
+            path = _written(candidate, form, scratch) if ours else candidate.files[form]
             dtype = "int8" if form == "int8" else "fp32"
             runtime = {"runtime": "pt2" if form == "pt2" else "onnx", "dtype": dtype, "compile": False}
-            yield Subject(candidate, runtime, _opened(form, path, device), torch.float32, path.stat().st_size)
+            yield Subject(candidate, runtime, _opened(form, path, device, ours), torch.float32, path.stat().st_size)
 
 
 def _of_pytorch(candidate: Candidate, settings: Settings, device: torch.device) -> Iterator[Subject]:
@@ -131,9 +132,9 @@ def _written(candidate: Candidate, form: str, scratch: Path) -> Path:
     return path
 
 
-def _opened(form: str, path: Path, device: torch.device) -> nn.Module:
+def _opened(form: str, path: Path, device: torch.device, ours: bool) -> nn.Module:
     if form == "pt2":
-        return Pt2Network(path).to(device)
+        return Pt2Network(path, ours).to(device)
     if device.type == "cuda":
         import onnxruntime
 
