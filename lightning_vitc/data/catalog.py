@@ -112,4 +112,9 @@ def class_count(config: DataConfig) -> int | None:
     root = Path(config.root or "")
     names = ("train",) if config.unlabeled is None else EVALUATED
     folder = next((root / name for name in names if (root / name).is_dir()), None)
-    return None if folder is None else sum(entry.is_dir() for entry in folder.iterdir())
+    if folder is None:
+        return None
+    count = sum(entry.is_dir() for entry in folder.iterdir())
+    if count == 1:
+        raise UserError(f"data.root: {folder} has one class; a classifier needs two or more")
+    return count

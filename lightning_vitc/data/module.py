@@ -140,18 +140,7 @@ class VisionData(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled global batches of `data.batch_size`, cut over the processes; resumable in mid-epoch."""
-        world_size, rank = self._place
-        order = EpochBatchSampler(
-            len(self.splits.train),
-            batch_size=self.config.batch_size,
-            seed=self.seed,
-            world_size=world_size,
-            rank=rank,
-            accumulate=self.accumulate,
-            reshuffle=not getattr(self.trainer, "overfit_batches", 0),  # to overfit is to repeat some batches
-            partial=self.config.few_shot,  # of a few images every one counts
-        )
-        trainer = self.trainer
+        order, trainer = self._order(*self._place), self.trainer
         epoch = None if trainer is None else lambda: trainer.current_epoch
         self._train_loader = ResumableLoader(self._training_batches(), order, epoch=epoch, **self._options)
         return self._train_loader
@@ -198,6 +187,12 @@ class VisionData(LightningDataModule):
         epoch, taken = self._train_loader.position
         return self.mixer(images, targets, epoch, *self._train_loader.order.slot(taken - 1))
 
+    def batch_counts(self, world_size: int) -> dict[str, int]:
+        """Batches of an epoch of `train`, `val` and `test` in each of so many processes."""
+        splits = {"val": self.splits.validation, "test": self.splits.test}
+        shards = {name: len(self._shard(split, world_size, 0)) for name, split in splits.items()}
+        return {"train": len(self._order(world_size, 0)), **shards}
+
     # How it is done
 
     @cached_property
@@ -234,11 +229,24 @@ class VisionData(LightningDataModule):
         on_unusable: OnUnusable = "replace" if self._skip else "raise"
         return TransformedBatches(self.splits.train, transform, seed=seed, on_unusable=on_unusable)
 
-    def _evaluation_loader(self, split: Split) -> ImageLoader:
-        world_size, rank = self._place
+    def _order(self, world_size: int, rank: int) -> EpochBatchSampler:
+        return EpochBatchSampler(
+            len(self.splits.train),
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+            world_size=world_size,
+            rank=rank,
+            accumulate=self.accumulate,
+            reshuffle=not getattr(self.trainer, "overfit_batches", 0),  # to overfit is to repeat some batches
+            partial=self.config.few_shot,  # of a few images every one counts
+        )
+
+    def _shard(self, split: Split, world_size: int, rank: int) -> ShardBatchSampler:
         size = self.config.eval_batch_size or max(self.config.batch_size // (world_size * self.accumulate), 1)
-        shard = ShardBatchSampler(len(split), batch_size=size, world_size=world_size, rank=rank)
-        return ImageLoader(self._evaluation_batches(split), shard, **self._options)
+        return ShardBatchSampler(len(split), batch_size=size, world_size=world_size, rank=rank)
+
+    def _evaluation_loader(self, split: Split) -> ImageLoader:
+        return ImageLoader(self._evaluation_batches(split), self._shard(split, *self._place), **self._options)
 
     def _evaluation_batches(self, split: Split) -> TensorBatches | TransformedBatches:
         if isinstance(split.source, ArraySource) and self.spec.crop_pct == 1.0:

@@ -15,6 +15,7 @@ from lightning_vitc.export.deployed import open_format
 from lightning_vitc.export.elastic import ElasticViT
 from lightning_vitc.training.evaluation import evaluate
 from lightning_vitc.training.finished import networks_of_run, pick
+from lightning_vitc.training.limits import must_leave_a_batch
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.processes import part
 from lightning_vitc.training.run_directory import RunDirectory
@@ -61,6 +62,7 @@ def evaluate_source(
         candidates = [_Candidate(network.name, network.module, network.spec, network.macs) for network in chosen]
     modules = {str(number): candidate.module for number, candidate in enumerate(candidates)}
     loader = pipeline.data.loader_of(split)
+    must_leave_a_batch("limit_test_batches", pipeline.experiment.trainer.limit_test_batches, len(loader), split)
     evaluation = evaluate(test_trainer(pipeline.experiment), modules, pipeline.data.num_classes, loader)
     left_out = {"left_out": evaluation.left_out} if evaluation.left_out else {}
     part()

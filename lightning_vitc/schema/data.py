@@ -19,7 +19,7 @@ class DataConfig:
     eval_batch_size: int | None = bounded(None, gt=0)  # images per process; default: as in training
     num_workers: int = bounded(0, ge=0)
     pin_memory: bool = True  # used where there is a GPU
-    num_classes: int | None = bounded(None, gt=0)  # `fake` and `glyphs`; others know theirs
+    num_classes: int | None = bounded(None, gt=1)  # `fake` and `glyphs`; others know theirs
     num_samples: int | None = bounded(None, gt=0)  # training images: size of `fake`/`glyphs`, subset of others
     few_shot: bool = False  # draw `num_samples` training images by seed, stored as an index list in the run
     balanced: bool = True  # few-shot images of every class alike; false: any, no label is read

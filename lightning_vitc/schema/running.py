@@ -33,7 +33,7 @@ class TrainerConfig:
     )
     limit_train_batches: int | float | None = some_batches()
     limit_val_batches: int | float | None = batches(None)
-    limit_test_batches: int | float | None = batches(None)
+    limit_test_batches: int | float | None = some_batches()
     overfit_batches: int | float = batches(0.0)
     val_check_interval: int | float | None = some_batches()
     check_val_every_n_epoch: int | None = bounded(1, gt=0)

@@ -112,7 +112,7 @@ class Pipeline(Stages):
         """The dense network, a row of the final table: of the stage `dense`, of another run, or pretrained."""
         config = self.experiment.teacher
         if config.train:
-            data, recipe = self._teacher_recipe()
+            data, recipe = self.teacher_recipe()
             module = self.fit("dense", lambda: Dense(self.backbone(), recipe), epochs=config.epochs, data=data)
             network = module.backbone
         else:
@@ -192,6 +192,15 @@ class Pipeline(Stages):
         """The experiment's model, uncompressed, with the classes of its data."""
         return replace(self._template.spec, num_classes=self.data.num_classes)
 
+    def teacher_recipe(self) -> tuple[VisionData, OptimizerConfig]:
+        """Of the dense stage: the experiment's data and optimizer but for the keys of `teacher`, on all images."""
+        config, data = self.experiment.teacher, self.experiment.data
+        changed = replace(data, **_given(config, "batch_size", "mixup", "cutmix", "smoothing"))
+        if data.few_shot:
+            changed = replace(changed, few_shot=False, num_samples=None, unlabeled=None)
+        recipe = replace(self.optimizer, **_given(config, "lr", "weight_decay", "warmup_epochs"))
+        return (self.data if changed == data else self._data(changed)), recipe
+
     # The end of the run
 
     def rows(self) -> tuple[Row | None, list[Row]]:
@@ -210,15 +219,6 @@ class Pipeline(Stages):
         dense = [row for row in rows if row.name == self.dense_name]
         others = [row for row in rows if row.name != self.dense_name or "width" in row.columns]
         return (dense[0] if dense else None), others
-
-    def _teacher_recipe(self) -> tuple[VisionData, OptimizerConfig]:
-        """Of the dense stage: the experiment's data and optimizer but for the keys of `teacher`, on all images."""
-        config, data = self.experiment.teacher, self.experiment.data
-        changed = replace(data, **_given(config, "batch_size", "mixup", "cutmix", "smoothing"))
-        if data.few_shot:
-            changed = replace(changed, few_shot=False, num_samples=None, unlabeled=None)
-        recipe = replace(self.optimizer, **_given(config, "lr", "weight_decay", "warmup_epochs"))
-        return (self.data if changed == data else self._data(changed)), recipe
 
     def _data(self, config: DataConfig) -> VisionData:
         spec = self._template.spec

@@ -138,10 +138,6 @@ class Stages:
                 f"stage {stage}, {failure}; the last checkpoint is whole; start over with --fresh or another run_name "
                 "and a lower optimizer.lr, a lower trainer.gradient_clip_val or another trainer.precision"
             ) from None
-        except ValueError as error:  # Lightning's, which alone knows how many batches there are
-            if "`val_check_interval`" not in str(error):
-                raise
-            raise UserError(f"trainer.val_check_interval: {str(error).split('. ')[0].strip(' `')}") from None
         if trainer.is_global_zero:
             drop_previous(folder)  # first: nobody returns to a stage that is marked
             _mark_done(folder, trainer, select)

@@ -17,6 +17,7 @@ from lightning_vitc.training import results
 from lightning_vitc.training.finished import pick
 from lightning_vitc.training.generations import LAST, PREVIOUS
 from lightning_vitc.training.interruption import between_stages
+from lightning_vitc.training.limits import check_limits
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.processes import part
 from lightning_vitc.training.run_directory import RunDirectory, flat
@@ -100,7 +101,7 @@ def _checked(experiment: Experiment, directory: RunDirectory) -> Pipeline:
         torch.set_num_threads(experiment.threads)
     pipeline = Pipeline(experiment, directory)
     pipeline.data.setup()
-    pipeline.data.train_dataloader()  # refuses a batch larger than the training set
+    check_limits(pipeline)
     return pipeline
 
 

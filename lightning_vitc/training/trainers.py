@@ -148,7 +148,7 @@ def _callbacks_of(experiment: Experiment, module: CompressionModule) -> list[Cal
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
     settings = dict(vars(experiment.trainer))
-    if settings["strategy"] == "ddp" or _has_processes(experiment.trainer):
+    if settings["strategy"] == "ddp" or processes_of(experiment.trainer) > 1:
         # Buffers are equal on all ranks by construction: broadcasting them at every step would only cost time.
         settings["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=LONGEST_WAIT)
     if settings["max_epochs"] is None:
@@ -165,14 +165,14 @@ def _of_one_process(accelerator: str, devices: Any) -> dict[str, Any]:
     return {"strategy": "auto", "num_nodes": 1, "devices": own}
 
 
-def _has_processes(trainer: TrainerConfig) -> bool:
-    """Whether `strategy: auto` means more than one process."""
+def processes_of(trainer: TrainerConfig) -> int:
+    """How many processes `strategy: auto` means; Lightning alone knows those of a TPU."""
     if trainer.accelerator == "tpu":
-        return False
+        return 1
     devices: int | str | list[int] = trainer.devices
     if devices == "auto":
         devices = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
     elif isinstance(devices, str):  # "2" counts devices, "0,1" names them
         devices = len(devices.split(",")) if "," in devices else int(devices)
     count = len(devices) if isinstance(devices, list) else int(devices)
-    return trainer.num_nodes > 1 or count > 1
+    return trainer.num_nodes * max(count, 1)

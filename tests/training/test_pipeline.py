@@ -241,13 +241,13 @@ def test_the_teacher_of_a_few_shot_run_sees_all_images(tmp_path):
     keys = ["model.depth=3", "teacher.epochs=1", "teacher.warmup_epochs=0", "teacher.cutmix=0.3",
             f"output_dir={tmp_path}"]  # fmt: skip
     run = Pipeline(load_experiment("dcvit_digits", keys), RunDirectory(tmp_path / "run"))
-    data, recipe = run._teacher_recipe()
+    data, recipe = run.teacher_recipe()
     assert (data.sizes["train"], run.data.sizes["train"]) == (1259, 50)
     assert (data.config.batch_size, data.config.mixup, data.config.smoothing) == (32, 0.5, 0.1)
     assert (data.config.cutmix, run.data.config.cutmix) == (0.3, 0.0)
     assert (recipe.lr, recipe.weight_decay, run.optimizer.weight_decay) == (2e-3, 0.05, 1e-4)
     plain = Pipeline(load_experiment("uvc_digits", [f"output_dir={tmp_path}"]), RunDirectory(tmp_path / "other"))
-    assert plain._teacher_recipe() == (plain.data, plain.optimizer)
+    assert plain.teacher_recipe() == (plain.data, plain.optimizer)
 
 
 def test_a_decision_is_made_once(pipeline):

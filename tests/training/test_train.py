@@ -199,8 +199,10 @@ def test_another_config(finished, tiny, vitc):
 def test_validation_after_more_batches_than_there_are(vitc, tiny):
     done = vitc("train", "scala_digits", *tiny, "trainer.val_check_interval=1000")
     assert done.code == 2
-    assert re.fullmatch(r"error: trainer.val_check_interval: .*\(1000\) must be less than or equal to the number "
-                        r"of the training batches \(\d+\)\n", done.error), done.error  # fmt: skip
+    assert done.error == (
+        "error: trainer.val_check_interval: 1000 is more than the 32 train batches of an epoch; give a smaller number, "
+        "or trainer.check_val_every_n_epoch=null to count over epochs\n"
+    )
 
 
 @pytest.mark.parametrize("fresh", [[], ["--fresh"]])
@@ -240,6 +242,12 @@ REFUSED_STARTS = [
     ("optimizer.name=nosuch", "optimizer.name: 'nosuch' cannot be built by timm.optim"),
     ("trainer.max_steps=0", "trainer.max_steps: 0 "),
     ("trainer.limit_train_batches=0", "trainer.limit_train_batches: 0 "),
+    ("trainer.limit_test_batches=0", "trainer.limit_test_batches: 0 is not a number of batches (an integer > 0) "),
+    ("trainer.limit_test_batches=0.0", "trainer.limit_test_batches: 0.0 is not a number of batches (an integer > 0) "),
+    ("trainer.limit_train_batches=0.03", "trainer.limit_train_batches: 0.03 of the 32 train batches is less than one"),
+    ("trainer.limit_val_batches=0.001", "trainer.limit_val_batches: 0.001 of the one val batch is less than one"),
+    ("trainer.limit_test_batches=0.001", "trainer.limit_test_batches: 0.001 of the 2 test batches is less than one"),
+    ("trainer.overfit_batches=0.01", "trainer.overfit_batches: 0.01 of the 32 train batches is less than one"),
 ]
 
 
