@@ -4,6 +4,7 @@ State-dict keys are timm's, so a timm or official DeiT checkpoint loads strictly
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -64,6 +65,13 @@ class Backbone(VisionTransformer):
         """Keep fewer activations for the backward pass, of sub-networks too; timm's method, done by the blocks."""
         for block in self.blocks:
             block.grad_checkpointing = enable  # type: ignore[assignment]
+
+    def set_norm_eps(self, eps: float) -> None:
+        """The epsilon of every LayerNorm from now on, of sub-networks too."""
+        self.spec = replace(self.spec, norm_eps=eps)
+        for module in self.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = eps
 
     def _gated_features(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
@@ -138,6 +146,8 @@ def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
     if not timm.is_model(name):
         known = [model for model in timm.list_models() if model.startswith(("vit_", "deit"))]
         raise UserError(f"model.name: unknown timm model {name!r}{did_you_mean(name, known)}")
+    if (eps := timm_kwargs.pop("norm_eps", None)) is not None:  # ours; timm takes the layer
+        timm_kwargs["norm_layer"] = partial(torch.nn.LayerNorm, eps=eps)
     try:
         return timm.create_model(name, **timm_kwargs)
     except (TypeError, AssertionError, KeyError, RuntimeError, ValueError) as error:

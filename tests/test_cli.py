@@ -53,7 +53,7 @@ def vitc(*arguments: str) -> subprocess.CompletedProcess[str]:
             ["train", "scala_digits", "--fresh", "method.slice=perhead", "seed=1"],
             2,
             "",
-            "error: method.slice: 'perhead' is not one of per_head, per_qkv, official, heads; "
+            "error: method.slice: 'perhead' is not one of per_head, per_qkv, official, heads, released; "
             "did you mean 'per_head'?\n",
         ),
         (

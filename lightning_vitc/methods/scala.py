@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
 
 
+RELEASED_EPS = 1e-5  # torch's own, to which the released code leaves its LayerNorms
+
+
 @dataclass
 class Arguments:
     """Keys of `method:` for Scala; a budget of latency says which width is exported."""
@@ -48,7 +51,8 @@ class Arguments:
     s: float = bounded(0.25, gt=0, lt=1)  # smallest width ratio
     l: float = bounded(1.0, gt=0, le=1)  # noqa: E741  largest width ratio, the paper's name
     granularity: float = bounded(0.0625, gt=0, lt=1)  # widths are s, s + granularity, ..., l
-    slice: Literal["per_head", "per_qkv", "official", "heads"] = "per_head"
+    # how attention is cut; released: official, with the orientation and the norm epsilon of the authors' code
+    slice: Literal["per_head", "per_qkv", "official", "heads", "released"] = "per_head"
     isolated_activation: bool = True  # the smallest width uses the other end of every tensor
     orientation: Literal["paper", "official"] = "paper"  # paper: s trailing; official: s and l leading
     sampling: Literal["paper", "official_bins", "uniform"] = "paper"
@@ -59,6 +63,11 @@ class Arguments:
     full_warmup_epochs: int = bounded(0, ge=0)  # epochs that train the full width only
     eval_widths: list[float] | None = None  # validated each epoch; default: .25/.5/.75/1 of the grid
     untrained_widths: list[float] = field(default_factory=list)  # also in the final table: does it interpolate?
+
+    @property
+    def rule(self) -> Any:
+        """Of `slicing.slice_width`."""
+        return "official" if self.slice == "released" else self.slice
 
     def grid(self) -> list[Fraction]:
         """Every width ratio, ascending, exact."""
@@ -137,6 +146,8 @@ class Scala(CompressionModule):
         super().__init__(backbone, optimizer, teacher)
         self.widths: Sequence[Fraction] = (self.grid[-1], self.grid[0])  # control: descending, the full one first
         backbone.distilled_training = backbone.spec.distilled
+        if self.arguments.slice == "released":
+            backbone.set_norm_eps(RELEASED_EPS)
         if teacher is not None and not backbone.spec.distilled:
             warnings.warn(f"teacher: ignored, {backbone.spec.name} has no distillation token", stacklevel=2)
         for width in self.arguments.tested_widths():
@@ -146,7 +157,7 @@ class Scala(CompressionModule):
         """The sub-network of a width (Isolated Activation, Section 3.2); `None` for all of the network."""
         if width == 1:
             return None
-        return slice_width(self.backbone.spec, width, self.arguments.slice, self._end(width), heads)
+        return slice_width(self.backbone.spec, width, self.arguments.rule, self._end(width), heads)
 
     def evaluated(self, width: Fraction) -> Kept | None:
         """The sub-network of a width that predicts by the heads that were trained at it."""
@@ -161,8 +172,8 @@ class Scala(CompressionModule):
     def _end(self, width: Fraction) -> End:
         if not self.arguments.isolated_activation:
             return "leading"
-        smallest, paper = width == self.grid[0], self.arguments.orientation == "paper"
-        if paper:
+        keys, smallest = self.arguments, width == self.grid[0]
+        if keys.orientation == "paper" and keys.slice != "released":
             return "trailing" if smallest else "leading"
         return "leading" if smallest or width == self.grid[-1] else "trailing"
 
@@ -227,7 +238,7 @@ class Scala(CompressionModule):
     def elastic(self) -> ElasticViT:
         """All tested widths in one network for inference."""
         cuts = {
-            width: Cut(self.arguments.slice, self._end(width), self.heads(width))
+            width: Cut(self.arguments.rule, self._end(width), self.heads(width))
             for width in self.arguments.tested_widths()
         }
         return ElasticViT(compact(self.backbone, None), cuts).eval()
@@ -255,7 +266,7 @@ class Scala(CompressionModule):
 
 def widths_of(spec: ArchSpec, keys: Arguments) -> dict[str, ArchSpec]:
     """The networks of the final table by name."""
-    return {width_name(width): slice_width(spec, width, keys.slice).spec for width in keys.tested_widths()}
+    return {width_name(width): slice_width(spec, width, keys.rule).spec for width in keys.tested_widths()}
 
 
 def width_name(width: Fraction) -> str:

@@ -27,6 +27,7 @@ class ModelConfig:
     mlp_ratio: float | None = bounded(None, gt=0)
     qkv_bias: bool | None = None
     qk_norm: bool | None = None
+    norm_eps: float | None = bounded(None, gt=0)  # of every LayerNorm
     init_values: float | None = bounded(None, gt=0)
     class_token: bool | None = None
     reg_tokens: int | None = bounded(None, ge=0)

@@ -123,7 +123,7 @@ def test_scala_as_released() -> None:
     assert EXPERIMENTS["scala_deit_s"].optimizer.lr == 2e-3
     for released in (small, base):
         assert released.trainer.precision == "16-mixed"
-        assert (released.method.slice, released.method.sampling) == ("official", "official_bins")
+        assert (released.method.slice, released.method.sampling) == ("released", "official_bins")
 
 
 def test_dcvit_in_single_precision_and_as_released() -> None:

@@ -1,0 +1,120 @@
+"""`method.slice=released` against Scala's released network, written out here on the full weights."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import Backbone, create_backbone, template
+from lightning_vitc.compact import compact
+from lightning_vitc.methods.scala import Arguments, Scala
+from lightning_vitc.schema import ModelConfig, OptimizerConfig
+
+SMALL = {"img_size": 16, "patch_size": 8, "in_chans": 1, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
+WIDTHS = tuple(Fraction(number, 8) for number in range(2, 9))  # .25, .375, ..., 1
+
+
+def network(**keys: float) -> Backbone:
+    """With activations so small that the epsilon of a norm is felt."""
+    torch.manual_seed(0)
+    model = create_backbone("deit_tiny_distilled_patch16_224", **(SMALL | keys))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.2)
+            if name.startswith(("patch_embed", "pos_embed", "cls_token", "dist_token")):
+                parameter.mul_(0.01)
+    return model
+
+
+def released(weights: dict[str, Tensor], images: Tensor, width: Fraction) -> Tensor:
+    """The average of both heads: s = .25 and l = 1 lead, all other widths trail; norms have torch's own epsilon."""
+
+    def cut(name: str, *dims: int) -> Tensor:
+        weight = weights[name]
+        for dim in dims:
+            keep = int(weight.shape[dim] * width)
+            weight = weight.narrow(dim, 0 if width in (Fraction(1, 4), 1) else weight.shape[dim] - keep, keep)
+        return weight
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], cut(f"{name}.weight", 0), cut(f"{name}.bias", 0))
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, cut(f"{name}.weight", 0, 1), cut(f"{name}.bias", 0))
+
+    x = F.conv2d(images, cut("patch_embed.proj.weight", 0), cut("patch_embed.proj.bias", 0), stride=8)
+    x = x.flatten(2).transpose(1, 2)
+    tokens = [cut(name, 2).expand(len(x), -1, -1) for name in ("cls_token", "dist_token")]
+    x = torch.cat([*tokens, x], dim=1) + cut("pos_embed", 2)
+    for block in ("blocks.0", "blocks.1"):
+        qkv = linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv").unflatten(-1, (3, 2, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = (q @ k.transpose(-2, -1) * 16**-0.5).softmax(-1) @ v  # the scale of the full width
+        x = x + linear(mixed.transpose(1, 2).flatten(2), f"{block}.attn.proj")
+        hidden = F.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
+        x = x + linear(hidden, f"{block}.mlp.fc2")
+    x = norm(x, "norm")
+    cls, dist = (
+        F.linear(x[:, token], cut(f"{head}.weight", 1), weights[f"{head}.bias"])
+        for token, head in enumerate(("head", "head_dist"))
+    )
+    return (cls + dist) / 2
+
+
+def scala(**keys: object) -> Scala:
+    return Scala(network(), OptimizerConfig(lr=1e-3), arguments=Arguments(granularity=0.125, **keys)).eval()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_width_computes_what_the_released_network_does(width: Fraction) -> None:
+    module, images = scala(slice="released"), torch.randn(3, 1, 16, 16)
+    with torch.no_grad():
+        wanted = released(module.backbone.state_dict(), images, width)
+        torch.testing.assert_close(module(images, width), wanted, rtol=1e-5, atol=1e-5)
+        small = compact(module.backbone, module.evaluated(width))
+        torch.testing.assert_close(small(images), wanted, rtol=1e-5, atol=1e-5)
+        assert ArchSpec.of(small).norm_eps == 1e-5
+        elastic = module.elastic()
+        elastic.set_width(width)
+        torch.testing.assert_close(elastic(images), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "width"),
+    [
+        ({"slice": "official", "orientation": "official"}, Fraction(1)),  # another epsilon
+        ({"slice": "official", "orientation": "official"}, Fraction(1, 2)),
+        ({"slice": "official"}, Fraction(1, 2)),
+        ({"slice": "per_qkv", "orientation": "official"}, Fraction(1, 2)),
+    ],
+)
+def test_nothing_less_is_the_released_network(keys: dict[str, str], width: Fraction) -> None:
+    module, images = scala(**keys), torch.randn(3, 1, 16, 16)
+    with torch.no_grad():
+        difference = module(images, width) - released(module.backbone.state_dict(), images, width)
+    assert difference.abs().max() > 1e-3
+
+
+# model.norm_eps
+
+
+def test_norm_eps_is_that_of_every_norm() -> None:
+    model = network(norm_eps=1e-3)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) == 2 * 2 + 1
+    assert {norm.eps for norm in norms} == {1e-3}
+    assert (model.spec.norm_eps, network().spec.norm_eps) == (1e-3, 1e-6)
+    assert template(ModelConfig(name="vit_small_patch16_224", norm_eps=1e-4)).spec.norm_eps == 1e-4
+
+
+def test_a_new_epsilon_changes_what_is_computed_and_described() -> None:
+    one, two, images = network(), network(norm_eps=1e-3), torch.randn(2, 1, 16, 16)
+    one.eval().set_norm_eps(1e-3)
+    two.eval()
+    assert one.spec == two.spec == ArchSpec.of(one)
+    with torch.no_grad():
+        torch.testing.assert_close(one(images), two(images))
+        assert (one(images) - network().eval()(images)).abs().max() > 1e-3
