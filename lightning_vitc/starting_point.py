@@ -1,6 +1,8 @@
 """Where a network starts from: a timm model, or one that was compressed before and is taken to other data."""
 
-from dataclasses import replace
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor
 from lightning_vitc import backbone
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import RATES, Backbone, create_backbone, from_spec, load_strictly, timm_kwargs
+from lightning_vitc.data.classes import shown
 from lightning_vitc.errors import UserError
 from lightning_vitc.export import artifact
 from lightning_vitc.schema import ModelConfig, is_directory_name
@@ -25,32 +28,60 @@ def template(config: ModelConfig, num_classes: int | None = None) -> Backbone:
     """The network of a `model` section without weights: what it is and costs."""
     if not is_directory_name(config.name):
         return backbone.template(config, num_classes)
-    network, preset = _compressed(config.name)
+    start = _compressed(config.name)
     with torch.device("meta"):
-        empty = from_spec(_wanted(config, ArchSpec.of(network), num_classes), fresh=False)
-    empty.pretrained_cfg = preset
+        empty = from_spec(_wanted(config, ArchSpec.of(start.network), num_classes), fresh=False)
+    empty.pretrained_cfg = start.preset
     return empty
 
 
-def starting_network(config: ModelConfig, num_classes: int) -> Backbone:
-    """The network of a `model` section for so many classes.
+def starting_network(config: ModelConfig, num_classes: int, classes: Sequence[str] | None = None) -> Backbone:
+    """The network of a `model` section for so many classes, and, where they are known, of these names.
 
-    A classifier for another number of classes is a new one, and `model.new_head` asks for a new one anyway; position
-    embeddings are interpolated to another image size.
+    A classifier for other classes is a new one, and `model.new_head` asks for a new one anyway; one for the same
+    classes in another order is put into theirs. Position embeddings are interpolated to another image size.
 
     Raises:
         UserError: where the model cannot be built, or its weights do not fit.
     """
     if not is_directory_name(config.name):
         return _of_timm(config, num_classes)
-    network, preset = _compressed(config.name)
-    spec = _wanted(config, ArchSpec.of(network), num_classes)
+    start = _compressed(config.name)
+    old, weights = ArchSpec.of(start.network), start.network.state_dict()
+    spec = _wanted(config, old, num_classes)
     started = from_spec(spec, rates={key: rate for key in RATES if (rate := getattr(config, key))})
-    fresh_head = config.new_head or num_classes != network.num_classes
-    weights = _resampled(network.state_dict(), ArchSpec.of(network), spec)
-    load_strictly(started, _with_own_head(weights, started) if fresh_head else weights, config.name)
-    started.pretrained_cfg = preset
+    rows = None if config.new_head else _rows(start, num_classes, classes)
+    if rows is None and num_classes == old.num_classes and not config.new_head:
+        warnings.warn(f"model.name: {config.name} knows other classes ({shown(start.classes or ())}) than the data; "
+                      "its classifier is a new one", stacklevel=2)  # fmt: skip
+    weights = _resampled(weights, old, spec)
+    weights = _with_own_head(weights, started) if rows is None else with_rows(weights, rows)
+    load_strictly(started, weights, config.name)
+    started.pretrained_cfg = start.preset
     return started
+
+
+def knows(config: ModelConfig, classes: Sequence[str]) -> bool:
+    """Whether the compressed model of a `model` section has a classifier for these classes, in whatever order."""
+    return _rows(_compressed(config.name), len(classes), classes) is not None
+
+
+def rows_of(known: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """For every one of the classes its number among those that are known."""
+    number = {name: index for index, name in enumerate(known)}
+    return [number[name] for name in classes]
+
+
+def with_rows(weights: dict[str, Tensor], rows: list[int]) -> dict[str, Tensor]:
+    """The weights with the classifier's rows in this order."""
+    return {name: value[rows] if name.startswith(HEADS) else value for name, value in weights.items()}
+
+
+def _rows(start: "_Start", num_classes: int, classes: Sequence[str] | None) -> list[int] | None:
+    """Of its classifier, in the order of the classes; `None` where it is for other ones."""
+    if start.classes is not None and classes is not None:
+        return rows_of(start.classes, classes) if {*start.classes} == {*classes} else None
+    return list(range(num_classes)) if num_classes == start.network.num_classes else None
 
 
 def _of_timm(config: ModelConfig, num_classes: int) -> Backbone:
@@ -65,18 +96,27 @@ def _of_timm(config: ModelConfig, num_classes: int) -> Backbone:
     return network
 
 
+@dataclass(frozen=True)
+class _Start:
+    """A network that was compressed before, how its images are prepared, and its classes where they are known."""
+
+    network: VisionTransformer
+    preset: dict[str, Any]
+    classes: tuple[str, ...] | None
+
+
 @cache
-def _compressed(name: str) -> tuple[VisionTransformer, dict[str, Any]]:
-    """The network of an exported directory or of a finished run, and how its images are prepared."""
+def _compressed(name: str) -> _Start:
+    """What an exported directory or a finished run holds."""
     if (Path(name) / artifact.ARCH).is_file():
-        return _without_gates(_plain(artifact.load(name), name), name), artifact.read_arch(name).get(
-            "preprocessing"
-        ) or {}
+        network: Any = _without_gates(_plain(artifact.load(name), name), name)
+        return _Start(network, artifact.read_arch(name).get("preprocessing") or {}, network.classes)
     # a run's networks are made by its pipeline, which makes what starts here
     from lightning_vitc.training.finished import networks_of_run, pick
 
     pipeline, _ = networks_of_run(name)
-    return _without_gates(pick(pipeline, None, name).module, name), pipeline.data.preprocessing
+    network = _without_gates(pick(pipeline, None, name).module, name)
+    return _Start(network, pipeline.data.preprocessing, pipeline.data.classes)
 
 
 def _plain(network: Any, name: str) -> VisionTransformer:

@@ -6,7 +6,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from lightning_vitc.data.catalog import check_root
+from lightning_vitc.data.catalog import TREES, check_root
+from lightning_vitc.data.classes import read_class_file
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import (
     BudgetConfig,
@@ -45,6 +46,8 @@ def check_files(experiment: Experiment) -> None:
         if isinstance(path, str) and not Path(path).is_file():
             raise UserError(f"{section}.pretrained: there is no file '{path}'")
     check_root(experiment.data)
+    if experiment.data.classes is not None:
+        read_class_file(experiment.data.classes)
     run = experiment.teacher.run
     if run is not None and not (Path(run) / "config.yaml").is_file():
         raise UserError(f"teacher.run: '{run}' is not the directory of a run: it has no config.yaml")
@@ -118,10 +121,12 @@ def _check_data(data: DataConfig, channels: int) -> None:
     if data.std is not None and min(data.std) <= 0:
         raise UserError(f"data.std: {data.std} is out of range; every number must be > 0")
     if data.unlabeled is not None:
-        if data.name not in ("folder", "imagenet"):
+        if data.name not in TREES:
             raise UserError(f"data.unlabeled: {data.name} brings its own images; it is for folder and imagenet")
         if not data.few_shot or data.balanced:
             raise UserError("data.unlabeled: this training reads labels; it is for methods that read none, as dcvit")
+    if data.classes is not None and data.name not in TREES:
+        raise UserError(f"data.classes: {data.name} has an order of its own; it is for {' and '.join(TREES)}")
 
 
 def _check_teacher(teacher: TeacherConfig) -> None:

@@ -10,6 +10,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.schema import DataConfig
 
 EVALUATED = ("val", "validation", "test")  # folders of a tree that are not trained on
+TREES = ("folder", "imagenet")  # data sets with a folder a class
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,16 @@ CATALOG: dict[str, DatasetInfo] = {
 """What `data.name` can be."""
 
 
-def check_root(config: DataConfig) -> None:
-    """Raises a UserError unless what the data set expects below `data.root` is there."""
+def check_root(config: DataConfig, evaluated: bool = False) -> None:
+    """Refuse a `data.root` without what the data set expects below it.
+
+    Args:
+        config: the `data` section.
+        evaluated: nothing is trained: there may be no training images.
+
+    Raises:
+        UserError: naming the path.
+    """
     info = CATALOG[config.name]
     if not info.needs_root:
         return
@@ -90,19 +99,19 @@ def check_root(config: DataConfig) -> None:
     root = Path(config.root)
     if not root.is_dir():
         raise UserError(f"data.root: {root} is not a folder; {config.name} expects {info.layout}")
-    for choices in _expected(config, info):
+    for choices in _expected(config, info, evaluated):
         if not any((root / choice).exists() for choice in choices):
             missing = " nor ".join(str(root / choice) for choice in choices)
             raise UserError(f"data.root: there is no {missing}; {config.name} expects {info.layout}")
+    unlabeled = config.unlabeled
+    if unlabeled is not None and not evaluated and not Path(unlabeled).is_dir():
+        raise UserError(f"data.unlabeled: {unlabeled} is not a folder; it holds the images to train on")
 
-    if config.unlabeled is not None and not Path(config.unlabeled).is_dir():
-        raise UserError(f"data.unlabeled: {config.unlabeled} is not a folder; it holds the images to train on")
 
-
-def _expected(config: DataConfig, info: DatasetInfo) -> tuple[tuple[str, ...], ...]:
-    if config.unlabeled is None:
-        return info.expected
-    return (EVALUATED,)  # what is evaluated; nothing of `train` is read
+def _expected(config: DataConfig, info: DatasetInfo, evaluated: bool) -> tuple[tuple[str, ...], ...]:
+    if config.unlabeled is not None:
+        return (EVALUATED,)  # what is evaluated; nothing of `train` is read
+    return (("train", *EVALUATED),) if evaluated and config.name in TREES else info.expected
 
 
 def class_count(config: DataConfig) -> int | None:

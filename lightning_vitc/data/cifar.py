@@ -20,6 +20,20 @@ _PIXELS = 3 * 32 * 32
 _TEN = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 _HUNDRED = {"train": ["train"], "test": ["test"]}
 
+CLASSES = {
+    10: "airplane automobile bird cat deer dog frog horse ship truck",
+    100: (
+        "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can "
+        "castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin "
+        "elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster "
+        "man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck "
+        "pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk "
+        "skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger "
+        "tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+    ),
+}
+"""By their numbers, as `batches.meta` and `meta` of the files name them."""
+
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 

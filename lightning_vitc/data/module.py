@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lightning_vitc.data.batches import OnUnusable, TensorBatches, TransformedBatches
+from lightning_vitc.data.classes import ClassNames, read_class_file
 from lightning_vitc.data.decoding import UnusableImageError
 from lightning_vitc.data.loader import ImageLoader, ResumableLoader
 from lightning_vitc.data.mixing import BatchMixer
@@ -25,6 +26,7 @@ from lightning_vitc.data.transforms import (
     is_augmented,
     training_transform,
 )
+from lightning_vitc.errors import UserError
 from lightning_vitc.schema import DataConfig
 from lightning_vitc.training.checkpoints import write_atomically
 
@@ -46,6 +48,7 @@ class VisionData(LightningDataModule):
         mean, std, interpolation, crop_pct: The model's, from `timm.data.resolve_data_config`; the config wins.
         seed: The run's seed: order, augmentation, mixing and few-shot subsets. Splits do not depend on it.
         accumulate: Batches per optimizer step and process; `data.batch_size` counts the images of them all.
+        classes: Those it must have; default: the data set's own, in the order of `data.classes` where that is given.
 
     Raises:
         UserError: From `setup` or the loaders, for data that is missing, broken or does not fit the config.
@@ -63,6 +66,7 @@ class VisionData(LightningDataModule):
         crop_pct: float | None = None,
         seed: int = 0,
         accumulate: int = 1,
+        classes: ClassNames | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -72,6 +76,7 @@ class VisionData(LightningDataModule):
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self._size = (height, width)
         self._model_says: dict[str, Any] = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
+        self._known = classes
         self._train_loader: ResumableLoader | None = None
 
     # What the data set is
@@ -79,7 +84,10 @@ class VisionData(LightningDataModule):
     @cached_property
     def splits(self) -> Splits:
         """The splits, read when they are first wanted."""
-        splits = build_splits(self.config, self._size, self.seed)
+        known, file = self._known, self.config.classes
+        if known is None and file is not None:
+            known = ClassNames(read_class_file(file), file, "data.classes")
+        splits = build_splits(self.config, self._size, self.seed, known)
         for split in (splits.train, splits.validation, splits.test):
             self._check_readable(split)
         return splits
@@ -90,9 +98,14 @@ class VisionData(LightningDataModule):
         return image_spec(self.config, self.splits, size=self._size, channels=self.in_chans, **self._model_says)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; reads the data set if they are not known and that has not happened."""
+        return self.splits.classes if self._known is None else self._known.names
+
+    @property
     def num_classes(self) -> int:
-        """Classes of the data set; reads it if that has not happened."""
-        return self.splits.num_classes
+        """How many classes there are."""
+        return len(self.classes)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -155,7 +168,10 @@ class VisionData(LightningDataModule):
 
     def loader_of(self, split: str) -> ImageLoader:
         """Every image of `train`, `validation` or `test` once, in order and without augmentation."""
-        return self._evaluation_loader(getattr(self.splits, split))
+        part: Split = getattr(self.splits, split)
+        if not len(part):
+            raise UserError(f"data.root: {self.config.root} has no images of the {split} split")
+        return self._evaluation_loader(part)
 
     def images_of(self, split: str) -> Tensor:
         """Every image of a split [N, C, H, W] as `loader_of` shows them, in every process all of them."""

@@ -11,6 +11,15 @@ import numpy as np
 from lightning_vitc.data.sources import FileSource, Split
 from lightning_vitc.errors import UserError
 
+PETS = (
+    "Abyssinian american_bulldog american_pit_bull_terrier basset_hound beagle Bengal Birman Bombay boxer "
+    "British_Shorthair chihuahua Egyptian_Mau english_cocker_spaniel english_setter german_shorthaired great_pyrenees "
+    "havanese japanese_chin keeshond leonberger Maine_Coon miniature_pinscher newfoundland Persian pomeranian pug "
+    "Ragdoll Russian_Blue saint_bernard samoyed scottish_terrier shiba_inu Siamese Sphynx staffordshire_bull_terrier "
+    "wheaten_terrier yorkshire_terrier"
+)
+"""The breeds as the names of the files have them; `NAME CLASS ...` in the lists counts them from 1."""
+
 _FLOWER_SPLITS = {"train": "trnid", "validation": "valid", "test": "tstid"}
 
 

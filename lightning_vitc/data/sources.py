@@ -120,15 +120,21 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Splits:
     """A data set: its splits and what is known about its images.
 
-    `native_size` is the side of its square images, None where they differ. `mean` and `std` (one value per
-    channel, of pixels in 0..1) serve where neither the config nor the model says anything.
+    `classes` are their names, that of class 0 first. `native_size` is the side of its square images, None where they
+    differ. `mean` and `std` (one value per channel, of pixels in 0..1) serve where neither the config nor the model
+    says anything.
     """
 
     train: Split
     validation: Split
     test: Split
-    num_classes: int
+    classes: tuple[str, ...]
     native_size: int | None = None
     channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)

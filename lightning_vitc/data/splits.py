@@ -4,15 +4,19 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torchvision.datasets import Flowers102
 
 from lightning_vitc.data import cifar
 from lightning_vitc.data.catalog import CATALOG, check_root
+from lightning_vitc.data.classes import ClassNames
 from lightning_vitc.data.folder import read_folder, read_with_unlabeled
 from lightning_vitc.data.glyph_atlas import CHARACTERS
 from lightning_vitc.data.glyphs import glyphs
-from lightning_vitc.data.oxford import read_flowers, read_pets
+from lightning_vitc.data.oxford import PETS, read_flowers, read_pets
 from lightning_vitc.data.sources import ArraySource, FakeSource, Split, Splits
 from lightning_vitc.data.subsets import any_subset, balanced_subset, hold_out
 from lightning_vitc.errors import UserError
@@ -28,7 +32,7 @@ _GENERATED = ("glyphs", "fake")  # of these, num_samples is the size and num_cla
 Size = tuple[int, int]
 
 
-def _digits(_config: DataConfig, _size: Size) -> Splits:
+def _digits(*_: Any) -> Splits:
     from sklearn.datasets import load_digits
 
     pixels, targets = load_digits(return_X_y=True)
@@ -37,10 +41,10 @@ def _digits(_config: DataConfig, _size: Size) -> Splits:
     rest, test = hold_out(whole.targets, 0.2)
     train, validation = hold_out(whole.targets[rest], 0.125)  # 70 % and 10 % of the whole
     parts = [whole.take(rest[train]), whole.take(rest[validation]), whole.take(test)]
-    return _gray(parts, num_classes=10, side=8)
+    return _gray(parts, _numbered(10), side=8)
 
 
-def _glyphs(config: DataConfig, size: Size) -> Splits:
+def _glyphs(config: DataConfig, size: Size, *_: Any) -> Splits:
     num_classes = config.num_classes or _GLYPH_CLASSES
     if num_classes > len(CHARACTERS):
         raise UserError(f"data.num_classes: glyphs has {len(CHARACTERS)} classes at most, not {num_classes}")
@@ -49,21 +53,26 @@ def _glyphs(config: DataConfig, size: Size) -> Splits:
     for split, count in (_GLYPHS | _generated_size(config)).items():
         images, targets = glyphs(split, count, side, num_classes)
         parts.append(Split.whole(ArraySource(images, targets.numpy())))
-    return _gray(parts, num_classes=num_classes, side=side)
+    return _gray(parts, tuple(CHARACTERS[:num_classes]), side=side)
 
 
-def _gray(parts: list[Split], num_classes: int, side: int) -> Splits:
+def _gray(parts: list[Split], classes: tuple[str, ...], side: int) -> Splits:
     train, validation, test = parts
-    return Splits(train, validation, test, num_classes, native_size=side, channels=1, mean=(0.5,), std=(0.5,))
+    return Splits(train, validation, test, classes, native_size=side, channels=1, mean=(0.5,), std=(0.5,))
 
 
-def _fake(config: DataConfig, size: Size) -> Splits:
+def _fake(config: DataConfig, size: Size, *_: Any) -> Splits:
     num_classes = config.num_classes or 1000
     counts = (_FAKE | _generated_size(config)).values()
     train, validation, test = (
         Split.whole(FakeSource(split, count, num_classes, size)) for split, count in enumerate(counts)
     )
-    return Splits(train, validation, test, num_classes)
+    return Splits(train, validation, test, _numbered(num_classes))
+
+
+def _numbered(num_classes: int) -> tuple[str, ...]:
+    """The names of classes that have none."""
+    return tuple(map(str, range(num_classes)))
 
 
 def _generated_size(config: DataConfig) -> dict[str, int]:
@@ -71,27 +80,28 @@ def _generated_size(config: DataConfig) -> dict[str, int]:
     return {} if config.num_samples is None or config.few_shot else {"train": config.num_samples}
 
 
-def _folder(config: DataConfig, _: Size) -> Splits:
+def _folder(config: DataConfig, _: Size, known: ClassNames | None) -> Splits:
     if config.unlabeled is not None:
-        return read_with_unlabeled(_root(config), Path(config.unlabeled).absolute())
-    return read_folder(_root(config), config.val_fraction)
+        return read_with_unlabeled(_root(config), Path(config.unlabeled).absolute(), known)
+    return read_folder(_root(config), config.val_fraction, known)
 
 
-def _cifar(config: DataConfig, _: Size) -> Splits:
+def _cifar(config: DataConfig, *_: Any) -> Splits:
     num_classes = 10 if config.name == "cifar10" else 100
     train, validation = _held_out(config, Split.whole(cifar.read_cifar(_root(config), num_classes, "train")))
     test = Split.whole(cifar.read_cifar(_root(config), num_classes, "test"))
-    return Splits(train, validation, test, num_classes, native_size=32, mean=cifar.MEAN, std=cifar.STD)
+    classes = tuple(cifar.CLASSES[num_classes].split())
+    return Splits(train, validation, test, classes, native_size=32, mean=cifar.MEAN, std=cifar.STD)
 
 
-def _flowers(config: DataConfig, _: Size) -> Splits:
+def _flowers(config: DataConfig, *_: Any) -> Splits:
     train, validation, test = (read_flowers(_root(config), split) for split in ("train", "validation", "test"))
-    return Splits(train, validation, test, num_classes=102)
+    return Splits(train, validation, test, tuple(Flowers102.classes))
 
 
-def _pets(config: DataConfig, _: Size) -> Splits:
+def _pets(config: DataConfig, *_: Any) -> Splits:
     train, validation = _held_out(config, read_pets(_root(config), "trainval"))
-    return Splits(train, validation, read_pets(_root(config), "test"), num_classes=37)
+    return Splits(train, validation, read_pets(_root(config), "test"), tuple(PETS.split()))
 
 
 def _held_out(config: DataConfig, train: Split) -> tuple[Split, Split]:
@@ -100,7 +110,7 @@ def _held_out(config: DataConfig, train: Split) -> tuple[Split, Split]:
     return train.take(rest), train.take(held)
 
 
-_READERS: dict[str, Callable[[DataConfig, Size], Splits]] = {
+_READERS: dict[str, Callable[[DataConfig, Size, ClassNames | None], Splits]] = {
     "digits": _digits,
     "glyphs": _glyphs,
     "fake": _fake,
@@ -136,19 +146,42 @@ def _subset(config: DataConfig, train: Split, seed: int) -> Split:
     return train.take(balanced_subset(train.targets, config.num_samples, seed if config.few_shot else 0))
 
 
-def build_splits(config: DataConfig, size: Size, seed: int) -> Splits:
-    """Reads the data set. `size` is the model's (height, width), `seed` the run's (for few-shot subsets).
+def _in_order(splits: Splits, known: ClassNames, name: str) -> Splits:
+    """The same images with the numbers that known classes have; of a folder tree, which was read so, as they are."""
+    if splits.classes == known.names:
+        return splits
+    known.check(splits.classes, f"data.name={name}", kind="class")
+    number = {name: index for index, name in enumerate(known.names)}
+    numbers = np.array([number[name] for name in splits.classes])
+    sources = {id(split.source): split.source for split in (splits.train, splits.validation, splits.test)}
+    for source in sources.values():
+        source.targets = numbers[source.targets]
+    return replace(splits, classes=known.names)
+
+
+def build_splits(config: DataConfig, size: Size, seed: int, known: ClassNames | None = None) -> Splits:
+    """Reads the data set.
+
+    Args:
+        config: The `data` section.
+        size: The model's (height, width).
+        seed: The run's, for few-shot subsets.
+        known: The classes it must have, and their order.
 
     Raises UserError for whatever is missing or contradictory.
     """
-    check_root(config)
+    partial = known is not None and known.partial
+    check_root(config, evaluated=partial)
     _warn_ignored(config)
     if config.few_shot and config.num_samples is None:
         raise UserError("data.num_samples: is needed with data.few_shot=true")
-    splits = _READERS[config.name](config, size)
+    splits = _READERS[config.name](config, size, known)
     if config.num_classes not in (None, splits.num_classes):
         raise UserError(f"data.num_classes: {config.name} has {splits.num_classes} classes here; leave the key out")
-    for name in ("train", "validation", "test"):
+    if known is not None:
+        splits = _in_order(splits, known, config.name)
+    for name in () if partial else ("train", "validation", "test"):
         if not len(getattr(splits, name)):
             raise UserError(f"data.root: the {name} split of {config.name} has no images")
-    return replace(splits, train=_subset(config, splits.train, seed))
+    few = partial and config.num_samples is not None and len(splits.train) < config.num_samples
+    return splits if few else replace(splits, train=_subset(config, splits.train, seed))

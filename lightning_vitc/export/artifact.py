@@ -37,6 +37,8 @@ KINDS: dict[str, Callable[[VisionTransformer, dict[str, Any]], Model]] = {"elast
 def load(directory: str | Path) -> Model:
     """The model in an exported directory, in evaluation mode, on the CPU: a plain ViT, or an `ElasticViT`.
 
+    Its `classes` are the names of class 0, 1, ..., or `None` where the export has none.
+
     Raises:
         UserError: where a file is missing, damaged, or does not belong to the other.
     """
@@ -46,12 +48,27 @@ def load(directory: str | Path) -> Model:
     weights = read_weights(directory / WEIGHTS)
     load_strictly(network, weights, str(directory / WEIGHTS), assign=True)
     check(directory, WEIGHTS)
-    if "kind" not in document:
-        return network.eval()
+    classes = classes_in(document, directory, network.num_classes)
     try:
-        return KINDS[document["kind"]](network, document)
+        model = KINDS[document["kind"]](network, document) if "kind" in document else network.eval()
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / ARCH}: damaged: no such network ({error}); export the model again") from None
+    model.classes = classes  # type: ignore[assignment]
+    return model
+
+
+def classes_in(document: dict[str, Any], directory: str | Path, count: int) -> tuple[str, ...] | None:
+    """The names of the classes in `arch.json`, as many as the network has, or `None`.
+
+    Raises:
+        UserError: where they are damaged.
+    """
+    names = document.get("classes")
+    if not names:
+        return None
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{Path(directory) / ARCH}: damaged: classes are not {count} names; export the model again")
+    return tuple(names)
 
 
 def check(directory: str | Path, name: str) -> Path:
@@ -184,7 +201,7 @@ def _write(model: Model, folder: Path, facts: dict[str, Any], complete: Complete
     fields, weights = model.stored() if isinstance(model, ElasticViT) else ({}, model.state_dict())
     full = model.full if isinstance(model, ElasticViT) else model
     architecture = json.loads(ArchSpec.of(full).to_json())
-    (folder / WEIGHTS).write_bytes(_serialize(weights, _digest_of_architecture(architecture, fields)))
+    (folder / WEIGHTS).write_bytes(_serialize(weights, _digest_of_architecture(architecture, {**fields, **facts})))
     facts = {**facts, **(complete(folder) if complete else {})}
     files = {path.name: _digest_of_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
     document = {"format": FORMAT, "architecture": architecture, "files": files, **fields, **facts}
@@ -199,8 +216,8 @@ def _serialize(weights: dict[str, Tensor], digest: str) -> bytes:
 
 
 def _digest_of_architecture(architecture: dict[str, Any], document: dict[str, Any]) -> str:
-    """Of the shape, and of what `ElasticViT.stored` adds to it."""
-    how = {key: document[key] for key in ("kind", "widths") if key in document}
+    """Of the shape, of the names of the classes, and of what `ElasticViT.stored` adds."""
+    how = {key: document[key] for key in ("kind", "widths", "classes") if document.get(key)}
     return _digest(json.dumps({**architecture, **how}, sort_keys=True).encode())
 
 

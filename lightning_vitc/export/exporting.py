@@ -124,13 +124,15 @@ class _Exports:
             "dense": json.loads(pipeline.dense_spec.to_json()),
             "dense_accuracy": {key: dense[key] for key in ("top1", "top5") if key in dense},
             "preprocessing": pipeline.data.preprocessing,
+            "classes": list(pipeline.data.classes),
             "experiment": pipeline.experiment.to_container(),
             "provenance": environment(result["environment"]["device"]) | {"run": self.run, "seed": result["seed"]},
         }
 
     def _complete(self, model: VisionTransformer, folder: Path) -> dict[str, Any]:
         """Write the other formats, compare them with the model, and say what was found."""
-        write_formats(model, folder, self.formats, self.pipeline.data.preprocessing)
+        data = self.pipeline.data
+        write_formats(model, folder, self.formats, data.preprocessing, data.classes)
         written = {form: folder / FILES[form] for form in FILES if form in self.formats or form == "safetensors"}
         found: dict[str, dict[str, Any]] = {form: {"bytes": _size(path)} for form, path in written.items()}
         networks = {form: _opened(form, path) for form, path in written.items() if form != "safetensors"}

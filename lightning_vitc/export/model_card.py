@@ -1,5 +1,6 @@
 """The model card of an export: `README.md` with the metadata block that model hubs read."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ _LOAD = {
     "pt2": ("import torch", 'model = torch.export.load("model.pt2").module()'),
     "timm": ("import timm", 'model = timm.create_model("local-dir:timm", pretrained=True).eval()'),
 }  # fmt: skip
+SHOWN = 20  # names of classes
 LIMITS = ("macs", "static", "params", "latency_ms", "drop_blocks")  # keys of `budget:` that say how much
 
 
@@ -62,13 +64,20 @@ def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("data", f"{name}, {facts.get('split', 'test')} split"))
     rows += [
         ("input", f"{spec.in_chans} x {spec.img_size[0]} x {spec.img_size[1]}"),
-        ("classes", str(spec.num_classes)),
+        ("classes", _classes(spec.num_classes, facts.get("classes") or [])),
     ]
     preprocessing = facts.get("preprocessing") or {}
     rows += [(key, str(preprocessing[key])) for key in ("mean", "std", "interpolation") if key in preprocessing]
     if facts.get("kind") == "elastic":
         rows.append(("widths", ", ".join(row["width"] for row in facts["widths"])))
     return [*rows, ("license", facts.get("license") or "unknown: set it with vitc export --license")]
+
+
+def _classes(count: int, names: Sequence[str]) -> str:
+    """How many, and the first names, as they can stand in a table."""
+    few = [re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", name.encode(errors="replace").decode()) for name in names[:SHOWN]]
+    more = ", ... (all of them in `arch.json`)" if len(names) > SHOWN else ""
+    return f"{count}: {', '.join(few)}{more}" if names else str(count)
 
 
 def _formats(facts: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,10 @@ BATCH = ({0: Dim("batch", min=1)},)
 LINEAR = ["MatMul", "Gemm"]  # what is quantized: the patch embedding, a convolution, stays in fp32
 
 
-def write_formats(model: VisionTransformer, folder: Path, formats: list[str], preprocessing: dict[str, Any]) -> None:
+def write_formats(
+    model: VisionTransformer, folder: Path, formats: list[str], preprocessing: dict[str, Any],
+    classes: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Write the files of `formats` (not safetensors) into a folder.
 
     Args:
@@ -35,12 +38,13 @@ def write_formats(model: VisionTransformer, folder: Path, formats: list[str], pr
         folder: that exists.
         formats: names of `formats.FILES`.
         preprocessing: timm's `input_size`, `mean`, ...; goes into timm's configuration.
+        classes: their names, where they are known; timm's `label_names`, and the metadata `classes` of ONNX files.
 
     Raises:
         UserError: where timm cannot describe the network.
     """
     if "timm" in formats:
-        write_timm(model, folder / FILES["timm"], preprocessing)
+        write_timm(model, folder / FILES["timm"], preprocessing, classes)
     spec = ArchSpec.of(model)
     shape = (spec.in_chans, *spec.img_size)
     if "pt2" in formats:
@@ -48,7 +52,7 @@ def write_formats(model: VisionTransformer, folder: Path, formats: list[str], pr
     if {"onnx", "int8"} & set(formats):
         with tempfile.TemporaryDirectory() as scratch:
             onnx = (folder if "onnx" in formats else Path(scratch)) / FILES["onnx"]
-            write_onnx(model, shape, onnx)
+            write_onnx(model, shape, onnx, classes)
             if "int8" in formats:
                 write_int8(onnx, folder / FILES["int8"])
 
@@ -64,8 +68,11 @@ def write_pt2(model: nn.Module, shape: Shape, path: Path) -> None:
         torch.export.save(program, path)
 
 
-def write_onnx(model: nn.Module, shape: Shape, path: Path) -> None:
-    """One ONNX file with the weights inside; input `images`, of `shape`, output `logits`."""
+def write_onnx(model: nn.Module, shape: Shape, path: Path, classes: Sequence[str] = ()) -> None:
+    """One ONNX file with the weights inside; input `images`, of `shape`, output `logits`.
+
+    Its metadata have the names of the classes, where they are known: `classes`, a JSON list.
+    """
     with _quiet():
         program = torch.onnx.export(
             model, _example(shape), dynamo=True, dynamic_shapes=BATCH, input_names=["images"],
@@ -74,6 +81,8 @@ def write_onnx(model: nn.Module, shape: Shape, path: Path) -> None:
         assert program is not None
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # paths of this machine, which take more room than a small network
+        if classes:
+            program.model.metadata_props["classes"] = json.dumps(list(classes))
         program.save(path, external_data=False)
 
 
@@ -110,7 +119,9 @@ def _unshare(graph: Any) -> None:
             seen.add(name)
 
 
-def write_timm(model: VisionTransformer, folder: Path, preprocessing: dict[str, Any]) -> None:
+def write_timm(
+    model: VisionTransformer, folder: Path, preprocessing: dict[str, Any], classes: Sequence[str] = ()
+) -> None:
     """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
     An attention scale that is not timm's own is folded into the queries.
@@ -126,6 +137,8 @@ def write_timm(model: VisionTransformer, folder: Path, preprocessing: dict[str, 
         "pretrained_cfg": {"num_classes": spec.num_classes, "first_conv": "patch_embed.proj", "classifier": "head",
                            "fixed_input_size": True, **preprocessing},
     }  # fmt: skip
+    if classes:
+        config["label_names"] = list(classes)
     if spec.distilled:
         config["pretrained_cfg"]["classifier"] = ["head", "head_dist"]
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")

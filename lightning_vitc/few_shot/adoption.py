@@ -11,6 +11,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.candidates import STAGES, chosen_candidates, in_parts, read_stages
 from lightning_vitc.few_shot.metric_set import FILE, PICTURE
 from lightning_vitc.training.checkpoints import write_atomically
+from lightning_vitc.training.class_record import classes_of_run
 from lightning_vitc.training.run_directory import FREE, RunDirectory, flat
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def adopt_trials(run: "Pipeline", source: str | None, unrelated: Sequence[str]) 
 def _must_agree(run: "Pipeline", source: str, free: tuple[str, ...]) -> Any:
     """The other run's arguments of the method, which agree with this one's but for what is free."""
     theirs = load_experiment(str(Path(source) / "config.yaml"), check_files=False)
+    known = classes_of_run(RunDirectory(source), theirs.data, evaluated=True)
+    if known is not None and known.names != run.data.classes:
+        raise UserError(f"method.trials_of: {source} has other classes, or in another order, than data.root here")
     there, here = flat(theirs.to_container()), flat(run.experiment.to_container())
     if run.experiment.teacher.run == source:  # its dense network is the original of both
         free = (*free, "teacher.")

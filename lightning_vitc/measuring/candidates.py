@@ -12,16 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import create_timm
-from lightning_vitc.config import experiment_of
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import UserError
 from lightning_vitc.export import artifact
 from lightning_vitc.export.elastic import ElasticViT
 from lightning_vitc.export.formats import FILES, RUNNABLE
+from lightning_vitc.measuring.exported import pipeline_of_export
 from lightning_vitc.measuring.subjects import Candidate
 from lightning_vitc.suggest import did_you_mean
-from lightning_vitc.training.pipeline import Pipeline
-from lightning_vitc.training.run_directory import RunDirectory
 from lightning_vitc.vit import build, initialize
 
 
@@ -94,7 +92,7 @@ def _of_directory(path: Path, dense: dict[ArchSpec, Candidate]) -> list[Candidat
 def _data_of(path: Path, document: dict[str, Any]) -> VisionData | None:
     """What the exported network is evaluated on, where that can be read here."""
     try:
-        data = Pipeline(experiment_of(document.get("experiment") or {}, [], check_files=False), RunDirectory(path)).data
+        data = pipeline_of_export(path, document).data
         data.spread_images("test", 1)
     except UserError as error:
         warnings.warn(f"{path}: timed on random images, which its gates have not seen ({error})", stacklevel=2)

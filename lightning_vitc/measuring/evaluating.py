@@ -1,24 +1,26 @@
 """`vitc evaluate`: accuracies of a run's networks, or of an exported directory in any of its formats."""
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, as_ratio
-from lightning_vitc.config import experiment_of
+from lightning_vitc.data.catalog import TREES
 from lightning_vitc.errors import UserError
 from lightning_vitc.export import artifact
 from lightning_vitc.export.deployed import open_format
 from lightning_vitc.export.elastic import ElasticViT
+from lightning_vitc.measuring.exported import pipeline_of_export
 from lightning_vitc.training.evaluation import evaluate
 from lightning_vitc.training.finished import networks_of_run, pick
 from lightning_vitc.training.limits import must_leave_a_batch
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.processes import part
-from lightning_vitc.training.run_directory import RunDirectory
 from lightning_vitc.training.trainers import test_trainer
 
 
@@ -60,9 +62,10 @@ def evaluate_source(
         pipeline, networks = networks_of_run(source, overrides)
         chosen = networks if width is None else [pick(pipeline, width, source)]
         candidates = [_Candidate(network.name, network.module, network.spec, network.macs) for network in chosen]
-    modules = {str(number): candidate.module for number, candidate in enumerate(candidates)}
     loader = pipeline.data.loader_of(split)
     must_leave_a_batch("limit_test_batches", pipeline.experiment.trainer.limit_test_batches, len(loader), split)
+    _check_classes(source, split, pipeline, candidates[0].spec)
+    modules = {str(number): candidate.module for number, candidate in enumerate(candidates)}
     evaluation = evaluate(test_trainer(pipeline.experiment), modules, pipeline.data.num_classes, loader)
     left_out = {"left_out": evaluation.left_out} if evaluation.left_out else {}
     part()
@@ -73,14 +76,22 @@ def evaluate_source(
     ]  # fmt: skip
 
 
+def _check_classes(source: str, split: str, pipeline: Pipeline, spec: ArchSpec) -> None:
+    """Refuse data of another number of classes, where names are not known; say where some have no images."""
+    data, known = pipeline.data, spec.num_classes
+    if data.num_classes != known:
+        raise UserError(f"data.root: {data.config.root or data.config.name} has {data.num_classes} classes, "
+                        f"and {source} knows {known}")  # fmt: skip
+    there = len(np.unique(getattr(data.splits, split).targets))
+    if there < known and data.config.name in TREES:
+        warnings.warn(f"data.root: {data.config.root} has {there} of the {known} classes of {source}", stacklevel=3)
+
+
 def _exported(
     source: str, width: str | None, overrides: list[str], formats: list[str] | None
 ) -> tuple[Pipeline, list[_Candidate]]:
     document = artifact.read_arch(source)
-    written = document.get("experiment")
-    if not isinstance(written, dict):
-        raise UserError(f"{source}: {artifact.ARCH} names no experiment, whose data to evaluate on")
-    experiment = experiment_of(written, overrides, check_files=False)
+    pipeline = pipeline_of_export(source, document, overrides)
     model, name = artifact.load(source), Path(source).name
     if isinstance(model, ElasticViT):
         candidates = _at_widths(model, name, width, formats)
@@ -93,7 +104,7 @@ def _exported(
             _Candidate(name, open_format(source, form), spec, macs, {"format": form}) for form in formats or []
         ]
         candidates = candidates or [_Candidate(name, model, spec, macs)]
-    return Pipeline(experiment, RunDirectory(source)), candidates
+    return pipeline, candidates
 
 
 def _at_widths(model: ElasticViT, name: str, width: str | None, formats: list[str] | None) -> list[_Candidate]:

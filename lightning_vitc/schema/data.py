@@ -15,6 +15,7 @@ class DataConfig:
     ] = MISSING  # fmt: skip
     root: str | None = path(None)  # where the files are, for data sets that have files
     unlabeled: str | None = path(None)  # a folder of images to train on, of `folder` and `imagenet`; `root` evaluates
+    classes: str | None = path(None)  # a file of class names, one a line, that orders the folders; default: `sorted`
     batch_size: int = bounded(128, gt=0)  # images per optimizer step, over all processes and accumulation
     eval_batch_size: int | None = bounded(None, gt=0)  # images per process; default: as in training
     num_workers: int = bounded(0, ge=0)

@@ -6,6 +6,7 @@ from lightning_vitc import costs, registry
 from lightning_vitc.architecture import as_ratio
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
+from lightning_vitc.training.class_record import classes_of_run
 from lightning_vitc.training.pipeline import Network, Pipeline
 from lightning_vitc.training.run_directory import RunDirectory
 
@@ -22,7 +23,8 @@ def networks_of_run(run: str | Path, overrides: list[str] | None = None) -> tupl
     if not directory.is_complete():
         raise UserError(f"{run}: the run is not complete; continue it with 'vitc train'")
     experiment = load_experiment(str(directory.config), overrides or [], check_files=False)
-    pipeline = Pipeline(experiment, directory, read_only=True)
+    classes = classes_of_run(directory, experiment.data, evaluated=True)
+    pipeline = Pipeline(experiment, directory, read_only=True, classes=classes)
     registry.load_method(experiment.method_name).pipeline(pipeline)
     return pipeline, pipeline.networks
 

@@ -5,7 +5,7 @@ that is finished is loaded instead of trained, so running a pipeline again conti
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -25,12 +25,14 @@ from lightning_vitc.budget.target import LATENCY
 from lightning_vitc.compact import compact, compact_backbone
 from lightning_vitc.config import load_experiment
 from lightning_vitc.data import VisionData
+from lightning_vitc.data.classes import ClassNames, shown
 from lightning_vitc.errors import UserError
 from lightning_vitc.kept import Kept
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig, is_directory_name
-from lightning_vitc.starting_point import starting_network, template
+from lightning_vitc.starting_point import knows, rows_of, starting_network, template, with_rows
 from lightning_vitc.training.checkpoints import read_checkpoint
+from lightning_vitc.training.class_record import classes_of_run
 from lightning_vitc.training.evaluation import evaluate
 from lightning_vitc.training.latency_of_run import LatencyOfRun
 from lightning_vitc.training.results import Row
@@ -66,16 +68,20 @@ class Pipeline(Stages):
         experiment: what to run.
         directory: of the run.
         read_only: load finished stages and refuse to train others.
+        classes: those of the run, where it has begun.
     """
 
-    def __init__(self, experiment: Experiment, directory: RunDirectory, read_only: bool = False):
+    def __init__(
+        self, experiment: Experiment, directory: RunDirectory, read_only: bool = False,
+        classes: ClassNames | None = None,
+    ):  # fmt: skip
         super().__init__(experiment, directory, read_only)
         self.arguments, self.optimizer = experiment.method, experiment.optimizer
         self.networks: list[Network] = []
         self.variants: dict[str, Callable[[], Any]] = {}  # what `vitc export` can write beside the networks
         self.dense_name: str | None = None
         self.left_out = 0  # images of the evaluation split that cannot be used
-        self._template = template(experiment.model)
+        self._template, self._classes = template(experiment.model), classes
         self.data = self._data(experiment.data)
         self.latency = LatencyOfRun(self)
 
@@ -84,9 +90,8 @@ class Pipeline(Stages):
     def backbone(self, width: Fraction | float = 1) -> Backbone:
         """A new network of the experiment's model; narrower than 1, a plain one of that width."""
         model = self.experiment.model
-        full = starting_network(
-            replace(model, pretrained=self._fetched(model.pretrained, "model")), self.data.num_classes
-        )
+        model = replace(model, pretrained=self._fetched(model.pretrained, "model"))
+        full = starting_network(model, self.data.num_classes, self.data.classes)
         if width == 1:
             return full
         spec = full.spec.at_width(width)
@@ -116,7 +121,7 @@ class Pipeline(Stages):
             module = self.fit("dense", lambda: Dense(self.backbone(), recipe), epochs=config.epochs, data=data)
             network = module.backbone
         else:
-            network = self.backbone() if config.run is None else dense_of_run(config.run)
+            network = self.backbone() if config.run is None else dense_of_run(config.run, self.data.classes)
             must_see_alike(network.spec, self.dense_spec)
         if self.dense_name is None:
             self.dense_name = "dense"
@@ -144,6 +149,10 @@ class Pipeline(Stages):
         if model.new_head:
             raise UserError(f"model.new_head: {self.experiment.method_name} starts from a trained network; {remedy}")
         compressed = is_directory_name(model.name)
+        if compressed and classes == self.data.num_classes and not knows(model, self.data.classes):
+            raise UserError(
+                f"model.name: the classifier of {model.name} is for other classes than the data's; {remedy}"
+            )
         key = "model.name" if compressed else "model.pretrained"
         if (model.pretrained is True or compressed) and classes != self.data.num_classes:
             raise UserError(
@@ -226,7 +235,7 @@ class Pipeline(Stages):
         normalization = {key: preset[key] for key in ("mean", "std", "interpolation", "crop_pct")}
         return VisionData(
             config, img_size=spec.img_size, in_chans=spec.in_chans, seed=self.experiment.seed,
-            accumulate=self.experiment.trainer.accumulate_grad_batches, **normalization,
+            accumulate=self.experiment.trainer.accumulate_grad_batches, classes=self._classes, **normalization,
         )  # fmt: skip
 
 
@@ -234,18 +243,24 @@ def _given(section: Any, *keys: str) -> dict[str, Any]:
     return {key: value for key in keys if (value := getattr(section, key)) is not None}
 
 
-def dense_of_run(path: str) -> Backbone:
-    """The dense network of another run: of its stage `dense`.
+def dense_of_run(path: str, classes: Sequence[str]) -> Backbone:
+    """The dense network of another run, of its stage `dense`, with its classifier in the order of these classes.
 
     Raises:
-        UserError: where the run has none, or it is not finished.
+        UserError: where the run has none, it is not finished, or it knows other classes.
     """
     experiment, directory = load_experiment(str(Path(path) / "config.yaml"), check_files=False), RunDirectory(path)
     folder = directory.stage("dense")
     if not (folder / "done.json").exists():
         raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")
-    classes = len(read_checkpoint(selected_file(folder))["state_dict"]["backbone.head.bias"])
+    count = len(read_checkpoint(selected_file(folder))["state_dict"]["backbone.head.bias"])
     model = replace(experiment.model, pretrained=False, new_head=False)
-    dense = Dense(starting_network(model, classes), experiment.optimizer)
+    dense = Dense(starting_network(model, count), experiment.optimizer)
     load_selected(dense, folder)
+    known = classes_of_run(directory, experiment.data, evaluated=True)
+    if known is not None and count == len(classes):
+        if missing := [name for name in classes if name not in {*known.names}]:
+            raise UserError(f"teacher.run: {path} lacks the data's class {missing[0]!r}; it has {shown(known.names)}")
+        rows = rows_of(known.names, classes)
+        dense.backbone.load_state_dict(with_rows(dense.backbone.state_dict(), rows))
     return dense.backbone

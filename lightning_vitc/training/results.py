@@ -50,10 +50,11 @@ class Row:
 
 def result_document(*, experiment: str, method: str, seed: int, seconds: float, dense: Row | None,
                     rows: Sequence[Row], device: str, split: str = "test", left_out: int = 0,
-                    budget: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+                    classes: Sequence[str] = (), budget: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
     """The content of `result.json`.
 
-    `split` is `validation` where the data set has no test split; `left_out` are images of it that cannot be used.
+    Its `classes` are the names of class 0, 1, ...; `split` is `validation` where the data set has no test split, and
+    `left_out` are images of it that cannot be used.
     """
     return {
         "experiment": experiment,
@@ -61,6 +62,7 @@ def result_document(*, experiment: str, method: str, seed: int, seconds: float, 
         "seed": seed,
         "split": split,
         "left_out": left_out,
+        "classes": list(classes),
         "wall_seconds": round(seconds, 1),
         "dense": None if dense is None else dense.as_dict(),
         "rows": [row.as_dict() for row in rows],

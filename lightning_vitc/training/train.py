@@ -14,6 +14,7 @@ from lightning_vitc.budget.planning import budget_of, check_start
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training import results
+from lightning_vitc.training.class_record import classes_of_run, must_keep_order, write_record
 from lightning_vitc.training.finished import pick
 from lightning_vitc.training.generations import LAST, PREVIOUS
 from lightning_vitc.training.interruption import between_stages
@@ -52,7 +53,7 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
     directory = RunDirectory.of(experiment)
     _must_continue(directory)
     fresh = fresh and not _is_restarted()  # the same command again, by Slurm: what it has done since is not deleted
-    pipeline = None if directory.is_complete() and not fresh else _checked(experiment, directory)
+    pipeline = None if directory.is_complete() and not fresh else _checked(experiment, directory, fresh)
     if _is_rank_zero():
         directory.open(experiment, fresh)
     try:
@@ -94,12 +95,14 @@ def hush() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _checked(experiment: Experiment, directory: RunDirectory) -> Pipeline:
+def _checked(experiment: Experiment, directory: RunDirectory, fresh: bool) -> Pipeline:
     """The pipeline of an experiment that can start: refused before anything is written or trained."""
     check_start(experiment, measure=_is_rank_zero())
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
-    pipeline = Pipeline(experiment, directory)
+    classes = None if fresh else classes_of_run(directory, experiment.data, evaluated=False)
+    must_keep_order(classes, experiment.data)
+    pipeline = Pipeline(experiment, directory, classes=classes)
     pipeline.data.setup()
     check_limits(pipeline)
     return pipeline
@@ -107,6 +110,8 @@ def _checked(experiment: Experiment, directory: RunDirectory) -> Pipeline:
 
 def _run(pipeline: Pipeline) -> None:
     experiment, directory = pipeline.experiment, pipeline.directory
+    if _is_rank_zero():
+        write_record(directory, pipeline.data.classes)
     if experiment.data.num_samples is not None and _is_rank_zero():
         pipeline.data.save_subset(directory.path / "subset.json")
     registry.load_method(experiment.method_name).pipeline(pipeline)
@@ -119,7 +124,7 @@ def _run(pipeline: Pipeline) -> None:
     document = results.result_document(
         experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
         seconds=seconds, dense=dense, rows=rows, device=pipeline.device, split=pipeline.data.evaluation_split,
-        left_out=pipeline.left_out, budget=budget_of(experiment) | chosen,
+        left_out=pipeline.left_out, classes=pipeline.data.classes, budget=budget_of(experiment) | chosen,
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))

@@ -120,7 +120,7 @@ def test_data_sets_can_be_sent_to_a_spawned_worker():
 
 def _splits(native_size: int | None) -> Splits:
     split = Split.whole(_source())
-    return Splits(split, split, split, 3, native_size)
+    return Splits(split, split, split, ("a", "b", "c"), native_size)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,30 @@ def test_the_weights_are_plain_safetensors_under_timms_names(model, saved):
     assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in weights.items())
 
 
+def test_the_names_of_the_classes(model, tmp_path):
+    classes = ["cat", "dog", "5²", "a|b", "\udcff"]
+    artifact.save(model, tmp_path / "named", {**FACTS, "classes": classes})
+    assert artifact.load(tmp_path / "named").classes == tuple(classes)
+    assert "| classes | 5: cat, dog, 5², a\\|b, ? |" in (tmp_path / "named" / "README.md").read_text()
+    document = json.loads((tmp_path / "named" / "arch.json").read_text())
+    (tmp_path / "named" / "arch.json").write_text(json.dumps({**document, "classes": classes[::-1]}))
+    again = "the directory was changed after its export; export the model again"
+    assert refusal(tmp_path / "named" / "arch.json") == (
+        f"not the architecture that model.safetensors was written for; {again}"
+    )
+
+
+@pytest.mark.parametrize("classes", [["cat"], [1, 2, 3, 4, 5], "abcde", {"a": 1}])
+def test_names_that_are_none(saved, classes):
+    document = json.loads((saved / "arch.json").read_text())
+    (saved / "arch.json").write_text(json.dumps({**document, "classes": classes}))
+    assert "classes" in refusal(saved / "arch.json") or "architecture" in refusal(saved / "arch.json")
+
+
+def test_an_export_without_names(saved):
+    assert artifact.load(saved).classes is None
+
+
 def test_the_card_shows_what_the_model_is(saved):
     card = (saved / "README.md").read_text()
     for shown in ("deit_tiny_distilled_patch16_224, compressed by scala", "| top1 | 71.25 % |", "3 x 32 x 32",

@@ -1,5 +1,6 @@
 """The files that a runtime without this library reads."""
 
+import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from lightning_vitc.vit import build, initialize
 
 PREPROCESSING = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.4] * 3, "interpolation": "bilinear",
                  "crop_pct": 1.0}  # fmt: skip
+CLASSES = ["cat", "dog", "5²", "\udcff", "emu"]
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "num_heads": 4, "depth": 2, "num_classes": 5}
 
 
@@ -43,7 +45,7 @@ def model() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("formats")
-    write_formats(model, folder, ["safetensors", "onnx", "pt2", "int8"], PREPROCESSING)
+    write_formats(model, folder, ["safetensors", "onnx", "pt2", "int8"], PREPROCESSING, CLASSES)
     return folder
 
 
@@ -71,6 +73,12 @@ def test_onnx_is_one_file_that_onnxruntime_reads_by_its_names(model, folder):
     (found,) = session.run(["logits"], {"images": images(3).numpy()})
     torch.testing.assert_close(torch.from_numpy(found), logits(model, 3), rtol=0, atol=1e-4)
     assert session.get_inputs()[0].shape == ["batch", 3, 16, 16]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx"])
+def test_onnx_knows_its_classes(folder, name):
+    metadata = onnxruntime.InferenceSession(folder / name).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == CLASSES
 
 
 def test_int8_is_near_and_really_smaller(model, folder):
@@ -120,10 +128,11 @@ def test_timm_loads_what_has_a_shape_of_its_own(tmp_path, kind, width):
     torch.manual_seed(0)
     full = create_backbone(name, **(SMALL | arguments)).eval()
     model = compact(full, None if width == 1 else slice_width(full.spec, width))
-    write_timm(model, tmp_path / "timm", PREPROCESSING)
+    write_timm(model, tmp_path / "timm", PREPROCESSING, CLASSES)
     loaded = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     torch.testing.assert_close(logits(loaded, 3), logits(model, 3), rtol=0, atol=1e-5)
     assert type(loaded).__module__.startswith("timm.")
+    assert loaded.pretrained_cfg["label_names"] == CLASSES
     found = resolve_model_data_config(loaded)
     assert [list(found["mean"]), found["input_size"], found["interpolation"]] == [[0.5] * 3, (3, 16, 16), "bilinear"]
 

@@ -1,0 +1,31 @@
+"""The data that an exported network was trained on, and is evaluated on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_vitc.config import experiment_of
+from lightning_vitc.errors import UserError
+from lightning_vitc.export import artifact
+from lightning_vitc.training.class_record import classes_of_export
+from lightning_vitc.training.pipeline import Pipeline
+from lightning_vitc.training.run_directory import RunDirectory
+
+
+def pipeline_of_export(directory: str | Path, document: dict[str, Any], overrides: Sequence[str] = ()) -> Pipeline:
+    """The pipeline of the experiment in `arch.json`, for its data.
+
+    Args:
+        directory: the export.
+        document: the content of its `arch.json`.
+        overrides: of the experiment.
+
+    Raises:
+        UserError: where it names no experiment.
+    """
+    written = document.get("experiment")
+    if not isinstance(written, dict):
+        raise UserError(f"{directory}: {artifact.ARCH} names no experiment, whose data to evaluate on")
+    experiment = experiment_of(written, overrides, check_files=False)
+    classes = classes_of_export(directory, document, experiment.data)
+    return Pipeline(experiment, RunDirectory(directory), classes=classes)
