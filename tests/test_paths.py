@@ -48,8 +48,8 @@ PATHS = sorted(key for key, is_path in TEXTS.items() if is_path)
 
 def test_every_text_is_a_path_or_known_to_be_none() -> None:
     assert {key for key, is_path in TEXTS.items() if not is_path} == NO_PATHS
-    assert PATHS == ["data.classes", "data.root", "data.unlabeled", "method.trials_of", "model.name", "model.pretrained",
-                     "output_dir", "teacher.pretrained", "teacher.run"]  # fmt: skip
+    assert PATHS == ["data.classes", "data.root", "data.unlabeled", "method.trials_of", "model.name",
+                     "model.pretrained", "output_dir", "teacher.pretrained", "teacher.run"]  # fmt: skip
 
 
 def built(key: str, value: str, method: str = "dcvit") -> Any:
