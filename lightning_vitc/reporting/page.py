@@ -65,10 +65,11 @@ def page(
 
 def _tiles(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """What to see first: a number, what it is, and of which network."""
-    best = max(rows, key=lambda row: row["top1"])
+    smaller = [row for row in rows if not row["dense"] and row["share"] < 1]  # than the dense model
+    best = max(smaller or rows, key=lambda row: row["top1"])
     tiles = [(f"{best['top1']:.2f} %", "highest top-1", f"{best['run']}, {best['name']}")]
     dense = {row["run"]: row["top1"] for row in rows if row["dense"]}
-    close = [row for row in rows if not row["dense"] and row["top1"] >= dense.get(row["run"], 101.0) - CLOSE]
+    close = [row for row in smaller if row["top1"] >= dense.get(row["run"], 101.0) - CLOSE]
     if close:
         small = min(close, key=lambda row: row["share"])
         fast = max(close, key=lambda row: row["speedup"])

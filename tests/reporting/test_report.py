@@ -12,6 +12,7 @@ from PIL import Image
 
 from lightning_vitc.reporting.curves import read_curves
 from lightning_vitc.reporting.front import Point, front_figure, pareto_front
+from lightning_vitc.reporting.page import _tiles
 
 BROWSER = next(
     (
@@ -157,7 +158,47 @@ def test_the_front_is_what_nothing_beats():
 def test_a_star_for_the_dense_network():
     points = [Point("small", "s", 1.0, 70.0), Point("dense", "s", 2.0, 72.0, dense=True)]
     stars = [line for line in front_figure(points, "ms").axes[0].lines if line.get_marker() == "*"]
-    assert [line.get_xydata().tolist() for line in stars] == [[[2, 72]]]
+    assert [line.get_xydata().tolist() for line in stars] == [[[2, 72]], []]  # the last one for the legend
+    assert stars[1].get_label() == "dense"
+
+
+@pytest.mark.parametrize("runs", [1, 6, 30])
+@pytest.mark.parametrize(
+    "name", ["scala_digits/default", "a_long_name_of_a_study/with-a-long-name-of-a-run", "x" * 400]
+)
+def test_the_legend_is_all_there_however_many_runs(runs, name):
+    points = [
+        Point(f"w{width}", f"{number} {name} {number}", 1.0 + width, 70.0 + width + number, dense=width == 2)
+        for number in range(runs)
+        for width in range(3)
+    ]
+    figure = front_figure(points, "GMACs")
+    figure.canvas.draw()
+    [legend] = figure.legends
+    box, axes = legend.get_window_extent(), figure.axes[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert axes.height > 1.8 * figure.dpi  # what is left for the points
+    assert axes.y0 > box.y1
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert len(set(labels)) == runs + 2  # the front and the dense star
+    lines = [line for line in figure.axes[0].lines if line.get_label()[0].isdigit()]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == runs
+
+
+def test_the_headline_is_of_a_smaller_network():
+    """Not of the dense model, nor of one of its size."""
+    whole = {"run": "r", "dense": False, "share": 1.0, "speedup": 1.0, "top1": 91.0, "name": "width_1.00"}
+    rows = [whole | {"dense": True, "name": "dense", "top1": 92.0}, whole]
+    assert _tiles(rows) == [("92.00 %", "highest top-1", "r, dense")]
+    rows.append(whole | {"name": "width_0.50", "share": 0.25, "speedup": 3.0, "top1": 90.0})
+    rows.append(whole | {"name": "width_0.75", "share": 0.56, "speedup": 2.0, "top1": 91.5})
+    assert _tiles(rows) == [
+        ("91.50 %", "highest top-1", "r, width_0.75"),
+        ("56.0 %", "of the MACs, within 1 point of dense", "r, width_0.75"),
+        ("2.00 x", "speed-up, within 1 point of dense", "r, width_0.75"),
+    ]
 
 
 def test_curves_put_stages_one_after_another(tmp_path):
