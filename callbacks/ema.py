@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lightning_vitc.schema import bounded
 
@@ -29,8 +29,8 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.9999, start_step: int = 0, every_n_steps: int = 1):
-        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
-        self.start_step, self.every_n_steps = start_step, every_n_steps
+        super().__init__(use_buffers=False)
+        self.decay, self.start_step, self.every_n_steps = decay, start_step, every_n_steps
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the weights to where the module is going to be: it is moved after this hook."""
@@ -42,11 +42,25 @@ class EMA(WeightAveraging):
         return step_idx is not None and (step_idx < self.start_step or step_idx % self.every_n_steps == 0)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Update; the first average is a copy of the weights, and so is every one before `start_step`."""
+        """Update; the first average is a copy of the weights, and so is every one before `start_step`.
+
+        Which it is depends on the step alone: torch's own update asks a counter on the device, and would wait for it.
+        """
+        step = trainer.global_step
+        if step > self._latest_update_step and self.should_update(step_idx=step - 1):
+            self._update(pl_module, copy=step <= max(1, self.start_step))
+            self._latest_update_step = step
+
+    @torch.no_grad()
+    def _update(self, pl_module: LightningModule, copy: bool) -> None:
         assert self._average_model is not None
-        if trainer.global_step <= self.start_step:
-            self._average_model.n_averaged.zero_()
-        super().on_train_batch_end(trainer, pl_module, *args)
+        average: list[Any] = list(self._average_model.module.parameters())
+        weights: list[Any] = list(pl_module.parameters())
+        if copy:
+            torch._foreach_copy_(average, weights)
+        else:
+            torch._foreach_lerp_(average, weights, 1 - self.decay)
+        self._average_model.n_averaged.add_(1)
 
     # Lightning exchanges buffers together with parameters, and saves them; here both have the same at any time
 

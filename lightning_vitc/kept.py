@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.transfer import sent
 
 Index = slice | Tensor  # a slice gives a view, a tensor of positions a copy
 Heads = Literal["both", "distillation"]
@@ -153,7 +154,7 @@ def _pick(weight: Tensor, axes: tuple[str | None, ...], indices: dict[str, Index
 
 
 def _to(index: Index, device: torch.device) -> Index:
-    return index if isinstance(index, slice) else index.to(device)
+    return index if isinstance(index, slice) else sent(index, device)
 
 
 def _block_to(block: BlockKept, device: torch.device) -> BlockKept:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_vitc.transfer import sent
+
 Unit = Literal["block", "sublayer"]
 Cost = Callable[[Tensor], int]  # of the branches [L, 2] that run
 
@@ -46,7 +48,7 @@ class SkipGates(nn.Module):
         """Hard gates of a step with the gradient of the soft ones, as the backbone takes them: [L] or [L, 2]."""
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {step}".encode()))
         uniform = torch.rand(self.logits.shape, generator=generator).clamp(1e-9, 1 - 1e-7)
-        noise = _without_waiting(-torch.log(-torch.log(uniform)), self.logits.device)
+        noise = sent(-torch.log(-torch.log(uniform)), self.logits.device)
         soft = F.softmax((self.logits + noise) / temperature, dim=-1)[..., 1]
         return self._shaped((soft > 0.5).float() - soft.detach() + soft)
 
@@ -117,8 +119,3 @@ class SkipGates(nn.Module):
 def _fewest(running: Tensor) -> int:
     """Attentions or MLPs that run, whichever are fewer: without attention the class token would see no patch."""
     return int(running.sum(0).min())
-
-
-def _without_waiting(values: Tensor, device: torch.device) -> Tensor:
-    """Move from the CPU without making the host wait for what the device still computes."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

@@ -96,7 +96,11 @@ class BudgetedSearch(nn.Module):
     def observe(self, run: Tensor, target: float) -> dict[str, Tensor]:
         """Scalars for the logs: ratio, target, price, mean duals, mean cuts in percent, and how likely blocks run."""
         sizes = {"heads": self.heads, "dims": self.dims, "channels": self.channels}
-        scalars = {"search/ratio": self.ratio(run), "search/target": run.new_tensor(target), "search/price": self.price}
+        scalars = {
+            "search/ratio": self.ratio(run),
+            "search/target": run.new_full((), target),
+            "search/price": self.price,
+        }
         for name, size in sizes.items():
             scalars[f"search/dual_{name}"] = getattr(self, f"dual_{name}").mean()
             scalars[f"search/cut_{name}_percent"] = 100 * getattr(self, f"cut_{name}").mean() / size

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.grouping import GroupGates
 from lightning_vitc.dynamic.training import GatedTraining
 
@@ -25,6 +24,14 @@ class GatedFinetuning(GatedTraining):
     the further it is beyond the budget in validation. (All ours.)
     """
 
+    branches: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        costs = self.targets.dynamic_costs(self.backbone.spec)
+        self.fixed = costs.fixed
+        self.register_buffer("branches", torch.tensor(costs.branches, dtype=torch.float), persistent=False)
+
     def gate_logits(self, block: int, branch: int, pooled: Tensor) -> Tensor:
         """Of the block's own gate."""
         owner: Any = self.backbone.blocks[block]
@@ -40,11 +47,7 @@ class GatedFinetuning(GatedTraining):
 
     def expected_cost(self, run: Tensor) -> Tensor:
         """Of the network as it is."""
-        return self._costs.expected(run)
-
-    @cached_property
-    def _costs(self) -> DynamicCosts:
-        return self.targets.dynamic_costs(self.backbone.spec)
+        return self.fixed + (run * self.branches).sum((-1, -2))
 
     def softness(self) -> float:
         """`method.finetune_temperature`, all the time."""

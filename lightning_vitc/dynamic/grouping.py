@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_vitc.transfer import sent
+
 GROUPINGS = ("recursive", "avg-32", "avg-8", "random", "sample", "batch")
 
 
@@ -78,14 +80,14 @@ class GroupGates:
         counts = torch.tensor([*sizes, *[1] * len(per_sample)])
         member = torch.empty(batch, dtype=torch.long)
         member[order] = torch.arange(len(counts)).repeat_interleave(counts)
-        self.member = _sent(member, device)  # [B], its group
-        self.counts = _sent(counts, device)[:, None]
+        self.member = sent(member, device)  # [B], its group
+        self.counts = sent(counts, device)[:, None]
         counted = torch.tensor(per_sample if per_process else range(batch), dtype=torch.long)
-        self._counted, self._per_process = _sent(counted, device), per_process or batch
+        self._counted, self._per_process = sent(counted, device), per_process or batch
         if noise is not None:
             noise = noise[order[counts.cumsum(0) - counts]]
             noise[len(sizes) :] = 0
-            noise = _sent(noise, device)
+            noise = sent(noise, device)
         self.noise = noise
         self.run: dict[tuple[int, int], Tensor] = {}
         self.logits: dict[tuple[int, int], Tensor] = {}  # of every image
@@ -131,11 +133,6 @@ def straight_through(logits: Tensor, temperature: float) -> Tensor:
     soft = F.softmax(logits / temperature, dim=-1)[:, 1]
     hard = (logits[:, 1] > logits[:, 0]).float()
     return hard - soft.detach() + soft
-
-
-def _sent(values: Tensor, device: torch.device) -> Tensor:
-    """Copied without waiting for what the device has to do before."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 def units(depth: int) -> list[tuple[int, int]]:

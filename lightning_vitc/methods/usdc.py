@@ -199,7 +199,7 @@ class USDC(GatedTraining):
         every = torch.ones(self.backbone.spec.depth, 2, device=self.search.price.device)
         scalars = {
             "search/static_ratio": self.search.ratio(every).detach(),
-            "search/static_target": every.new_tensor(self._static_target()),
+            "search/static_target": every.new_full((), self._static_target()),
             "search/price": self.search.price,
         }
         if self.gates is not None:

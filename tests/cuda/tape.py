@@ -1,0 +1,50 @@
+"""Autograd's backward pass in Python: torch's own engine asks the driver for streams, and there is none."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
+    """Add the gradient of a scalar to `grad` of every leaf that requires one, as `loss.backward()` does."""
+    found: dict[Any, dict[int, Tensor]] = {loss.grad_fn: {0: torch.ones_like(loss) if gradient is None else gradient}}
+    for node in _in_order(loss.grad_fn):
+        given = found.pop(node, None)
+        if given is None:
+            continue
+        if (leaf := getattr(node, "variable", None)) is not None:
+            leaf.grad = given[0] if leaf.grad is None else leaf.grad + given[0]
+            continue
+        outputs = node(*[given.get(number) for number in range(len(node._input_metadata))])
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        for (following, number), output in zip(node.next_functions, outputs, strict=True):
+            if following is not None and output is not None:
+                _add(found.setdefault(following, {}), number, _fitting(output, following, number))
+
+
+def _in_order(root: Any) -> list[Any]:
+    """Every node before those that its gradients go to."""
+    order, seen, stack = [], set(), [(root, False)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack += [(following, False) for following, _ in node.next_functions if following is not None]
+    return order[::-1]
+
+
+def _fitting(output: Tensor, node: Any, number: int) -> Tensor:
+    """Summed over what was broadcast, and in the type of what it is the gradient of."""
+    leaf = getattr(node, "variable", None)
+    wanted = node._input_metadata[number] if leaf is None else leaf
+    assert output.device == wanted.device, f"{node.name()}: a gradient on {output.device} of {wanted.device}"
+    return output.sum_to_size(wanted.shape).to(wanted.dtype)
+
+
+def _add(found: dict[int, Tensor], number: int, output: Tensor) -> None:
+    found[number] = found[number] + output if number in found else output

@@ -1,0 +1,84 @@
+"""Every method trains and validates on CUDA with no tensor on the wrong device, and without waiting for it.
+
+What the host waits for is named here: in every step for the forward pass, to see that the loss is finite
+(`FiniteLoss`, while the device has the backward pass to do); in fp16 for whether the step overflowed; at steps that are
+logged; and once a run where gates are frozen.
+"""
+
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from fitting import OF_EVERY_STEP, OF_FP16, OF_LOGGING, STEPS, fit
+from trainings import dcvit, dense, one_shot, practise, scala, usdc, usdc_finetuning, uvc  # of benchmarks/
+
+from lightning_vitc.backbone import Backbone, create_backbone
+from lightning_vitc.callbacks.ema import EMA
+from lightning_vitc.callbacks.gate_freezing import GateFreezing
+from lightning_vitc.callbacks.gate_staging import GateStaging
+from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
+from lightning_vitc.callbacks.progressive_block_dropping import ProgressiveBlockDropping
+from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
+from lightning_vitc.callbacks.width_sampling import WidthSampling
+from lightning_vitc.dynamic.grouping import GROUPINGS
+from lightning_vitc.methods.uvc import UNDECIDED
+
+pytestmark = pytest.mark.slow
+
+RATES = {"drop_path_rate": 0.4, "drop_rate": 0.1, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1}
+one_gate = partial(usdc, gate_search="fixed:relu_bn")
+CASES: dict[str, Any] = {
+    "dense": dense, "dense, soft": partial(dense, distillation="soft"), "one-shot": one_shot,
+    "scala": partial(scala, granularity=0.125), "scala, heads": partial(scala, slice="heads", granularity=0.5, s=0.5),
+    "dcvit": dcvit, "practise": practise,
+    "uvc": partial(uvc, gate_every=2), "uvc, branches": partial(uvc, skip="sublayer", gate_every=1),
+    "uvc, no gates": partial(uvc, skip="none"), "uvc, gates alone": partial(uvc, prune=False),
+    "usdc": usdc, "usdc, static": partial(usdc, dynamic=False), "usdc, dynamic": partial(one_gate, static=False),
+    **{f"usdc, {grouping}": partial(one_gate, grouping=grouping) for grouping in GROUPINGS},
+    **{f"usdc's fine-tuning, {grouping}": partial(usdc_finetuning, grouping=grouping) for grouping in GROUPINGS},
+    "usdc's fine-tuning, in groups": partial(usdc_finetuning, finetune_per_sample=0.0),
+}  # fmt: skip
+DEPTHS = {"dcvit": 3, "usdc": 1, "usdc's fine-tuning": 1}
+ANSWERS = {"uvc": UNDECIDED, "usdc": -1}  # not decided yet; of the candidates the last one
+FREEZING = {  # once a run: the gates are decided on the host, and the choice of their networks is looked up
+    "uvc": ["methods/uvc.py:_decide_gates", "budget/gates.py:decide", "methods/uvc.py:_frozen_gates"],
+    "usdc": ["dynamic/gate_selection.py:freeze"],
+}
+
+
+def backbone(depth: int) -> Backbone:
+    torch.manual_seed(3)
+    return create_backbone("deit_small_distilled_patch16_224", img_size=8, patch_size=4, in_chans=1, embed_dim=48,
+                           depth=depth, num_heads=6, num_classes=10, **RATES)  # fmt: skip
+
+
+def schedules(module: Any) -> list[Any]:
+    """Warm-up, search and frozen gates within four steps, for those that have them."""
+    made = [PruningSchedule(0.2, 0.8), GateStaging(0.3, 0.7), GateFreezing(0.7), GumbelTemperature(), WidthSampling(),
+            ProgressiveBlockDropping(), EMA(0.9)]  # fmt: skip
+    return [callback for callback in made if getattr(callback, "serves", lambda _: True)(module)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_and_its_validation(case):
+    make, method = CASES[case], case.partition(",")[0]
+    module = make(backbone(DEPTHS.get(method, 2)))
+    device = fit(module, *FREEZING.get(method, []), precision="bf16-mixed", callbacks=schedules(module),
+                 soft=case == "dense, soft", answer=int(ANSWERS.get(method, 1)))  # fmt: skip
+    assert all(tensor.is_cuda for tensor in (*module.parameters(), *module.buffers()))
+    waits = Counter(device.waits)
+    assert (waits.pop(OF_EVERY_STEP), waits.pop(OF_LOGGING) > 0) == (STEPS - 1, True)
+    once = [] if case in ("uvc, no gates", "usdc, static") else FREEZING.get(method, [])
+    assert waits == dict.fromkeys(once, 1)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+@pytest.mark.parametrize("case", ["scala", "uvc", "usdc, recursive", "dcvit"])
+def test_in_other_precisions(case, precision):
+    make, method = CASES[case], case.partition(",")[0]
+    module = make(backbone(DEPTHS.get(method, 2)))
+    device = fit(module, *FREEZING.get(method, []), precision=precision, callbacks=schedules(module),
+                 answer=int(ANSWERS.get(method, 1)))  # fmt: skip
+    assert Counter(device.waits)[OF_FP16] == (STEPS - 1 if precision == "16-mixed" else 0)
