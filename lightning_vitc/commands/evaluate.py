@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from lightning_vitc.errors import UserError
 from lightning_vitc.export.formats import RUNNABLE, parse_formats
 from lightning_vitc.paths import path_argument
 
@@ -10,9 +11,14 @@ from lightning_vitc.paths import path_argument
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "source", metavar="RUN_OR_DIR", type=path_argument, help="a run directory, or an exported directory"
-    )
+        "source", metavar="RUN_OR_DIR", type=path_argument,
+        help="a run directory, or an exported directory; with --weights an experiment",
+    )  # fmt: skip
     parser.add_argument("--width", help="a width ratio of the run's method; default: every row of its table")
+    parser.add_argument(
+        "--weights", metavar="FILE", type=path_argument,
+        help="evaluate this file's weights in the network of an experiment, at any width of Scala",
+    )  # fmt: skip
     parser.add_argument(
         "--formats", help=f"of an exported directory, comma-separated, of {', '.join(RUNNABLE)}; default: safetensors"
     )
@@ -29,10 +35,16 @@ def run(args: argparse.Namespace) -> int:
     from lightning.pytorch.utilities import rank_zero_only
 
     from lightning_vitc.measuring.evaluating import evaluate_source
+    from lightning_vitc.measuring.weights_file import evaluate_weights
     from lightning_vitc.training.train import hush
 
     hush()
-    rows = evaluate_source(args.source, args.width, args.split, args.overrides, formats)
+    if args.weights is None:
+        rows = evaluate_source(args.source, args.width, args.split, args.overrides, formats)
+    elif formats is not None:
+        raise UserError("--formats: a file of weights has none of its own; leave the option out")
+    else:
+        rows = evaluate_weights(args.weights, args.source, args.width, args.split, args.overrides)
     if getattr(rank_zero_only, "rank", 0) != 0:
         return 0
     if args.json:

@@ -25,7 +25,7 @@ from lightning_vitc.training.trainers import test_trainer
 
 
 @dataclass
-class _Candidate:
+class Candidate:
     """A network to evaluate, and what its row says beside the numbers."""
 
     name: str
@@ -61,7 +61,12 @@ def evaluate_source(
     else:
         pipeline, networks = networks_of_run(source, overrides)
         chosen = networks if width is None else [pick(pipeline, width, source)]
-        candidates = [_Candidate(network.name, network.module, network.spec, network.macs) for network in chosen]
+        candidates = [Candidate(network.name, network.module, network.spec, network.macs) for network in chosen]
+    return rows_of(source, split, pipeline, candidates)
+
+
+def rows_of(source: str, split: str, pipeline: Pipeline, candidates: list[Candidate]) -> list[dict[str, Any]]:
+    """What the candidates, which come from `source`, reach on the data of the pipeline's experiment."""
     loader = pipeline.data.loader_of(split)
     must_leave_a_batch("limit_test_batches", pipeline.experiment.trainer.limit_test_batches, len(loader), split)
     _check_classes(source, split, pipeline, candidates[0].spec)
@@ -89,7 +94,7 @@ def _check_classes(source: str, split: str, pipeline: Pipeline, spec: ArchSpec) 
 
 def _exported(
     source: str, width: str | None, overrides: list[str], formats: list[str] | None
-) -> tuple[Pipeline, list[_Candidate]]:
+) -> tuple[Pipeline, list[Candidate]]:
     document = artifact.read_arch(source)
     pipeline = pipeline_of_export(source, document, overrides)
     model, name = artifact.load(source), Path(source).name
@@ -101,13 +106,13 @@ def _exported(
         spec = ArchSpec.of(model)
         macs = (document.get("costs") or {}).get("expected_macs") or costs.macs(spec)
         candidates = [
-            _Candidate(name, open_format(source, form), spec, macs, {"format": form}) for form in formats or []
+            Candidate(name, open_format(source, form), spec, macs, {"format": form}) for form in formats or []
         ]
-        candidates = candidates or [_Candidate(name, model, spec, macs)]
+        candidates = candidates or [Candidate(name, model, spec, macs)]
     return pipeline, candidates
 
 
-def _at_widths(model: ElasticViT, name: str, width: str | None, formats: list[str] | None) -> list[_Candidate]:
+def _at_widths(model: ElasticViT, name: str, width: str | None, formats: list[str] | None) -> list[Candidate]:
     if formats not in (None, ["safetensors"]):
         raise UserError("--formats: a network that switches its width has only safetensors")
     if width is not None:
@@ -115,6 +120,6 @@ def _at_widths(model: ElasticViT, name: str, width: str | None, formats: list[st
     networks = {float(each): model.network_at(as_ratio(each)) for each in model.cuts}
     specs = {each: ArchSpec.of(network) for each, network in networks.items()}
     return [
-        _Candidate(name, network, specs[each], costs.macs(specs[each]), {"width": each})
+        Candidate(name, network, specs[each], costs.macs(specs[each]), {"width": each})
         for each, network in networks.items()
     ]

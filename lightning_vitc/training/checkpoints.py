@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, settings=True)
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -42,14 +43,27 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return {re.sub(r"\bgamma_([12])$", r"ls\1.gamma", name): value for name, value in content.items()}  # DeiT III
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings that a training script left beside the weights: its parsed arguments; none of most files."""
+    if Path(path).suffix == ".safetensors":
+        return {}
+    arguments = read_checkpoint(path, settings=True).get("args")
+    return vars(arguments) if isinstance(arguments, Namespace) else {}
+
+
+def read_checkpoint(path: str | Path, settings: bool = False) -> dict[str, Any]:
     """A checkpoint of tensors and primitives, on the CPU.
+
+    Args:
+        path: the file.
+        settings: also admit an `argparse.Namespace` of primitives, which holds data and nothing else.
 
     Raises:
         UserError: where it is missing, damaged, or holds any other kind of object.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace] if settings else []):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint file") from None
     except pickle.UnpicklingError:

@@ -1,6 +1,10 @@
-"""`method.slice=released` against Scala's released network, written out here on the full weights."""
+"""`method.slice=released` against Scala's released network, written out here on the full weights, and its files."""
 
+import json
+from argparse import Namespace
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +14,14 @@ from torch import Tensor
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.backbone import Backbone, create_backbone, template
 from lightning_vitc.compact import compact
+from lightning_vitc.config import load_experiment
+from lightning_vitc.errors import UserError
+from lightning_vitc.measuring.weights_file import evaluate_weights
 from lightning_vitc.methods.scala import Arguments, Scala
 from lightning_vitc.schema import ModelConfig, OptimizerConfig
+from lightning_vitc.training.checkpoints import read_settings
+from lightning_vitc.training.pipeline import Pipeline
+from lightning_vitc.training.run_directory import RunDirectory
 
 SMALL = {"img_size": 16, "patch_size": 8, "in_chans": 1, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
 WIDTHS = tuple(Fraction(number, 8) for number in range(2, 9))  # .25, .375, ..., 1
@@ -45,7 +55,8 @@ def released(weights: dict[str, Tensor], images: Tensor, width: Fraction) -> Ten
     def linear(x: Tensor, name: str) -> Tensor:
         return F.linear(x, cut(f"{name}.weight", 0, 1), cut(f"{name}.bias", 0))
 
-    x = F.conv2d(images, cut("patch_embed.proj.weight", 0), cut("patch_embed.proj.bias", 0), stride=8)
+    patches = cut("patch_embed.proj.weight", 0)
+    x = F.conv2d(images, patches, cut("patch_embed.proj.bias", 0), stride=patches.shape[-1])
     x = x.flatten(2).transpose(1, 2)
     tokens = [cut(name, 2).expand(len(x), -1, -1) for name in ("cls_token", "dist_token")]
     x = torch.cat([*tokens, x], dim=1) + cut("pos_embed", 2)
@@ -118,3 +129,99 @@ def test_a_new_epsilon_changes_what_is_computed_and_described() -> None:
     with torch.no_grad():
         torch.testing.assert_close(one(images), two(images))
         assert (one(images) - network().eval()(images)).abs().max() > 1e-3
+
+
+# The released files
+
+DIGITS = ("model.embed_dim=32", "model.depth=2", "model.num_heads=2", "model.patch_size=4", "teacher.train=false")
+RELEASED = (*DIGITS, "method.slice=released", "method.granularity=0.25")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As their training writes it: weights, their average, the state of the training, and its parsed arguments."""
+    trained, other = (network(img_size=8, patch_size=4, num_classes=10) for _ in range(2))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.neg_()
+    arguments = Namespace(
+        model="deit_small_distilled_patch16_224_scala", smallest_ratio=0.25, largest_ratio=1.0, granularity=0.0625,
+        full_warm_epoch=10, distill_type="soft", token_type="dist_token", lr=0.004, opt_betas=None, gpu=0, eval=False,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("released") / "checkpoint.pth"
+    torch.save(
+        {"model": trained.state_dict(), "optimizer": {"state": {}, "param_groups": [{"lr": 1e-5}]}, "epoch": 99,
+         "lr_scheduler": {"t_initial": 100, "base_values": [0.004]}, "model_ema": other.state_dict(),
+         "scaler": {"scale": 65536.0}, "args": arguments}, path,
+    )  # fmt: skip
+    return path
+
+
+def accuracy(checkpoint: Path, width: Fraction) -> float:
+    """Of the network written out above, in percent."""
+    weights = torch.load(checkpoint, weights_only=False)["model"]
+    data = Pipeline(load_experiment("scala_digits", DIGITS), RunDirectory("nowhere")).data
+    right = [released(weights, images, width).argmax(-1) == targets for images, targets in data.loader_of("test")]
+    return 100 * float(torch.cat(right).float().mean())
+
+
+@pytest.mark.parametrize("width", ["0.25", "0.375", "1/2", "0.8125", "1"])  # trained or not
+def test_a_released_file_is_evaluated_at_any_width(checkpoint: Path, width: str) -> None:
+    (row,) = evaluate_weights(str(checkpoint), "scala_digits", width, "test", list(RELEASED))
+    ratio = Fraction(width)
+    assert row["width"] == float(ratio)
+    assert row["top1"] == pytest.approx(accuracy(checkpoint, ratio), abs=1e-3)
+    with_both_heads = create_backbone("deit_tiny_distilled_patch16_224", **(SMALL | {
+        "img_size": 8, "patch_size": 4, "num_classes": 10, "embed_dim": int(32 * ratio)}))  # fmt: skip
+    assert row["params"] == sum(parameter.numel() for parameter in with_both_heads.parameters())
+
+
+def test_the_command_prints_all_widths_of_the_experiment(checkpoint: Path, vitc: Any) -> None:
+    done = vitc("evaluate", "--weights", str(checkpoint), "scala_digits", *RELEASED, "--json")
+    assert (done.code, done.error) == (0, "")
+    rows = {row["width"]: row["top1"] for row in json.loads(done.out)}
+    assert rows == {
+        float(width): pytest.approx(accuracy(checkpoint, width), abs=1e-3)
+        for width in (Fraction(number, 4) for number in range(1, 5))
+    }
+    assert not (vitc.place / "runs").exists()
+
+
+def test_a_plain_experiment_evaluates_its_one_network(checkpoint: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "plain.pth"
+    torch.save(torch.load(checkpoint, weights_only=False)["model"], weights)
+    assert read_settings(weights) == {}
+    keys = [key for key in DIGITS if "teacher" not in key]
+    (row,) = evaluate_weights(str(weights), "dense_digits", None, "test", keys)
+    assert row["name"] == "plain.pth"
+    with pytest.raises(UserError, match=r"^--width: dense_digits has one network; leave the option out$"):
+        evaluate_weights(str(weights), "dense_digits", "0.5", "test", keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "width", "message"),
+    [
+        (
+            DIGITS,
+            None,
+            r"--weights: \S+ was trained by Scala's released code; evaluate it as an experiment of scala .*",
+        ),
+        ((*RELEASED, "method.s=0.5"), None, r"method\.s: 0\.5, but \S+ was trained with 0\.25"),
+        ((*RELEASED, "model.depth=3"), None, r"\S+: not a checkpoint of this model: .*"),
+        (RELEASED, "0.3", r"width: 0\.3 of the embedding width 32 is 9\.6, not a whole number"),
+        (RELEASED, "half", r"width: 'half' is not a number; give a ratio such as 0\.5"),
+    ],
+)
+def test_files_and_widths_that_do_not_fit(checkpoint: Path, keys: Any, width: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
+        evaluate_weights(str(checkpoint), "scala_digits", width, "test", list(keys))
+
+
+class Stranger:
+    """Any other object."""
+
+
+def test_an_object_that_is_no_namespace_is_not_loaded(tmp_path: Path) -> None:
+    torch.save({"model": {}, "args": Namespace(inner=Stranger())}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match=r"^\S+bad\.pth: damaged, or holds more than tensors and primitives"):
+        read_settings(tmp_path / "bad.pth")
