@@ -118,8 +118,8 @@ def _check_data(data: DataConfig, channels: int) -> None:
         values = getattr(data, name)
         if values is not None and len(values) not in (1, channels):
             raise UserError(f"data.{name}: {values} has {len(values)} numbers; it must have {allowed}")
-    if data.std is not None and min(data.std) <= 0:
-        raise UserError(f"data.std: {data.std} is out of range; every number must be > 0")
+    if data.repeated_aug and data.no_aug:
+        raise UserError("data.repeated_aug: repeats the same images where data.no_aug=true; set one of them")
     if data.unlabeled is not None:
         if data.name not in TREES:
             raise UserError(f"data.unlabeled: {data.name} brings its own images; it is for folder and imagenet")

@@ -15,8 +15,8 @@ from lightning_vitc.data.seeding import preserved_rng, seed_transforms
 from lightning_vitc.data.sources import ArraySource, Split
 from lightning_vitc.data.transforms import ImageSpec, Transform
 
-Key = tuple[int, int]
-"""(index, epoch): which image of the split, and the epoch its augmentation belongs to."""
+Key = tuple[int, ...]
+"""(index, epoch) or (index, epoch, repeat): which image of the split, and to what its augmentation belongs."""
 OnUnusable = Literal["raise", "replace", "leave_out"]
 
 
@@ -50,7 +50,7 @@ class TensorBatches(Dataset[Fetched]):
 
     def __getitems__(self, keys: list[Key]) -> Fetched:
         """The batch of some keys."""
-        rows = self._rows[[index for index, _ in keys]]
+        rows = self._rows[[key[0] for key in keys]]
         images = self._images[rows]
         images = images.float().div_(255) if images.dtype == torch.uint8 else images
         if images.shape[-2:] != self._spec.size:
@@ -76,7 +76,7 @@ def _resize(images: Tensor, spec: ImageSpec) -> Tensor:
 class TransformedBatches(Dataset[Fetched]):
     """Images that go through a transform one by one.
 
-    With a `seed`, each is transformed with the generators seeded by (seed, epoch, index), and the
+    With a `seed`, each is transformed with the generators seeded by it and the key, and the
     process's own random streams are left as they were; without one the transform must not be random.
     An image that cannot be decoded or transformed is an error, unless `on_unusable` is to `replace` it by the next
     one that can, or to `leave_out` it: then it is in no batch.
@@ -114,9 +114,8 @@ class TransformedBatches(Dataset[Fetched]):
 
     def _usable(self, key: Key, unusable: list[str]) -> tuple[Tensor, int] | None:
         """The image of a key and its place in the source, or of the next one where that is wanted."""
-        index, _ = key
         for offset in range(len(self) if self._on_unusable == "replace" else 1):
-            row = int(self._split.indices[(index + offset) % len(self)])
+            row = int(self._split.indices[(key[0] + offset) % len(self)])
             try:
                 return self._transformed(row, key, offset), row
             except UnusableImageError as error:
@@ -128,9 +127,9 @@ class TransformedBatches(Dataset[Fetched]):
     def _transformed(self, row: int, key: Key, offset: int) -> Tensor:
         image, path = self._split.source.load(row), self._split.source.path(row)
         if self._seed is not None:
-            index, epoch = key
+            index, epoch, *repeat = key
             again = (offset,) if offset else ()  # or what failed by its random numbers would fail with them again
-            seed_transforms(self._seed, epoch, index, *again)
+            seed_transforms(self._seed, epoch, index, *repeat, *again)
         try:
             return self._transform(image)
         except Exception as error:  # of Pillow, NumPy or torch

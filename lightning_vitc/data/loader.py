@@ -158,10 +158,11 @@ class ResumableLoader(ImageLoader):
 
 def _check_same(loaded: dict[str, int], current: dict[str, int]) -> None:
     """A position in an epoch means nothing in an epoch of other batches."""
-    names = dict(seed="seed", batch_size="data.batch_size", accumulate="trainer.accumulate_grad_batches")
+    names = dict(seed="seed", batch_size="data.batch_size", accumulate="trainer.accumulate_grad_batches",
+                 repeats="data.repeated_aug")  # fmt: skip
     for key, value in current.items():
-        if loaded[key] != value:
+        if (before := loaded.get(key, value)) != value:
             raise UserError(
-                f"{names.get(key, 'data.num_samples')}: is {value}, but the checkpoint was saved in mid-epoch"
-                f" with {loaded[key]}; set it back, or start over"
+                f"{names.get(key, 'data: the number of training images')}: is {value}, but the checkpoint was saved in"
+                f" mid-epoch with {before}; set it back, or start over"
             )

@@ -16,7 +16,7 @@ from lightning_vitc.data.classes import ClassNames, read_class_file
 from lightning_vitc.data.decoding import UnusableImageError
 from lightning_vitc.data.loader import ImageLoader, ResumableLoader
 from lightning_vitc.data.mixing import BatchMixer
-from lightning_vitc.data.sampler import EpochBatchSampler, ShardBatchSampler
+from lightning_vitc.data.sampler import REPEATS, EpochBatchSampler, ShardBatchSampler
 from lightning_vitc.data.sources import ArraySource, Split, Splits
 from lightning_vitc.data.splits import build_splits
 from lightning_vitc.data.transforms import (
@@ -45,7 +45,8 @@ class VisionData(LightningDataModule):
         config: The `data` section.
         img_size: The model's input size, one integer or (height, width).
         in_chans: The model's input channels, 1 or 3.
-        mean, std, interpolation, crop_pct: The model's, from `timm.data.resolve_data_config`; the config wins.
+        mean, std, interpolation, crop_pct, crop_mode: The model's, from `timm.data.resolve_data_config`; the
+            config wins.
         seed: The run's seed: order, augmentation, mixing and few-shot subsets. Splits do not depend on it.
         accumulate: Batches per optimizer step and process; `data.batch_size` counts the images of them all.
         classes: Those it must have; default: the data set's own, in the order of `data.classes` where that is given.
@@ -64,6 +65,7 @@ class VisionData(LightningDataModule):
         std: Sequence[float] | None = None,
         interpolation: str | None = None,
         crop_pct: float | None = None,
+        crop_mode: str | None = None,
         seed: int = 0,
         accumulate: int = 1,
         classes: ClassNames | None = None,
@@ -75,7 +77,9 @@ class VisionData(LightningDataModule):
         self.accumulate = accumulate
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self._size = (height, width)
-        self._model_says: dict[str, Any] = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
+        self._model_says: dict[str, Any] = dict(
+            mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode
+        )
         self._known = classes
         self._train_loader: ResumableLoader | None = None
 
@@ -128,6 +132,7 @@ class VisionData(LightningDataModule):
             "std": list(self.spec.std),
             "interpolation": self.spec.interpolation,
             "crop_pct": self.spec.crop_pct,
+            "crop_mode": self.spec.crop_mode,
         }
 
     @property
@@ -219,6 +224,7 @@ class VisionData(LightningDataModule):
             mixup_alpha=self.config.mixup,
             cutmix_alpha=self.config.cutmix,
             prob=self.config.mixup_prob,
+            switch_prob=self.config.switch_prob,
             smoothing=self.config.smoothing,
             seed=self.seed,
         )
@@ -255,6 +261,7 @@ class VisionData(LightningDataModule):
             accumulate=self.accumulate,
             reshuffle=not getattr(self.trainer, "overfit_batches", 0),  # to overfit is to repeat some batches
             partial=self.config.few_shot,  # of a few images every one counts
+            repeats=REPEATS if self.config.repeated_aug else 1,
         )
 
     def _shard(self, split: Split, world_size: int, rank: int) -> ShardBatchSampler:
@@ -265,7 +272,7 @@ class VisionData(LightningDataModule):
         return ImageLoader(self._evaluation_batches(split), self._shard(split, *self._place), **self._options)
 
     def _evaluation_batches(self, split: Split) -> TensorBatches | TransformedBatches:
-        if isinstance(split.source, ArraySource) and self.spec.crop_pct == 1.0:
+        if isinstance(split.source, ArraySource) and self.spec.shows_the_whole:
             return TensorBatches(split, self.spec)
         on_unusable: OnUnusable = "leave_out" if self._skip else "raise"  # a replacement would count twice
         return TransformedBatches(split, evaluation_transform(self.spec), on_unusable=on_unusable)

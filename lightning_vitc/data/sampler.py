@@ -6,6 +6,8 @@ from lightning_vitc.data.batches import Key
 from lightning_vitc.data.seeding import stream
 from lightning_vitc.errors import UserError
 
+REPEATS = 3  # of an image in DeiT's repeated augmentation
+
 
 class EpochBatchSampler:
     """Training batches. The order of the images is a function of (seed, epoch) alone.
@@ -14,6 +16,10 @@ class EpochBatchSampler:
     dropped, or with `partial` makes a smaller batch, as far as it divides into the slots. A global batch is
     cut into world_size x accumulate slots: micro-batch `a` of rank `r` is slot a * world_size + r. So a step
     sees the same images however many processes share it.
+
+    With `repeats`, the order holds every image so many times in a row and an epoch ends where it would without them,
+    so it has that part of the images; keys then are (index, epoch, repeat). The repeats go to different slots,
+    hence to different processes where there are as many (Hoffer et al., arXiv:1901.09335, as DeiT does it).
 
     Raises UserError where `batch_size` does not divide into the slots, or without `partial` exceeds the training
     set.
@@ -30,6 +36,7 @@ class EpochBatchSampler:
         accumulate: int = 1,
         reshuffle: bool = True,
         partial: bool = False,
+        repeats: int = 1,
     ) -> None:
         _check_batch_size(batch_size, num_images, world_size, accumulate, partial)
         self.epoch = 0
@@ -41,6 +48,7 @@ class EpochBatchSampler:
         self._world_size = world_size
         self._rank = rank
         self._reshuffle = reshuffle
+        self._repeats = repeats
         slots = world_size * accumulate
         usable = num_images // slots * slots if partial else num_images // batch_size * batch_size
         self._steps = -(-usable // batch_size)
@@ -59,6 +67,7 @@ class EpochBatchSampler:
             "batch_size": self._batch_size,
             "accumulate": self.accumulate,
             "num_images": self._num_images,
+            "repeats": self._repeats,
         }
 
     def set_epoch(self, epoch: int) -> None:
@@ -84,8 +93,12 @@ class EpochBatchSampler:
             step, slot = self.slot(batch)
             images = min(self._batch_size, self._usable - step * self._batch_size)  # of this step
             size = images // (self._world_size * self.accumulate)
-            first = step * self._batch_size + slot * size
-            yield [(index, epoch) for index in order[first : first + size].tolist()]
+            places = range(step * self._batch_size, step * self._batch_size + images)
+            if self._repeats == 1:
+                yield [(int(order[place]), epoch) for place in places[slot * size :][:size]]
+            else:
+                shared = places[slot :: self._world_size * self.accumulate]
+                yield [(int(order[place // self._repeats]), epoch, place % self._repeats) for place in shared]
 
 
 def _check_batch_size(batch_size: int, num_images: int, world_size: int, accumulate: int, partial: bool) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from timm.data.constants import DEFAULT_CROP_PCT
+from timm.data.constants import DEFAULT_CROP_MODE, DEFAULT_CROP_PCT
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision.transforms import Compose, Grayscale
@@ -14,6 +14,7 @@ from lightning_vitc.data.policies import complete
 from lightning_vitc.data.sources import Splits
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import DataConfig
+from lightning_vitc.schema.data import are_deviations, are_means
 
 Transform = Callable[[Image.Image], Tensor]
 """From an RGB image to float32 [C, H, W], normalized."""
@@ -23,8 +24,8 @@ Transform = Callable[[Image.Image], Tensor]
 class ImageSpec:
     """The tensors a model wants: `size` is (height, width); `mean` and `std` have a value per channel.
 
-    `interpolation` and `crop_pct` (the side of the center crop, as a part of the resized image) are those
-    of evaluation.
+    `interpolation`, `crop_pct` (the side of the center crop, as a part of the resized image) and `crop_mode` (timm's:
+    `center` keeps the aspect and cuts, `squash` stretches, `border` pads) are those of evaluation.
     """
 
     size: tuple[int, int]
@@ -33,6 +34,12 @@ class ImageSpec:
     std: tuple[float, ...]
     interpolation: str = "bicubic"
     crop_pct: float = DEFAULT_CROP_PCT
+    crop_mode: str = DEFAULT_CROP_MODE
+
+    @property
+    def shows_the_whole(self) -> bool:
+        """Whether evaluation is a plain resize of a square image: nothing is cut off and nothing added."""
+        return self.crop_pct == 1.0 and (self.size[0] == self.size[1] or self.crop_mode == "squash")
 
     @property
     def timm_size(self) -> int | tuple[int, int]:
@@ -61,6 +68,7 @@ def image_spec(
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     crop_pct: float | None = None,
+    crop_mode: str | None = None,
 ) -> ImageSpec:
     """Config before model (the keyword arguments) before data set.
 
@@ -69,18 +77,21 @@ def image_spec(
     """
     if channels not in (1, 3):
         raise UserError(f"model.in_chans: images have 1 or 3 channels, not {channels}")
+    average = _per_channel("mean", config.mean or mean or splits.mean, channels)
     deviation = _per_channel("std", config.std or std or splits.std, channels)
-    if min(deviation) <= 0:
-        raise UserError(f"data.std: must be above zero, not {min(deviation)}")
+    for key, values, possible in (("mean", average, are_means), ("std", deviation, are_deviations)):
+        if not possible(values):
+            raise UserError(f"data.{key}: {list(values)} cannot be of images in 0..1; divide it by 255")
     if config.interpolation not in (None, "random"):
         interpolation = config.interpolation
     return ImageSpec(
         size=size,
         channels=channels,
-        mean=_per_channel("mean", config.mean or mean or splits.mean, channels),
+        mean=average,
         std=deviation,
         interpolation=interpolation if interpolation not in (None, "", "random") else "bicubic",
         crop_pct=config.crop_pct or (1.0 if splits.native_size else crop_pct or DEFAULT_CROP_PCT),
+        crop_mode=config.crop_mode or crop_mode or DEFAULT_CROP_MODE,
     )
 
 
@@ -96,13 +107,14 @@ def is_augmented(config: DataConfig, splits: Splits) -> bool:
 
 
 def evaluation_transform(spec: ImageSpec) -> Transform:
-    """Resize and center crop, then normalize."""
+    """Resize and crop, then normalize: timm's transform of evaluation, to the bit."""
     transform = create_transform(
         spec.timm_size,
         interpolation=spec.interpolation,
         mean=spec.mean,
         std=spec.std,
         crop_pct=spec.crop_pct,
+        crop_mode=spec.crop_mode,
     )
     return transform if spec.channels == 3 else Compose([Grayscale(), transform])
 

@@ -18,6 +18,7 @@ _LOAD = {
     "timm": ("import timm", 'model = timm.create_model("local-dir:timm", pretrained=True).eval()'),
 }  # fmt: skip
 SHOWN = 20  # names of classes
+PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # timm's words
 LIMITS = ("macs", "static", "params", "latency_ms", "drop_blocks")  # keys of `budget:` that say how much
 
 
@@ -67,7 +68,7 @@ def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("classes", _classes(spec.num_classes, facts.get("classes") or [])),
     ]
     preprocessing = facts.get("preprocessing") or {}
-    rows += [(key, str(preprocessing[key])) for key in ("mean", "std", "interpolation") if key in preprocessing]
+    rows += [(key, str(preprocessing[key])) for key in PREPROCESSING if key in preprocessing]
     if facts.get("kind") == "elastic":
         rows.append(("widths", ", ".join(row["width"] for row in facts["widths"])))
     return [*rows, ("license", facts.get("license") or "unknown: set it with vitc export --license")]

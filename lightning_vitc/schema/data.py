@@ -1,9 +1,20 @@
 """The section `data`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lightning_vitc.schema.fields import MISSING, bounded, path
+from lightning_vitc.schema.fields import MISSING, bounded, path, rule
+
+
+def are_means(values: Sequence[float]) -> bool:
+    """Whether these can be the means of images whose pixels are in 0..1."""
+    return all(0 <= value <= 1 for value in values)
+
+
+def are_deviations(values: Sequence[float]) -> bool:
+    """The same of standard deviations; 1 leaves the images as they are, as some models want them."""
+    return all(0 < value <= 1 for value in values)
 
 
 @dataclass
@@ -33,12 +44,20 @@ class DataConfig:
     hflip: float = bounded(0.5, ge=0, le=1)
     color_jitter: float | None = bounded(None, ge=0)
     auto_augment: str | None = None
+    repeated_aug: bool = False  # DeiT's: a batch holds every image thrice, an epoch a third of them
     re_prob: float = bounded(0.0, ge=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "nearest", "random"] | None = None  # default: the model's
     crop_pct: float | None = bounded(None, gt=0, le=1)  # default: the model's; 1 for digits, glyphs and CIFAR
-    mean: list[float] | None = None  # default: the model's
-    std: list[float] | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None  # default: the model's
+    mean: list[float] | None = field(  # of pixels in 0..1; default: the model's
+        default=None, metadata=rule("a list of numbers from 0 to 1, as pixels are scaled to 0..1 first", are_means)
+    )
+    std: list[float] | None = field(
+        default=None,
+        metadata=rule("a list of numbers from above 0 to 1, as pixels are scaled to 0..1 first", are_deviations),
+    )
     mixup: float = bounded(0.0, ge=0)
     cutmix: float = bounded(0.0, ge=0)
     mixup_prob: float = bounded(1.0, ge=0, le=1)
+    switch_prob: float = bounded(0.5, ge=0, le=1)  # of CutMix, where both are on
     smoothing: float = bounded(0.0, ge=0, lt=1)

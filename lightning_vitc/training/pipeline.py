@@ -231,11 +231,12 @@ class Pipeline(Stages):
 
     def _data(self, config: DataConfig) -> VisionData:
         spec = self._template.spec
-        preset = resolve_data_config(self._template.pretrained_cfg or {})
-        normalization = {key: preset[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+        size = {"input_size": (spec.in_chans, *spec.img_size)}
+        preset = resolve_data_config(size, pretrained_cfg=self._template.pretrained_cfg or {})
+        preset.pop("input_size")
         return VisionData(
             config, img_size=spec.img_size, in_chans=spec.in_chans, seed=self.experiment.seed,
-            accumulate=self.experiment.trainer.accumulate_grad_batches, classes=self._classes, **normalization,
+            accumulate=self.experiment.trainer.accumulate_grad_batches, classes=self._classes, **preset,
         )  # fmt: skip
 
 

@@ -64,7 +64,16 @@ WRONG_TYPES = {
     "data.scale=[0.5]": "data.scale: [0.5] is not a pair of ascending numbers > 0",
     "data.ratio=[1, 0.5]": "data.ratio: [1.0, 0.5] is not a pair of ascending numbers > 0",
     "data.mean=[0.5, 0.5]": "data.mean: [0.5, 0.5] has 2 numbers; it must have 3 or 1",
-    "data.std=[0.5, 0, 1]": "data.std: [0.5, 0.0, 1.0] is out of range; every number must be > 0",
+    "data.std=[0.5, 0, 1]": (
+        "data.std: [0.5, 0, 1] is not a list of numbers from above 0 to 1, as pixels are scaled to 0..1 first"
+    ),
+    "data.mean=[123.675, 116.28, 103.53]": (
+        "data.mean: [123.675, 116.28, 103.53] is not a list of numbers from 0 to 1, as pixels are scaled to 0..1 first"
+    ),
+    "data.std=[58.395]": (
+        "data.std: [58.395] is not a list of numbers from above 0 to 1, as pixels are scaled to 0..1 first"
+    ),
+    "data.switch_prob=1.5": "data.switch_prob: 1.5 is out of range; it must be >= 0 and <= 1",
     "optimizer.betas=[0.9]": "optimizer.betas: [0.9] is not two numbers >= 0 and < 1",
     "optimizer.betas=[]": "optimizer.betas: [] is not two numbers >= 0 and < 1",
     "optimizer.betas=[0.9, 1]": "optimizer.betas: [0.9, 1] is not two numbers >= 0 and < 1",
@@ -120,7 +129,9 @@ MISSING_VALUES = {
 TOGETHER = {
     "model.embed_dim=10 model.num_heads=3": "model.embed_dim: 10 is not divisible by model.num_heads=3",
     "model.img_size=9 model.patch_size=2": "model.img_size: 9 is not divisible by model.patch_size=2",
-    "model.in_chans=1 data.mean=[1,2,3]": "data.mean: [1.0, 2.0, 3.0] has 3 numbers; it must have 1",
+    "model.in_chans=1 data.mean=[.1,.2,.3]": "data.mean: [0.1, 0.2, 0.3] has 3 numbers; it must have 1",
+    "data.repeated_aug=true data.no_aug=true": "data.repeated_aug: repeats the same images where data.no_aug=true; "
+    "set one of them",
     "optimizer.warmup_epochs=11": "optimizer.warmup_epochs: 11.0 is more than trainer.max_epochs=10",
     "trainer.gradient_clip_algorithm=norm": "trainer.gradient_clip_algorithm: has no effect without "
     "trainer.gradient_clip_val",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform, resolve_data_config
 
 from lightning_vitc.data.batches import TensorBatches, TransformedBatches
 from lightning_vitc.data.sources import ArraySource, Split, Splits
@@ -149,10 +150,11 @@ def test_fast_path_is_taken(vision_data):
 def test_config_wins_over_model_and_model_over_data_set(vision_data):
     model = dict(mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2), interpolation="bilinear", crop_pct=0.9)
     assert vision_data("fake").spec.mean == (0.485, 0.456, 0.406)
+    model |= dict(crop_mode="squash")
     assert vision_data("fake", model).spec == ImageSpec((32, 32), 3, *model.values())
-    config = dict(mean=[0.1], std=[0.3], interpolation="nearest", crop_pct=0.8)
+    config = dict(mean=[0.1], std=[0.3], interpolation="nearest", crop_pct=0.8, crop_mode="border")
     spec = vision_data("fake", model, **config).spec
-    assert spec == ImageSpec((32, 32), 3, (0.1,) * 3, (0.3,) * 3, "nearest", 0.8)
+    assert spec == ImageSpec((32, 32), 3, (0.1,) * 3, (0.3,) * 3, "nearest", 0.8, "border")
     assert vision_data("fake", model, interpolation="random").spec.interpolation == "bilinear"  # evaluation
 
 
@@ -171,6 +173,7 @@ def test_preprocessing_is_plain_data(vision_data):
         "std": [0.5],
         "interpolation": "bicubic",
         "crop_pct": 1.0,
+        "crop_mode": "center",
     }
 
 
@@ -222,5 +225,55 @@ def test_messages(vision_data, keys, message):
 def test_statistics_of_the_wrong_length(vision_data):
     with pytest.raises(UserError, match=r"^data.std: needs 3 values or one, not 2$"):
         vision_data("fake", std=[0.5, 0.5]).setup()
-    with pytest.raises(UserError, match=r"^data.std: must be above zero, not 0.0$"):
-        vision_data("fake", std=[0.0]).setup()
+    for key, values in (("std", [0.0]), ("std", [58.0]), ("mean", [123.675]), ("mean", [-0.1])):
+        with pytest.raises(UserError, match=rf"^data.{key}: .* cannot be of images in 0..1; divide it by 255$"):
+            vision_data("fake", **{key: values}).setup()
+    with pytest.raises(UserError, match=r"^data.mean: .* cannot be of images in 0..1"):
+        vision_data("fake", dict(mean=(123.675, 116.28, 103.53))).setup()  # the model's
+    assert vision_data("fake", mean=[0.0], std=[1.0]).spec.std == (1.0, 1.0, 1.0)
+
+
+MODELS = {  # of each of timm's ways to crop, and of none of the sizes of the images below
+    "center": dict(crop_pct=0.9, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3),
+    "squash": dict(crop_pct=0.95, interpolation="bilinear", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28)),
+    "border": dict(crop_pct=1.0, interpolation="bicubic", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28)),
+}
+
+
+@pytest.mark.parametrize("size", [(24, 24), (16, 24)])
+@pytest.mark.parametrize("crop_mode", MODELS)
+def test_evaluation_equals_timms_for_every_way_to_crop(vision_data, tree, crop_mode, size):
+    Image.effect_noise((90, 20), 80).convert("RGB").save(tree / "test" / "cat" / "wide.png")
+    model = MODELS[crop_mode] | dict(crop_mode=crop_mode)
+    data = vision_data("folder", model, root=str(tree), img_size=size)
+    expected = create_transform(**resolve_data_config({"input_size": (3, *size)}, pretrained_cfg=model))
+    source = data.splits.test.source
+    images = [expected(Image.open(source.path(row)).convert("RGB")) for row in range(len(data.splits.test))]
+    assert torch.equal(data.images_of("test"), torch.stack(images))
+
+
+@pytest.mark.parametrize("crop_mode", MODELS)
+def test_small_images_of_another_shape_are_cropped_as_timm_does(vision_data, crop_mode):
+    """A square model sees them whole; one that is not square cuts, stretches or pads them."""
+    model = MODELS[crop_mode] | dict(crop_mode=crop_mode)
+    data = vision_data("digits", model, img_size=(16, 24))
+    expected = evaluation_transform(data.spec)
+    source, rows = data.splits.test.source, data.splits.test.indices[:5]
+    images = torch.stack([expected(source.load(int(row))) for row in rows])
+    tolerance = 3 / 255 / 0.26 if crop_mode == "squash" else 0  # the fast path's resize
+    assert (next(iter(data.test_dataloader()))[0][:5] - images).abs().max() <= tolerance
+
+
+def test_repeats_are_augmented_apart(vision_data):
+    data = vision_data("fake", img_size=16, batch_size=6, num_samples=12, repeated_aug=True, seed=3)
+    images, targets = next(iter(data.train_dataloader()))
+    assert targets.tolist() == [targets[0]] * 3 + [targets[3]] * 3
+    assert len({image.numpy().tobytes() for image in images}) == 6
+    again = next(iter(vision_data("fake", img_size=16, batch_size=6, num_samples=12, repeated_aug=True, seed=3)
+                      .train_dataloader()))  # fmt: skip
+    assert torch.equal(images, again[0])
+
+
+def test_switch_prob_is_that_of_the_config(vision_data):
+    assert vision_data("fake", mixup=0.8, cutmix=1.0, switch_prob=0.25).mixer.switch_prob == 0.25
+    assert vision_data("fake", mixup=0.8, cutmix=1.0).mixer.switch_prob == 0.5

@@ -95,7 +95,10 @@ def test_an_abandoned_epoch_starts_anew(loader):
         ({"batch_size": 62}, "data.batch_size: is 62, but the checkpoint was saved in mid-epoch with 124"),
         ({"seed": 2}, "seed: is 2, but the checkpoint was saved in mid-epoch with 1"),
         ({"accumulate": 2}, "trainer.accumulate_grad_batches: is 2, but the checkpoint was saved in mid-epoch with 1"),
-        ({"num_samples": 500}, "data.num_samples: is 500, but the checkpoint was saved in mid-epoch with 1259"),
+        (
+            {"num_samples": 500},
+            "data: the number of training images: is 500, but the checkpoint was saved in mid-epoch with 1259",
+        ),
     ],
 )
 def test_a_position_of_other_batches_is_refused(loader, keys, message):

@@ -132,3 +132,34 @@ def test_a_batch_is_as_large_as_asked_for():
 def test_a_split_smaller_than_the_world():
     with pytest.raises(UserError, match=r"trainer\.devices: 4 processes cannot share the 3 images"):
         ShardBatchSampler(3, batch_size=4, world_size=4)
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(1, 1), (1, 2), (2, 1), (3, 1), (4, 2)])
+def test_repeated_augmentation_is_deits(world_size, accumulate):
+    """Each image of the order thrice in a row, from which the slots take turns; the epoch is as long as without."""
+    steps = _steps(world_size, accumulate, repeats=3)
+    sampler = EpochBatchSampler(100, batch_size=100, seed=5)
+    sampler.set_epoch(2)
+    order = [index for index, _ in next(iter(sampler))]
+    repeated = [(index, 2, repeat) for index in order for repeat in range(3)]
+    assert [len(step) for step in steps] == [24] * 4
+    slots = world_size * accumulate
+    for number, step in enumerate(steps):
+        whole = repeated[24 * number : 24 * number + 24]
+        assert step == [key for slot in range(slots) for key in whole[slot::slots]]
+
+
+def test_repeats_of_an_image_are_on_different_processes():
+    ranks = []
+    for rank in range(3):
+        ranks.append([key for batch in EpochBatchSampler(90, batch_size=30, seed=0, world_size=3, rank=rank, repeats=3)
+                      for key in batch])  # fmt: skip
+    assert all(len({index for index, _, _ in keys}) == len(keys) == 30 for keys in ranks)
+    assert len({frozenset(index for index, _, _ in keys) for keys in ranks}) == 1
+
+
+def test_repeats_resume_where_they_stopped():
+    sampler = EpochBatchSampler(100, batch_size=10, seed=0, repeats=3)
+    whole = list(sampler)
+    sampler.start = 7
+    assert list(sampler) == whole[7:]

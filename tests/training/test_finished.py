@@ -106,9 +106,11 @@ def test_arch_json(finished, export, document):
     assert facts["accuracy"] == {"top1": row["top1"], "top5": row["top5"]}
     assert facts["preprocessing"]["mean"] == [0.5]
     assert facts["preprocessing"]["input_size"] == [1, 8, 8]
+    assert (facts["preprocessing"]["crop_pct"], facts["preprocessing"]["crop_mode"]) == (1.0, "center")
     assert facts["provenance"]["seed"] == 0
     assert facts["experiment"]["method"]["name"] == "scala"
     card = (directory / "README.md").read_text()
+    assert "| crop_pct | 1.0 |\n| crop_mode | center |" in card
     assert f"{row['top1']:.2f} %" in card
     assert f"{row['macs']:,}" in card
 

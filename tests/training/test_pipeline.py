@@ -11,6 +11,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.data import resolve_data_config
+from timm.models import get_pretrained_cfg
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.config import load_experiment
@@ -153,6 +155,21 @@ def test_rows_are_the_accuracies_of_the_standalone_networks(finished, pipeline):
         with torch.no_grad():
             hits = (network.module(images).argmax(-1) == targets).float().mean()
         assert row.top1 == pytest.approx(100 * float(hits), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("tag", "crop"),
+    [
+        ("vit_base_patch16_clip_384.openai_ft_in12k_in1k", ("squash", 0.95)),
+        ("deit_tiny_patch16_224", ("center", 0.9)),
+    ],
+)
+def test_preprocessing_is_the_whole_of_timms(pipeline, tag, crop):
+    own = ("model.in_chans=3", "data.name=fake", "data.mean=null", "data.std=null")
+    found = pipeline(f"model.name={tag}", *own).data.preprocessing
+    expected = resolve_data_config({"input_size": (3, 8, 8)}, pretrained_cfg=get_pretrained_cfg(tag).to_dict())
+    assert found == {key: list(value) if isinstance(value, tuple) else value for key, value in expected.items()}
+    assert (found["crop_mode"], found["crop_pct"]) == crop
 
 
 # Teachers
