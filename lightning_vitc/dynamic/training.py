@@ -131,7 +131,9 @@ class GatedTraining(CompressionModule):
         return GroupGates(sizes, noise, device, per_sample, of_all / world_size)
 
     def _decide(self, groups: GroupGates, block: int, branch: int, pooled: Tensor) -> Tensor:
-        return groups.decide(block, branch, self.gate_logits(block, branch, pooled), self.softness())
+        with torch.autocast(pooled.device.type, enabled=False):  # the export decides in fp32 too
+            logits = self.gate_logits(block, branch, pooled.float())
+        return groups.decide(block, branch, logits, self.softness())
 
     # Validation: every image decides for itself, without noise
 
