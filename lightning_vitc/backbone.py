@@ -19,16 +19,17 @@ from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.errors import UserError
 from lightning_vitc.inspection import spec_of
 from lightning_vitc.kept import Kept, gather
-from lightning_vitc.schema import ModelConfig
+from lightning_vitc.schema import SOURCES, ModelConfig
 from lightning_vitc.suggest import did_you_mean
-from lightning_vitc.training.checkpoints import read_weights
-from lightning_vitc.vit import build, initialize, place_buffers
+from lightning_vitc.vit import Described, build, initialize, place_buffers
+from lightning_vitc.weights.fitting import load_pretrained
 
 BranchGate = Callable[[int, int, Tensor], Tensor]
+NOT_TIMMS = ("name", "pretrained", "new_head", "resample_antialias", "grad_checkpointing")  # keys of `model`
 RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 
 
-class Backbone(VisionTransformer):
+class Backbone(Described, VisionTransformer):
     """A Vision Transformer [B, C, H, W] -> [B, classes] whose `kept` argument selects a sub-network.
 
     Attributes:
@@ -36,7 +37,6 @@ class Backbone(VisionTransformer):
         pretrained_cfg: timm's (normalization, crop, ...), where the model has one.
     """
 
-    spec: ArchSpec
     rates: dict[str, float]
     pretrained_cfg: Any = None
     distilled_training: bool = False
@@ -102,13 +102,18 @@ class DistilledBackbone(Backbone, VisionTransformerDistilled):
     """The backbone with a distillation token and its head (DeiT)."""
 
 
-def create_backbone(name: str, pretrained: bool | str = False, **timm_kwargs: Any) -> Backbone:
+def create_backbone(
+    name: str, pretrained: bool | str = False, *, new_head: bool = False, resample_antialias: bool = True,
+    **timm_kwargs: Any,
+) -> Backbone:  # fmt: skip
     """The backbone of a timm model.
 
     Args:
         name: any plain `vit_*`, `deit_*` or `deit3_*` of timm.
-        pretrained: `True` for timm's weights from the hub, or the path of a checkpoint with timm or official
-            DeiT keys (`.safetensors`, or a `.pth` of tensors); loaded strictly.
+        pretrained: `True` for timm's weights from the hub, or the path of a checkpoint (`.safetensors`, or a `.pth` of
+            tensors), see `weights`; loaded strictly.
+        new_head: a new classifier instead of that of the weights.
+        resample_antialias: of position embeddings in a file, where its images had another size.
         timm_kwargs: passed to timm, e.g. `img_size=32, patch_size=4, num_classes=100`.
 
     Raises:
@@ -117,7 +122,9 @@ def create_backbone(name: str, pretrained: bool | str = False, **timm_kwargs: An
     vit = create_timm(name, pretrained=pretrained is True, **timm_kwargs)
     model = from_timm(vit, {key: timm_kwargs[key] for key in RATES if timm_kwargs.get(key)})
     if isinstance(pretrained, str):
-        load_strictly(model, read_weights(pretrained), pretrained)
+        load_pretrained(model, pretrained, new_head=new_head, antialias=resample_antialias)
+    elif pretrained and new_head:
+        model.reset_classifier(model.num_classes)
     return model
 
 
@@ -130,11 +137,7 @@ def template(config: ModelConfig, num_classes: int | None = None) -> Backbone:
 
 def timm_kwargs(config: ModelConfig) -> dict[str, Any]:
     """The keys of a `model` section that timm is told."""
-    return {
-        key: value
-        for key, value in vars(config).items()
-        if key not in ("name", "pretrained", "new_head", "grad_checkpointing") and value is not None
-    }
+    return {key: value for key, value in vars(config).items() if key not in NOT_TIMMS and value is not None}
 
 
 def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
@@ -143,7 +146,7 @@ def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
     Raises:
         UserError: for a name timm does not know, arguments it does not take, or a hub out of reach.
     """
-    if not timm.is_model(name):
+    if not timm.is_model(name) and not name.startswith(SOURCES):
         known = [model for model in timm.list_models() if model.startswith(("vit_", "deit"))]
         raise UserError(f"model.name: unknown timm model {name!r}{did_you_mean(name, known)}")
     if (eps := timm_kwargs.pop("norm_eps", None)) is not None:  # ours; timm takes the layer
@@ -173,7 +176,7 @@ def create_teacher(
         kwargs["img_size"] = img_size
     model = create_timm(name, pretrained=pretrained is True, **kwargs)
     if isinstance(pretrained, str):
-        load_strictly(model, read_weights(pretrained), pretrained)
+        load_pretrained(model, pretrained, remedy="; a teacher needs one for the classes of the data")
     return model
 
 
@@ -194,35 +197,6 @@ def from_spec(spec: ArchSpec, fresh: bool = True, rates: Mapping[str, float] | N
     if fresh:
         initialize(model)
     return model
-
-
-def load_strictly(model: torch.nn.Module, weights: dict[str, Tensor], source: str, assign: bool = False) -> None:
-    """Load weights whose names and shapes are those of the model; `assign` as in torch.
-
-    Raises:
-        UserError: as `must_fit`.
-    """
-    must_fit(model, weights, source)
-    model.load_state_dict(weights, assign=assign)
-
-
-def must_fit(model: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights whose names and shapes are not those of the model.
-
-    Raises:
-        UserError: naming the first weight that is missing, left over or of another shape.
-    """
-    own = model.state_dict()
-    for key in sorted(own.keys() - weights.keys()):
-        raise UserError(f"{source}: not a checkpoint of this model: {key} is missing")
-    for key in sorted(weights.keys() - own.keys()):
-        raise UserError(f"{source}: not a checkpoint of this model: it has {key}, which the model lacks")
-    for key, value in own.items():
-        if value.shape != weights[key].shape:
-            raise UserError(
-                f"{source}: not a checkpoint of this model: {key} is {list(weights[key].shape)}, "
-                f"the model's is {list(value.shape)}"
-            )
 
 
 def _by_block(gates: Tensor) -> Sequence[Tensor | tuple[Tensor, ...]]:

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from lightning_vitc import backbone
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import RATES, Backbone, create_backbone, from_spec, load_strictly, timm_kwargs
+from lightning_vitc.backbone import RATES, Backbone, create_backbone, from_spec, timm_kwargs
 from lightning_vitc.data.classes import shown
 from lightning_vitc.errors import UserError
 from lightning_vitc.export import artifact
 from lightning_vitc.schema import ModelConfig, is_directory_name
-from lightning_vitc.training.checkpoints import read_weights
+from lightning_vitc.weights.fitting import resampled
+from lightning_vitc.weights.strict import load_strictly
 
 HEADS = ("head.", "head_dist.")
 
@@ -54,7 +54,7 @@ def starting_network(config: ModelConfig, num_classes: int, classes: Sequence[st
     if rows is None and num_classes == old.num_classes and not config.new_head:
         warnings.warn(f"model.name: {config.name} knows other classes ({shown(start.classes or ())}) than the data; "
                       "its classifier is a new one", stacklevel=2)  # fmt: skip
-    weights = _resampled(weights, old, spec)
+    weights = resampled(weights, started, config.name, config.resample_antialias)
     weights = _with_own_head(weights, started) if rows is None else with_rows(weights, rows)
     load_strictly(started, weights, config.name)
     started.pretrained_cfg = start.preset
@@ -85,15 +85,10 @@ def _rows(start: "_Start", num_classes: int, classes: Sequence[str] | None) -> l
 
 
 def _of_timm(config: ModelConfig, num_classes: int) -> Backbone:
-    kwargs = timm_kwargs(config) | {"num_classes": num_classes}
-    if not (config.new_head and isinstance(config.pretrained, str)):
-        network = create_backbone(config.name, pretrained=config.pretrained, **kwargs)
-        if config.new_head and config.pretrained:
-            network.reset_classifier(num_classes)
-        return network
-    network = create_backbone(config.name, **kwargs)
-    load_strictly(network, _with_own_head(read_weights(config.pretrained), network), config.pretrained)
-    return network
+    options = {"new_head": config.new_head, "resample_antialias": config.resample_antialias}
+    return create_backbone(
+        config.name, config.pretrained, **options, **timm_kwargs(config) | {"num_classes": num_classes}
+    )
 
 
 @dataclass(frozen=True)
@@ -139,14 +134,3 @@ def _wanted(config: ModelConfig, spec: ArchSpec, num_classes: int | None) -> Arc
 def _with_own_head(weights: dict[str, Tensor], network: Backbone) -> dict[str, Tensor]:
     own = {name: value for name, value in network.state_dict().items() if name.startswith(HEADS)}
     return {name: value for name, value in weights.items() if not name.startswith(HEADS)} | own
-
-
-def _resampled(weights: dict[str, Tensor], old: ArchSpec, new: ArchSpec) -> dict[str, Tensor]:
-    if old.img_size == new.img_size or not old.pos_embed:
-        return weights
-    old_grid, new_grid = (
-        [side // patch for side, patch in zip(spec.img_size, spec.patch_size, strict=True)] for spec in (old, new)
-    )
-    prefix = 0 if old.no_embed_class else old.num_prefix_tokens
-    position = resample_abs_pos_embed(weights["pos_embed"], new_grid, old_grid, num_prefix_tokens=prefix)
-    return weights | {"pos_embed": position}

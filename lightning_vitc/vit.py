@@ -140,6 +140,34 @@ class Block(nn.Module):
         return self.grad_checkpointing and torch.is_grad_enabled()
 
 
+class Described:
+    """A timm model that says what it is, whatever timm's methods make of it.
+
+    Attributes:
+        spec: the architecture.
+    """
+
+    spec: ArchSpec
+
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """timm's."""
+        super().set_input_size(*args, **kwargs)  # type: ignore[misc]
+        self.spec = ArchSpec.of(self)
+
+    def reset_classifier(self, *args: Any, **kwargs: Any) -> None:
+        """timm's."""
+        super().reset_classifier(*args, **kwargs)  # type: ignore[misc]
+        self.spec = ArchSpec.of(self)
+
+
+class PlainViT(Described, VisionTransformer):
+    """timm's model with blocks of our own."""
+
+
+class PlainDistilledViT(Described, VisionTransformerDistilled):
+    """The same with a distillation token."""
+
+
 def build(
     spec: ArchSpec, model_class: type[VisionTransformer] | None = None, rates: Mapping[str, float] | None = None
 ) -> VisionTransformer:
@@ -147,12 +175,12 @@ def build(
 
     Args:
         spec: the architecture.
-        model_class: a subclass of timm's class that fits the spec; default timm's own.
+        model_class: a subclass of timm's class that fits the spec; default a plain one.
         rates: timm's `drop_rate`, `proj_drop_rate`, `attn_drop_rate`, `drop_path_rate`.
     """
     rates = rates or {}
     if model_class is None:
-        model_class = VisionTransformerDistilled if spec.distilled else VisionTransformer
+        model_class = PlainDistilledViT if spec.distilled else PlainViT
     model = model_class(**_timm_arguments(spec), drop_rate=rates.get("drop_rate", 0.0))
     drop_path = torch.linspace(0, rates.get("drop_path_rate", 0.0), spec.depth, device="cpu").tolist()
     drops = {"proj_drop": rates.get("proj_drop_rate", 0.0), "attn_drop": rates.get("attn_drop_rate", 0.0)}

@@ -200,15 +200,26 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     torch.save(timm_model("distilled").state_dict(), path)
     assert refusal(path) == f"{ours}it has dist_token, which the model lacks"
     torch.save(timm.create_model("resnet18").state_dict(), path)
-    assert refusal(path) == f"{ours}blocks.0.attn.proj.bias is missing"
+    assert refusal(path) == f"{ours}its names begin with bn1, conv1, fc, layer1, ..."
     torch.save({key: value for key, value in weights.items() if key != "blocks.1.norm1.bias"}, path)
     assert refusal(path) == f"{ours}blocks.1.norm1.bias is missing"
     torch.save(weights | {"blocks.3.norm1.bias": torch.ones(48)}, path)
-    assert refusal(path) == f"{ours}it has blocks.3.norm1.bias, which the model lacks"
+    assert refusal(path) == (
+        f"{ours}its depth is 4, the model's is 3; set model.depth=4, or model.name to the model it is of"
+    )
     torch.save(weights | {"head.weight": torch.ones(7, 48)}, path)
-    assert refusal(path) == f"{ours}head.weight is [7, 48], the model's is [5, 48]"
+    new = "set model.new_head=true for a new one"
+    assert refusal(path) == f"its classifier is for 7 classes, the model's for 5; {new}"
+    torch.save({key: value for key, value in weights.items() if not key.startswith("head")}, path)
+    assert refusal(path) == f"it has no classifier; {new}"
+    torch.save(weights | {"pos_embed": torch.ones(1, 15, 48)}, path)
+    assert refusal(path).startswith(f"{ours}pos_embed has 15 positions, of which 1 are not of patches and the others")
     torch.save(weights, path)
-    assert refusal(path, img_size=64) == f"{ours}pos_embed is [1, 17, 48], the model's is [1, 65, 48]"
+    assert refusal(path, patch_size=4).startswith(
+        f"{ours}its patch_size is 8, the model's is 4; set model.patch_size=8"
+    )
+    torch.save(weights | {"patch_embed.proj.weight": torch.ones(48, 4, 8, 8)}, path)
+    assert refusal(path).endswith("only those of RGB are adapted to others; set model.in_chans=4")
 
 
 def test_checkpoints_that_cannot_be_read(tmp_path):

@@ -4,14 +4,13 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import VisionTransformer
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.backbone import Backbone, from_timm
 from lightning_vitc.compact import compact
 from lightning_vitc.kept import AttentionKept, BlockKept, Kept
+from lightning_vitc.vit import PlainDistilledViT, PlainViT
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 HEADS, HEAD_DIM, DIM, HIDDEN, DEPTH = 4, 12, 48, 192, 4
@@ -133,7 +132,7 @@ def test_the_result_is_a_plain_model_of_its_own(kind):
     model = backbone(kind)
     for kept in (None, kept_of(model.spec, PLANS["all at once"])):
         small = compact(model, kept)
-        assert type(small) is (VisionTransformerDistilled if kind == "distilled" else VisionTransformer)
+        assert type(small) is (PlainDistilledViT if kind == "distilled" else PlainViT)
         homes = {type(module).__module__ for module in small.modules()}
         assert {home for home in homes if home.startswith("lightning")} == {"lightning_vitc.vit"}
         assert not any(

@@ -61,7 +61,7 @@ def test_a_checkpoint_of_other_classes(tmp_path):
     keys = {"name": "vit_tiny_patch16_224", "img_size": 8, "patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": 2}
     file = str(tmp_path / "other.safetensors")
     save_file(starting_network(ModelConfig(**keys), 10).state_dict(), file)
-    with pytest.raises(UserError, match=r"head\.weight is"):
+    with pytest.raises(UserError, match=r"its classifier is for 10 classes, the model's for 7; set model\.new_head"):
         starting_network(ModelConfig(**keys, pretrained=file), 7)
     started = starting_network(ModelConfig(**keys, pretrained=file, new_head=True), 7)
     assert started.head.bias.shape == (7,)

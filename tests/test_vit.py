@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
+from lightning_vitc.compact import compact
 from lightning_vitc.inspection import ACTIVATIONS
 from lightning_vitc.vit import Attention, Block, build, initialize
 
@@ -73,9 +74,26 @@ def test_every_spec_is_built_runs_and_is_read_back(spec):
     assert logits.isfinite().all()
 
 
-def test_the_result_is_timms_own_class():
-    assert type(build(SPEC)) is VisionTransformer
-    assert type(build(replace(SPEC, distilled=True))) is VisionTransformerDistilled
+def test_the_result_is_timms_model():
+    assert isinstance(build(SPEC), VisionTransformer)
+    assert isinstance(build(replace(SPEC, distilled=True)), VisionTransformerDistilled)
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_what_timm_changes_is_described(distilled):
+    """Costs and compaction answer for the model as it is, not for the one that was built."""
+    spec = replace(SPEC, distilled=distilled)
+    model = build(spec).eval()
+    initialize(model)
+    size = tuple(2 * side for side in spec.img_size)
+    model.set_input_size(size)
+    model.reset_classifier(7)
+    assert model.spec == replace(spec, img_size=size, num_classes=7)
+    assert costs.params(model.spec) == sum(parameter.numel() for parameter in model.parameters())
+    images = torch.randn(2, spec.in_chans, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(compact(model, None)(images), model(images), rtol=0, atol=1e-6)
+        assert model(images).shape == (2, 7)
 
 
 def test_building_on_meta_leaves_only_weights_there():

@@ -83,8 +83,8 @@ def _check_latency(budget: BudgetConfig, given: list[str]) -> None:
 
 
 OF_COMPRESSED = (
-    "name", "img_size", "new_head", "grad_checkpointing", "drop_rate", "proj_drop_rate", "attn_drop_rate",
-    "drop_path_rate",
+    "name", "img_size", "new_head", "resample_antialias", "grad_checkpointing", "drop_rate", "proj_drop_rate",
+    "attn_drop_rate", "drop_path_rate",
 )  # fmt: skip
 
 

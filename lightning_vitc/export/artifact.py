@@ -17,14 +17,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import load_strictly
 from lightning_vitc.errors import UserError
 from lightning_vitc.export.directory_swap import swapped_in
 from lightning_vitc.export.elastic import ElasticViT
 from lightning_vitc.export.formats import FILES
 from lightning_vitc.export.model_card import model_card
-from lightning_vitc.training.checkpoints import read_weights
 from lightning_vitc.vit import build
+from lightning_vitc.weights.files import read_weights
+from lightning_vitc.weights.strict import load_strictly
 
 WEIGHTS, ARCH, CARD, SEVERAL = FILES["safetensors"], "arch.json", "README.md", "models.json"
 FORMAT = 1

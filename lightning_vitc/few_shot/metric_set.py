@@ -13,8 +13,9 @@ from torchvision.utils import make_grid, save_image
 from lightning_vitc.backbone import Backbone
 from lightning_vitc.few_shot.synthetic import synthesize
 from lightning_vitc.schema import SyntheticConfig
-from lightning_vitc.training.checkpoints import read_weights, write_atomically
+from lightning_vitc.training.checkpoints import write_atomically
 from lightning_vitc.training.fresh_board import fresh_board
+from lightning_vitc.weights.files import read_weights
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline

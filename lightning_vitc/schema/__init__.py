@@ -9,7 +9,7 @@ from lightning_vitc.schema.budget import BudgetConfig, MinKeepConfig
 from lightning_vitc.schema.data import DataConfig
 from lightning_vitc.schema.experiment import Experiment, must_be_trained, must_keep_precision, must_read_no_label
 from lightning_vitc.schema.fields import MISSING, bounded, path, rule
-from lightning_vitc.schema.network import ModelConfig, is_directory_name
+from lightning_vitc.schema.network import SOURCES, ModelConfig, is_directory_name
 from lightning_vitc.schema.recipe import (
     OptimizerConfig,
     PostTrainingArguments,
@@ -21,6 +21,7 @@ from lightning_vitc.schema.running import SlurmConfig, TrainerConfig
 
 __all__ = [
     "MISSING",
+    "SOURCES",
     "BudgetConfig",
     "DataConfig",
     "Experiment",

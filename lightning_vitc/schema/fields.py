@@ -28,8 +28,8 @@ def path(default: str | None) -> Any:
 
 def weights(default: bool) -> Any:
     """`pretrained`: from the hub or from a file that holds weights."""
-    expected = "true, false or the path of a .safetensors, .pth, .pt or .bin file"
-    suffixes = (".safetensors", ".pth", ".pt", ".bin")
+    expected = "true, false or the path of a .safetensors, .pth, .pth.tar, .pt, .ckpt or .bin file"
+    suffixes = (".safetensors", ".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
     check = rule(expected, lambda v: isinstance(v, bool) or v.lower().endswith(suffixes))
     return field(default=default, metadata={"path": True, **check})
 

@@ -5,18 +5,22 @@ from typing import Literal
 
 from lightning_vitc.schema.fields import MISSING, bounded, path, weights
 
+SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")  # of timm, before the place of a model
+
 
 @dataclass
 class ModelConfig:
     """A timm Vision Transformer, or the directory of one that was compressed.
 
     Keys that are left out keep the value of the named model. A compressed one, which is an exported directory or a
-    finished run, takes only `img_size`, `new_head`, `grad_checkpointing` and the rates of dropping.
+    finished run, takes only `img_size`, `new_head`, `resample_antialias`, `grad_checkpointing` and the rates of
+    dropping.
     """
 
     name: str = path(MISSING)
     new_head: bool = False  # a new classifier, also where the number of classes is the same
     pretrained: bool | str = weights(False)  # false, true (the hub) or the path of a file
+    resample_antialias: bool = True  # of position embeddings, where the weights are of another image size
     grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, more time
     img_size: int | None = bounded(None, gt=0)
     patch_size: int | None = bounded(None, gt=0)
@@ -40,5 +44,5 @@ class ModelConfig:
 
 
 def is_directory_name(name: str) -> bool:
-    """Whether `model.name` is the path of a compressed model; names of timm have no slash."""
-    return "/" in name
+    """Whether `model.name` is the path of a compressed model; names of timm have no slash but after a source."""
+    return "/" in name and not name.startswith(SOURCES)

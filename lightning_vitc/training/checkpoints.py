@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,42 +9,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from lightning_vitc.errors import UserError
-
-WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema")  # where training scripts put the weights
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a `.safetensors` file or a `.pth`/`.pt`/`.bin` of tensors, official DeiT's included.
-
-    Raises:
-        UserError: where there is no such file, it is damaged, or it would have to be unpickled.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file; expected a .safetensors or .pth file")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    content = read_checkpoint(path, settings=True)
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path}: holds no weights; expected a dictionary of tensors")
-    return {re.sub(r"\bgamma_([12])$", r"ls\1.gamma", name): value for name, value in content.items()}  # DeiT III
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings that a training script left beside the weights: its parsed arguments; none of most files."""
-    if Path(path).suffix == ".safetensors":
+    if Path(path).suffix.lower() == ".safetensors":
         return {}
     arguments = read_checkpoint(path, settings=True).get("args")
     return vars(arguments) if isinstance(arguments, Namespace) else {}
@@ -68,7 +38,7 @@ def read_checkpoint(path: str | Path, settings: bool = False) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint file") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: damaged, or holds more than tensors and primitives, which is never loaded; "
+            f"{path}: damaged, or holds more than tensors and primitives, which is never loaded{_foreign(path)}; "
             "save the weights as .safetensors"
         ) from None
     except Exception:  # what damaged bytes lead to is anyone's guess
@@ -76,6 +46,15 @@ def read_checkpoint(path: str | Path, settings: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}; expected a dictionary of tensors")
     return content
+
+
+def _foreign(path: str | Path) -> str:
+    """What else there is, as far as it can be told without loading it."""
+    try:
+        names = {*torch.serialization.get_unsafe_globals_in_checkpoint(path)} - {"argparse.Namespace"}
+    except Exception:  # damaged, or of a form before torch 1.6
+        return ""
+    return f" ({', '.join(sorted(names)[:3])})" if names else ""
 
 
 @contextmanager

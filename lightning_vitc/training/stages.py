@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from lightning_vitc.backbone import Backbone, load_strictly, must_fit
+from lightning_vitc.backbone import Backbone
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import RunFailure, UserError
 from lightning_vitc.schema import Experiment
@@ -25,6 +25,7 @@ from lightning_vitc.training.module import CompressionModule
 from lightning_vitc.training.processes import Processes
 from lightning_vitc.training.run_directory import RunDirectory, read_json
 from lightning_vitc.training.trainers import stage_trainer
+from lightning_vitc.weights.strict import load_strictly, must_fit
 
 Selection = Literal["best", "last"]
 Module = TypeVar("Module", bound=CompressionModule)

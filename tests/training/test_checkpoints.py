@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_vitc.errors import UserError
-from lightning_vitc.training.checkpoints import read_checkpoint, read_weights, replace_atomically, write_atomically
+from lightning_vitc.training.checkpoints import read_checkpoint, replace_atomically, write_atomically
+from lightning_vitc.weights.files import read_weights
 
 WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.tensor([1.0, -1.0])}
 
@@ -41,11 +42,6 @@ def test_weights_of_an_old_torch_file(tmp_path):
 def test_weights_of_a_safetensors_file(tmp_path):
     save_file(WEIGHTS, tmp_path / "weights.safetensors")
     torch.testing.assert_close(read_weights(tmp_path / "weights.safetensors"), WEIGHTS)
-
-
-def test_layer_scale_of_official_deit_iii(tmp_path):
-    torch.save({"model": {"blocks.0.gamma_1": torch.ones(3), "blocks.0.gamma_2": torch.zeros(3)}}, tmp_path / "a.pth")
-    assert set(read_weights(tmp_path / "a.pth")) == {"blocks.0.ls1.gamma", "blocks.0.ls2.gamma"}
 
 
 def test_no_such_file(tmp_path):
