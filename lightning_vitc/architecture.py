@@ -36,6 +36,11 @@ class AttentionSpec:
         """Rows of the value projection, columns of the output projection."""
         return sum(self.value_dims)
 
+    @property
+    def padded_dim(self) -> int:
+        """The width that the values of every head are padded to with zeros: fused kernels want that of the queries."""
+        return max(self.head_dim, *self.value_dims)
+
 
 @dataclass(frozen=True)
 class BlockSpec:

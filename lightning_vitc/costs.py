@@ -32,6 +32,18 @@ def macs(spec: ArchSpec, convention: str = "full", method: str = DEFAULT_PAPER) 
     return sum(parts(spec, convention, method).values())
 
 
+def executed(spec: ArchSpec) -> int:
+    """`macs`, and those of the zeros that the values of narrow heads are padded with: what really runs."""
+    attns = [block.attn for block in spec.blocks if block.attn is not None]
+    padding = sum(attn.num_heads * attn.padded_dim - attn.value_dim for attn in attns)
+    return macs(spec) + spec.num_tokens**2 * padding
+
+
+def executed_beside(spec: ArchSpec) -> dict[str, int]:
+    """`executed_macs`, for a record or a table, where they are not those that are counted."""
+    return {} if (run := executed(spec)) == macs(spec) else {"executed_macs": run}
+
+
 def parts(spec: ArchSpec, convention: str = "full", method: str = DEFAULT_PAPER) -> Parts:
     """`macs` by part of the network: patch_embed, qkv, qk, av, proj, mlp, norm, classifier.
 

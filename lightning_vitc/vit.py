@@ -39,9 +39,7 @@ class Attention(nn.Module):
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj = nn.Linear(attn.value_dim, spec.embed_dim, bias=spec.proj_bias)
         self.proj_drop = nn.Dropout(proj_drop)
-        # Fused kernels want values as wide as queries; padding with zeros costs less than doing without them.
-        widest = max(attn.value_dims)
-        self.padded_dim = max(attn.head_dim, widest)
+        self.padded_dim = attn.padded_dim  # padding costs less than doing without fused kernels
         pad, valid = _padding_indices(attn.value_dims, self.padded_dim)
         self.register_buffer("pad", pad, persistent=False)
         self.register_buffer("valid", valid, persistent=False)

@@ -286,6 +286,8 @@ def test_closed_form_of_compressed_networks(kind):
     attentions = [block.attn for block in spec.blocks if block.attn is not None]
     padding = sum(max(attn.head_dim, *attn.value_dims) * attn.num_heads - attn.value_dim for attn in attentions)
     assert counted(model, spec) - costs.macs(spec) == padding * spec.num_tokens**2
+    assert costs.executed(spec) == counted(model, spec)
+    assert costs.executed_beside(spec) == ({"executed_macs": costs.executed(spec)} if padding else {})
     assert costs.params(spec) == numel(model)
 
 
@@ -310,6 +312,24 @@ def test_an_export_is_counted_as_by_its_method(exported, capsys):
         assert cli.main(["cost", exported, "--convention", "paper", "--json", *method]) == 0
         counts.append(json.loads(capsys.readouterr().out)["macs"])
     assert counts[0] == counts[1] != counts[2]
+
+
+def test_what_runs_stands_beside_what_is_counted(tmp_path, capsys):
+    """Three heads of 64 by hand: 5 tokens, values of 64 + 48 + 1 of 192 columns, 79 of which are zeros."""
+    spec = ArchSpec.of(timm.create_model(TINY, depth=1, img_size=32, num_classes=3))
+    narrow = replace(spec, blocks=(BlockSpec(AttentionSpec(64, (64, 48, 1)), 7),))
+    assert costs.executed(narrow) - costs.macs(narrow) == 5 * 5 * 79
+    artifact.save(build(narrow), tmp_path / "out", {"method": "uvc"})
+    assert cli.main(["cost", str(tmp_path / "out"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["executed_macs"] - document["macs"] == 5 * 5 * 79
+    assert cli.main(["cost", str(tmp_path / "out")]) == 0
+    assert f"{document['executed_macs']:,} MACs run in convention full" in capsys.readouterr().out
+    assert f"| MACs that run, values of narrow heads padded | {document['executed_macs']:,} |" in (
+        (tmp_path / "out" / "README.md").read_text()
+    )
+    assert cli.main(["cost", TINY, "--json"]) == 0
+    assert "executed_macs" not in json.loads(capsys.readouterr().out)
 
 
 def test_an_export_takes_no_timm_arguments(exported, capsys):

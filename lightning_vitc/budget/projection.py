@@ -8,6 +8,7 @@ are the greedy solution of the knapsack, and what the last one takes too much is
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -15,6 +16,13 @@ from torch import Tensor
 from lightning_vitc.budget.masks import ATTN, MLP, Masks
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import MinKeepConfig
+
+ALIGNED = 8  # numbers that a vector instruction takes at once: kernels are slower at widths that are no multiple
+
+
+def multiple_of(round_to: int | None, head_dim: int) -> int:
+    """`budget.round_to`; by default 8, or the largest power of two that divides the width of a head."""
+    return round_to or gcd(ALIGNED, head_dim)
 
 
 @dataclass
@@ -39,7 +47,13 @@ class Move:
 
 
 def project(
-    masks: Masks, dims: Tensor, channels: Tensor, costs: UnitCosts, limit: int, least: MinKeepConfig, round_to: int = 1
+    masks: Masks,
+    dims: Tensor,
+    channels: Tensor,
+    costs: UnitCosts,
+    limit: int,
+    least: MinKeepConfig,
+    round_to: int | None = 1,
 ) -> Masks:
     """Prune value dimensions, heads and channels of the branches that run until the cost is at most `limit`.
 
@@ -50,11 +64,12 @@ def project(
         costs: of the pieces.
         limit: the budget.
         least: what has to stay.
-        round_to: pieces of a head, and of an MLP, are removed in multiples of it.
+        round_to: pieces of a head, and of an MLP, are left in multiples of it; `None` as in `multiple_of`.
 
     Returns:
         Masks whose cost is at most `limit` where `least` allows it, and else the least there is.
     """
+    round_to = multiple_of(round_to, masks.dims.shape[-1])
     result, excess = masks.clone(), costs.total(masks) - limit
     smallest = round_to * max(costs.dim, costs.channel)
     moves = sorted(_all_moves(masks, dims, channels, costs, least, round_to), key=lambda move: move.ratio)

@@ -5,7 +5,7 @@ import math
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.budget.masks import Masks, uniform
 from lightning_vitc.budget.planning import Reach
-from lightning_vitc.budget.projection import project, rounded_up
+from lightning_vitc.budget.projection import multiple_of, project, rounded_up
 from lightning_vitc.budget.prunable import pruned_spec
 from lightning_vitc.budget.target import Target
 from lightning_vitc.budget.unit_costs import UnitCosts
@@ -61,10 +61,18 @@ def reach_of(spec: ArchSpec, costs: UnitCosts, budget: BudgetConfig, target: Tar
     return Reach(here if here > target.amount else least, costs.dense, step)
 
 
+def multiples(spec: ArchSpec, budget: BudgetConfig) -> dict[str, int | str]:
+    """Of channels and value dimensions, for `vitc plan`, and what would be faster."""
+    head_dim = uniform(spec)[0].head_dim
+    size, default = multiple_of(budget.round_to, head_dim), multiple_of(None, head_dim)
+    faster = f"budget.round_to={default} is faster at the same MACs"
+    return {"round_to": size, **({"hint": faster} if size % default else {})}
+
+
 def _step(spec: ArchSpec, costs: UnitCosts, budget: BudgetConfig) -> int:
     """How far from the budget the projection may end: a piece, or a head where the minima leave no smaller one."""
     attn, hidden = uniform(spec)
-    least, size = budget.min_keep, budget.round_to
+    least, size = budget.min_keep, multiple_of(budget.round_to, attn.head_dim)
     pieces = [costs.dim] * (rounded_up(least.dims, size) < attn.head_dim)
     pieces += [costs.channel] * (rounded_up(least.channels, size) < hidden)
     return size * max(pieces) if pieces else costs.head + attn.head_dim * costs.dim

@@ -40,13 +40,15 @@ def run(args: argparse.Namespace) -> int:
     method = args.method or (method if method in costs.PAPERS else costs.DEFAULT_PAPER)
     parts = costs.parts(spec, args.convention, method)
     total, params = sum(parts.values()), costs.params(spec)
-    width = None if ratio is None else float(ratio)
+    width, executed = None if ratio is None else float(ratio), costs.executed_beside(spec)
     if args.json:
         document = {"model": args.model, "convention": args.convention, "width": width, "macs": total,
-                    "params": params, "parts": parts}  # fmt: skip
+                    "params": params, "parts": parts, **executed}  # fmt: skip
         print(json.dumps(document))
     else:
         _print(args, method, parts, total, params)
+        for run in executed.values():
+            print(f"{run:,} MACs run in convention full: values of narrow heads are padded to the queries' width")
     return 0
 
 

@@ -39,6 +39,12 @@ def check_rules(experiment: Experiment) -> None:
         _check_finetuning(experiment.method)
 
 
+def settle(experiment: Experiment) -> None:
+    """A method that rounds to no multiple has one of 1, as in runs of versions in which that was the default."""
+    if "round_to" not in _budget_keys(experiment.method):
+        experiment.budget.round_to = experiment.budget.round_to or 1
+
+
 def check_files(experiment: Experiment) -> None:
     """Refuse paths that are not there or cannot be written."""
     _check_compressed(experiment.model)
@@ -58,19 +64,25 @@ def _check_budget(experiment: Experiment) -> None:
     budget, default = experiment.budget, BudgetConfig()
     given = [
         key for key in ("macs", "params", "latency_ms", "static", "drop_blocks", "round_to", *OF_LATENCY)
-        if getattr(budget, key) != getattr(default, key)
+        if getattr(budget, key) != getattr(default, key) and not (key == "round_to" and budget.round_to == 1)
     ]  # fmt: skip
     least = vars(default.min_keep)
     given += [f"min_keep.{key}" for key, value in vars(budget.min_keep).items() if value != least[key]]
     if given and not getattr(experiment.method, "takes_budget", False):
         raise UserError(f"budget.{given[0]}: the method '{experiment.method_name}' takes no budget; leave it out")
-    known = getattr(experiment.method, "budget_keys", ("macs", "params", "round_to", "min_keep", *LATENCY))
+    known = _budget_keys(experiment.method)
     for key in given:
         if key.partition(".")[0] not in known:
             raise UserError(
                 f"budget.{key}: the method '{experiment.method_name}' does not know it; it takes {', '.join(known)}"
             )
     _check_latency(budget, given)
+
+
+def _budget_keys(method: Any) -> tuple[str, ...]:
+    if not getattr(method, "takes_budget", False):
+        return ()
+    return getattr(method, "budget_keys", ("macs", "params", "round_to", "min_keep", *LATENCY))
 
 
 def _check_latency(budget: BudgetConfig, given: list[str]) -> None:

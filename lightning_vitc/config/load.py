@@ -33,6 +33,7 @@ def experiment_of(written: dict[str, Any], overrides: Iterable[str] = (), *, che
     above = parse_overrides(overrides)
     experiment = _typed(merge(_without_replaced(written, above), above), written)
     checks.check_rules(experiment)
+    checks.settle(experiment)
     if check_files:
         checks.check_files(experiment)
     return experiment

@@ -10,7 +10,7 @@ from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.planning import Plan, Reach, Typical
 from lightning_vitc.budget.projection import project
 from lightning_vitc.budget.prunable import pruned_spec
-from lightning_vitc.budget.reach import reach_of
+from lightning_vitc.budget.reach import multiples, reach_of
 from lightning_vitc.budget.target import LATENCY, Target, latency_amount, parse_amount, target_of
 from lightning_vitc.budget.typical import importances
 from lightning_vitc.budget.unit_costs import UnitCosts
@@ -110,7 +110,7 @@ def plan_of(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names
     gates = 2 * spec.depth * max((targets.gate_cost(name, spec.embed_dim) for name in names), default=0)
     static = replace(pruned, least=pruned.least + gates)
     least = {key: value for key, value in vars(budget.min_keep).items() if key != "blocks"}
-    details = {"min_keep": least, "round_to": budget.round_to, "gates": list(names)}
+    details = {"min_keep": least, **multiples(spec, budget), "gates": list(names)}
     typical = partial(_typical, spec, targets, budget, names)
     if not names:
         return Plan(quantity, targets.expected, static, details, dense=target.measured_dense, typical=typical)

@@ -59,6 +59,7 @@ def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
     share = f" ({100 * costs.macs(spec) / costs.macs(ArchSpec.from_dict(dense)):.1f} % of dense)" if dense else ""
     rows = [(name, str(value)) for name, value in _budget_of(facts).items()]
     rows += [("MACs of one image", f"{costs.macs(spec):,}{share}"), ("parameters", f"{costs.params(spec):,}")]
+    rows += [("MACs that run, values of narrow heads padded", f"{n:,}") for n in costs.executed_beside(spec).values()]
     rows += [(name.replace("_", " "), f"{value:,}") for name, value in (facts.get("costs") or {}).items()]
     rows += [(name, f"{value:.2f} %") for name, value in (facts.get("accuracy") or {}).items()]
     if name := _data_name(facts):

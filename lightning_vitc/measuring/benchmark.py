@@ -34,7 +34,8 @@ def benchmark(candidates: Sequence[Candidate], settings: Settings) -> list[dict[
     Returns:
         Rows with `name`, `device`, `runtime`, `dtype`, `compile`, `batch_size`, `threads`, `latency_ms` (percentiles),
         `images_per_second`, `peak_bytes` (weights and what a forward pass adds), `file_bytes`, `macs`,
-        `macs_reduction`, `speedup`, `realised` (speed-up over MACs reduction) and `dense`.
+        `executed_macs` (those of padding too), `macs_reduction`, `speedup`, `realised` (speed-up over MACs reduction)
+        and `dense`.
 
     Raises:
         UserError: for a device or runtime that is not there.
@@ -89,7 +90,8 @@ def _row(
         "name": candidate.name, "device": device_name(device), **subject.runtime, "batch_size": size,
         "threads": torch.get_num_threads(), "latency_ms": latency,
         "images_per_second": round(1e3 * size / latency["p50"], 2), "peak_bytes": peak,
-        "file_bytes": subject.file_bytes, "macs": candidate.macs, "macs_reduction": round(reduction, 4),
+        "file_bytes": subject.file_bytes, "macs": candidate.macs,
+        "executed_macs": candidate.executed or candidate.macs, "macs_reduction": round(reduction, 4),
         "speedup": round(speedup, 4), "realised": round(speedup / reduction, 4), "dense": candidate.reference.name,
     }  # fmt: skip
 

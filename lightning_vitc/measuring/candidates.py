@@ -64,7 +64,8 @@ def candidate_of(
         initialize(module)  # type: ignore[arg-type]
     shape = (spec.in_chans, *spec.img_size)
     images = None if data is None or not spec.is_gated else partial(data.spread_images, "test")
-    return Candidate(name, module, macs or costs.macs(spec), shape, dense, files or {}, images)
+    executed = None if spec.is_gated else costs.executed_beside(spec).get("executed_macs")
+    return Candidate(name, module, macs or costs.macs(spec), shape, dense, files or {}, images, executed)
 
 
 def directories_of(path: Path) -> list[Path]:

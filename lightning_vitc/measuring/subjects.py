@@ -29,6 +29,7 @@ class Candidate:
         shape: of an image.
         dense: what it is compared with; itself by default.
         files: of its formats, where they are written already.
+        executed: MACs that run, where they are more: the values of narrow heads are padded.
         images: where gates decide by the image, so many real ones [N, C, H, W]; else random ones do.
     """
 
@@ -39,6 +40,7 @@ class Candidate:
     dense: "Candidate | None" = None
     files: dict[str, Path] = field(default_factory=dict)
     images: Callable[[int], Tensor] | None = None
+    executed: int | None = None
 
     @property
     def reference(self) -> "Candidate":

@@ -50,12 +50,13 @@ class OneShot(Dense):
         target = target_of(budget, spec, "uvc", table_for(experiment, spec))
         costs = target.unit_costs(spec)
         _, hidden = uniform(spec)
-        channels = min(hidden, rounded_up(budget.min_keep.channels, budget.round_to))
+        size = budget.round_to or 1  # of all blocks at once: a larger default would miss the budget by far
+        channels = min(hidden, rounded_up(budget.min_keep.channels, size))
         least = _total(costs, spec, budget.min_keep.heads, channels)
         details: dict[str, int] = {}
         if least <= target.amount <= costs.dense:
             details = dict(zip(("heads", "channels"), uniform_size(spec, costs, target.amount, budget), strict=True))
-        reach = Reach(least, costs.dense, spec.depth * costs.channel * budget.round_to)
+        reach = Reach(least, costs.dense, spec.depth * costs.channel * size)
         return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense)
 
     @classmethod
@@ -88,15 +89,15 @@ def uniform_size(spec: ArchSpec, costs: UnitCosts, limit: int, budget: BudgetCon
         UserError: where no number of heads leaves enough channels.
     """
     attn, hidden = uniform(spec)
-    found = []
+    size, found = budget.round_to or 1, []
     for heads in range(budget.min_keep.heads, attn.num_heads + 1):
         room = (limit - _total(costs, spec, heads, 0)) // (spec.depth * costs.channel)
-        channels = min(hidden, room) // budget.round_to * budget.round_to
+        channels = min(hidden, room) // size * size
         if channels >= budget.min_keep.channels:
             found.append((abs(heads / attn.num_heads - channels / hidden), heads, channels))
     if not found:
         raise UserError(
-            f"budget.round_to: {budget.round_to} and budget.min_keep leave no number of heads and channels within "
+            f"budget.round_to: {size} and budget.min_keep leave no number of heads and channels within "
             f"{limit:,}; lower them"
         )
     return min(found)[1:]

@@ -21,7 +21,7 @@ from lightning_vitc.budget.masks import Masks, check_minima
 from lightning_vitc.budget.planning import Plan
 from lightning_vitc.budget.projection import project
 from lightning_vitc.budget.prunable import energies, masked_weights, pruned_spec
-from lightning_vitc.budget.reach import least_blocks, reach_of, smallest
+from lightning_vitc.budget.reach import least_blocks, multiples, reach_of, smallest
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.budget.typical import typical_of
@@ -74,7 +74,7 @@ class Arguments(SearchArguments):
             least, budget = experiment.budget.min_keep, experiment.budget
             pruned = {"round_to": budget.round_to, **{f"min_keep.{key}": getattr(least, key) for key in PIECES}}
             for key, value in pruned.items():
-                if not self.prune and value != 1:
+                if not self.prune and value not in (None, 1):
                     raise ValueError(f"budget.{key}: has no effect with method.prune=false; leave it out")
             if self.skip == "none" and least.blocks is not None:
                 raise ValueError("budget.min_keep.blocks: has no effect with method.skip=none; leave it out")
@@ -237,7 +237,7 @@ class UVC(CompressionModule):
         skip, share = keys.skip != "none", keys.share_of_skipping
         reach = reach_of(spec, costs, budget, target, prune=keys.prune, skip=skip, share=share)
         blocks = least_blocks(budget.min_keep.blocks, share, target.ratio, spec.depth) if skip else spec.depth
-        details = {"round_to": budget.round_to, "min_keep": vars(budget.min_keep) | {"blocks": blocks}}
+        details = {**multiples(spec, budget), "min_keep": vars(budget.min_keep) | {"blocks": blocks}}
         typical = partial(typical_of, spec, costs, target.amount, budget, blocks if skip else None, keys.prune)
         return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense, typical=typical)
 

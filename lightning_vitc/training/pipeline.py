@@ -60,6 +60,11 @@ class Network:
         """MACs of an image: expected ones where images differ."""
         return self.columns.get("expected_macs") or costs.macs(self.spec)
 
+    @property
+    def executed(self) -> dict[str, int]:
+        """What runs, where it is more than is counted and the same for all images."""
+        return {} if self.spec.is_gated else costs.executed_beside(self.spec)
+
 
 class Pipeline(Stages):
     """What a method's stages have in common: experiment, directory, data, and the rows of the final table.
@@ -222,7 +227,7 @@ class Pipeline(Stages):
         self.left_out = evaluation.left_out
         rows = [
             Row(name=network.name, macs=network.macs, params=costs.params(network.spec),
-                **evaluation.accuracy[network.name], columns=network.columns)
+                **evaluation.accuracy[network.name], columns=network.columns | network.executed)
             for network in self.networks
         ]  # fmt: skip
         dense = [row for row in rows if row.name == self.dense_name]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.masks import Masks
-from lightning_vitc.budget.projection import project
+from lightning_vitc.budget.projection import multiple_of, project
 from lightning_vitc.budget.prunable import pruned_spec
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import MinKeepConfig
@@ -78,6 +78,24 @@ def test_multiples_of_round_to() -> None:
     masks = project(Masks.full(SPEC), *importances(SPEC, 2), unit, unit.dense // 2, MinKeepConfig(), 8)
     assert all(count % 8 == 0 for count in masks.channels.sum(-1).tolist())
     assert all(count % 8 == 0 for count in masks.dims.sum(-1).flatten().tolist())
+
+
+@pytest.mark.parametrize(
+    ("round_to", "head_dim", "size"),
+    [(None, 64, 8), (None, 80, 8), (None, 16, 8), (None, 12, 4), (None, 6, 2), (None, 7, 1), (1, 64, 1), (16, 12, 16)],
+)
+def test_the_default_multiple(round_to: int | None, head_dim: int, size: int) -> None:
+    assert multiple_of(round_to, head_dim) == size
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.77])
+def test_by_default_no_width_is_odd_and_the_budget_is_met(share: float) -> None:
+    """Within a step: eight value dimensions of DeiT-S, 0.03 % of its MACs."""
+    unit = UnitCosts.of(DEIT_S)
+    limit = int(share * unit.dense)
+    masks = project(Masks.full(DEIT_S), *importances(DEIT_S, 5), unit, limit, MinKeepConfig(), None)
+    assert not any(count % 8 for count in [*masks.channels.sum(-1).tolist(), *masks.dims.sum(-1).flatten().tolist()])
+    assert 0 <= limit - unit.total(masks) < 8 * max(unit.dim, unit.channel)
 
 
 def test_the_least_important_pieces_go_first() -> None:

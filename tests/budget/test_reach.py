@@ -4,7 +4,7 @@ import pytest
 
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.masks import Masks
-from lightning_vitc.budget.reach import least_blocks, reach_of, smallest
+from lightning_vitc.budget.reach import least_blocks, multiples, reach_of, smallest
 from lightning_vitc.budget.target import Target
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.schema import BudgetConfig, MinKeepConfig
@@ -37,6 +37,13 @@ def test_the_reach_does_not_move_with_the_target() -> None:
     assert len({reach(ratio) for ratio in (0.1, 0.3, 0.5, 0.9)}) == 1
 
 
+def test_a_plan_says_which_multiple_and_what_would_be_faster() -> None:
+    assert multiples(SPEC, BudgetConfig()) == {"round_to": 8}
+    assert multiples(SPEC, BudgetConfig(round_to=16)) == {"round_to": 16}
+    hint = "budget.round_to=8 is faster at the same MACs"
+    assert multiples(SPEC, BudgetConfig(round_to=4)) == {"round_to": 4, "hint": hint}
+
+
 def test_skipping_alone_reaches_one_block() -> None:
     masks = Masks.full(SPEC)
     masks.branches[1:] = False
@@ -44,7 +51,7 @@ def test_skipping_alone_reaches_one_block() -> None:
 
 
 def test_pruning_alone_reaches_what_the_minima_leave() -> None:
-    budget = BudgetConfig()
+    budget = BudgetConfig(round_to=1)
     assert reach(0.5, skip=False)[0] == COSTS.total(smallest(Masks.full(SPEC), COSTS, budget))
 
 

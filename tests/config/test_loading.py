@@ -159,6 +159,16 @@ def test_a_recipe_without_a_teacher_to_train(key: str) -> None:
         load_experiment("dcvit_digits", ["teacher.train=false", "data.name=fake", f"teacher.{key}"])
 
 
+@pytest.mark.parametrize(
+    ("name", "round_to"), [("uvc_deit_s", None), ("uvc_digits", 1), ("magnitude_glyphs", 1), ("dcvit_vit_b", 1),
+                           ("scala_digits", 1)]
+)  # fmt: skip
+def test_the_multiple_is_free_where_heads_are_wide(name: str, round_to: int | None) -> None:
+    """Documented results of narrow heads stay, and so do runs of versions whose default was 1."""
+    assert load_experiment(name, check_files=False).budget.round_to == round_to
+    assert load_experiment(name, ["budget.round_to=1"], check_files=False).budget.round_to == 1
+
+
 @pytest.mark.parametrize(("key", "method"), [("drop_blocks=2", "uvc"), ("round_to=4", "dcvit")])
 def test_a_budget_that_the_method_does_not_know(key: str, method: str) -> None:
     with pytest.raises(UserError, match=rf"budget.{key.partition('=')[0]}: the method '{method}' does not know it"):
