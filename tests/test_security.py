@@ -32,7 +32,9 @@ import pytest
 import torch
 
 import lightning_vitc
+from lightning_vitc.backbone import create_backbone
 from lightning_vitc.errors import UserError
+from lightning_vitc.weights.files import read_weights
 
 PACKAGE = Path(lightning_vitc.__file__).parent
 SOURCES = [*PACKAGE.rglob("*.py"), *(PACKAGE / "callbacks").resolve().rglob("*.py")]  # a link, which is not followed
@@ -97,6 +99,39 @@ def test_pretrained_weights(vitc, tiny, intrude, name):
     assert_refused(vitc("train", "scala_digits", *tiny, f"model.pretrained={name}"), name)
     teacher = ("teacher.train=false", "teacher.model=deit_tiny_patch16_224", f"teacher.pretrained={name}")
     assert_refused(vitc("train", "scala_digits", *tiny, *teacher), name)
+
+
+STRANGE = {
+    "a sparse tensor": lambda weight: weight.to_sparse(),
+    "a tensor without numbers": lambda weight: weight.to("meta"),
+    "quantized": lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.quint8),
+    "of torch.complex64": lambda weight: weight.to(torch.complex64),
+    "of torch.int64": lambda weight: weight.long(),
+    r"\[\], the model's is": lambda weight: weight.sum(),
+}
+SHAPE = dict(img_size=8, patch_size=4, in_chans=1, embed_dim=24, depth=1, num_heads=6, num_classes=10)
+
+
+@pytest.mark.parametrize("what", STRANGE)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_no_weights(tmp_path, what):
+    path, weights = tmp_path / "weights.pth", create_backbone("vit_tiny_patch16_224", **SHAPE).state_dict()
+    torch.save(weights | {"head.weight": STRANGE[what](weights["head.weight"])}, path)
+    with pytest.raises(UserError, match=rf"^{path}: (not a checkpoint of this model: )?head\.weight is {what}"):
+        create_backbone("vit_tiny_patch16_224", pretrained=str(path), **SHAPE)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore")
+def test_dictionaries_that_hold_themselves_and_names_that_are_none(tmp_path):
+    content: dict[Any, Any] = {}
+    content["model"] = content["state_dict"] = content
+    torch.save(content, tmp_path / "itself.pth")
+    with pytest.raises(UserError, match="holds no weights"):
+        read_weights(tmp_path / "itself.pth")
+    torch.save({1: torch.ones(1)}, tmp_path / "number.pth")
+    with pytest.raises(UserError, match="1 is no name of a weight"):
+        read_weights(tmp_path / "number.pth")
 
 
 # Exports

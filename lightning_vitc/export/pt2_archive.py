@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from lightning_vitc.archives import refuse_swelling
 from lightning_vitc.errors import UserError
 
 ENTRY = re.compile(
@@ -40,6 +41,7 @@ def plain_archive(path: Path) -> io.BytesIO:
     Raises:
         UserError: where the file holds anything else, or is damaged.
     """
+    refuse_swelling(path)
     copy = io.BytesIO()
     try:
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as plain:

@@ -136,7 +136,7 @@ def _written(candidate: Candidate, form: str, scratch: Path) -> Path:
 
 def _opened(form: str, path: Path, device: torch.device, ours: bool) -> nn.Module:
     if form == "pt2":
-        return Pt2Network(path, ours).to(device)
+        return Pt2Network(path, ours=ours).to(device)
     if device.type == "cuda":
         import onnxruntime
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from lightning_vitc.archives import refuse_swelling
 from lightning_vitc.errors import UserError
 
 
@@ -31,6 +32,7 @@ def read_checkpoint(path: str | Path, settings: bool = False) -> dict[str, Any]:
     Raises:
         UserError: where it is missing, damaged, or holds any other kind of object.
     """
+    refuse_swelling(path)
     try:
         with torch.serialization.safe_globals([Namespace] if settings else []):
             content = torch.load(path, map_location="cpu", weights_only=True)

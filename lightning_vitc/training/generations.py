@@ -4,6 +4,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+from lightning_vitc.archives import refuse_swelling
 from lightning_vitc.errors import UserError
 from lightning_vitc.training.checkpoints import read_checkpoint
 
@@ -49,14 +50,18 @@ def damage(path: Path) -> str | None:
     changed in the middle of a weight nothing else tells.
     """
     try:
+        refuse_swelling(path)  # or to compare the checksums would take as long as to unpack it
         with zipfile.ZipFile(path) as archive:
             changed = archive.testzip()
+    except UserError as error:
+        return str(error)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
         return f"{path}: damaged or truncated checkpoint"
     if changed is not None:
         return f"{path}: damaged checkpoint: the checksum of {changed} is wrong"
     try:
-        read_checkpoint(path)
+        content = read_checkpoint(path)
     except UserError as error:
         return str(error)
-    return None
+    whole = isinstance(content.get("state_dict"), dict) and isinstance(content.get("global_step"), int)
+    return None if whole else f"{path}: damaged: it is no checkpoint of a stage"

@@ -34,6 +34,7 @@ from lightning_vitc.starting_point import knows, rows_of, starting_network, temp
 from lightning_vitc.training.checkpoints import read_checkpoint
 from lightning_vitc.training.class_record import classes_of_run
 from lightning_vitc.training.evaluation import evaluate
+from lightning_vitc.training.generations import damage
 from lightning_vitc.training.latency_of_run import LatencyOfRun
 from lightning_vitc.training.results import Row
 from lightning_vitc.training.run_directory import RunDirectory
@@ -259,7 +260,9 @@ def dense_of_run(path: str, classes: Sequence[str]) -> Backbone:
     folder = directory.stage("dense")
     if not (folder / "done.json").exists():
         raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")
-    count = len(read_checkpoint(selected_file(folder))["state_dict"]["backbone.head.bias"])
+    if problem := damage(file := selected_file(folder)):
+        raise UserError(problem)
+    count = len(read_checkpoint(file)["state_dict"].get("backbone.head.bias", ()))
     model = replace(experiment.model, pretrained=False, new_head=False)
     dense = Dense(starting_network(model, count), experiment.optimizer)
     load_selected(dense, folder)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.training.checkpoints import read_checkpoint
+from lightning_vitc.weights.strict import must_be_dense
 
 WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema")  # where training scripts put the weights
 
@@ -31,11 +32,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     content = _unwrapped(read_checkpoint(path, settings=True), path)
     if not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path}: holds no weights; expected a dictionary of tensors")
+    must_be_dense(content, path)
     return content
 
 
 def _unwrapped(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    while held := [wrapper for wrapper in WRAPPERS if isinstance(content.get(wrapper), dict)]:
+    for _ in WRAPPERS:  # a dictionary may hold itself, and would be unwrapped forever
+        held = [wrapper for wrapper in WRAPPERS if isinstance(content.get(wrapper), dict)]
+        if not held:
+            break
         if len(held) > 1:
             warnings.warn(f"{path}: holds {' and '.join(held)}; {held[0]} is taken", stacklevel=4)
         content = content[held[0]]

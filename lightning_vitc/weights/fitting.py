@@ -84,7 +84,7 @@ def _with_classifier(weights: Weights, model: Any, path: str, new_head: bool, re
             continue
         if not any(theirs.startswith(heads) for theirs in weights):
             raise UserError(f"{path}: it has no classifier{remedy}")
-        if name in weights and len(weights[name]) != len(value):
+        if name in weights and weights[name].ndim == value.ndim and len(weights[name]) != len(value):
             raise UserError(
                 f"{path}: its classifier is for {len(weights[name])} classes, the model's for {len(value)}{remedy}"
             )

@@ -2,6 +2,7 @@ import os
 import pickle
 import random
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.export.pt2_archive import plain_archive
 from lightning_vitc.training.checkpoints import read_checkpoint, replace_atomically, write_atomically
+from lightning_vitc.training.generations import damage
 from lightning_vitc.weights.files import read_weights
 
 WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.tensor([1.0, -1.0])}
@@ -152,3 +155,27 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
         write_half_and_crash(path)
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["state.bin"]
+
+
+def test_an_archive_that_unpacks_to_more_than_it_takes(tmp_path):
+    """Its index says so: nothing is unpacked."""
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", b"no pickle")
+        archive.writestr("bomb/data/0", bytes(10_000_000))
+    size = (tmp_path / "bomb.pth").stat().st_size
+    for read in (read_weights, read_checkpoint):
+        assert refusal(tmp_path / "bomb.pth", read) == (
+            f"not loaded: it takes {size:,} bytes and unpacks to 10,000,009; torch compresses nothing"
+        )
+    assert damage(tmp_path / "bomb.pth") == f"{tmp_path}/bomb.pth: {refusal(tmp_path / 'bomb.pth')}"
+    assert refusal(tmp_path / "bomb.pth", plain_archive) == refusal(tmp_path / "bomb.pth")
+
+
+def test_checkpoints_that_belong_to_no_stage(tmp_path):
+    for number, content in enumerate(({}, {"state_dict": 1, "global_step": 1}, {"state_dict": {}})):
+        torch.save(content, tmp_path / f"{number}.ckpt")
+        assert (
+            damage(tmp_path / f"{number}.ckpt") == f"{tmp_path}/{number}.ckpt: damaged: it is no checkpoint of a stage"
+        )
+    torch.save({"state_dict": {}, "global_step": 1}, tmp_path / "whole.ckpt")
+    assert damage(tmp_path / "whole.ckpt") is None
