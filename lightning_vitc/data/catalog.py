@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_vitc.data.tree import count_classes
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import DataConfig
 
@@ -123,7 +124,7 @@ def class_count(config: DataConfig) -> int | None:
     folder = next((root / name for name in names if (root / name).is_dir()), None)
     if folder is None:
         return None
-    count = sum(entry.is_dir() for entry in folder.iterdir())
+    count = count_classes(folder)
     if count == 1:
         raise UserError(f"data.root: {folder} has one class; a classifier needs two or more")
     return count

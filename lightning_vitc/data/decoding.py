@@ -1,7 +1,7 @@
 """From an image file to 8-bit RGB, or one line that says which image cannot be used and why."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lightning_vitc.errors import UserError
 
@@ -16,8 +16,10 @@ class UnusableImageError(UserError):
         self.path = path
 
 
-def open_image(path: str) -> Image.Image:
+def open_image(path: str, exif: bool = False) -> Image.Image:
     """The image of a file in RGB, of 8 bits a channel; 16-bit gray is scaled by 1/257, so white stays white.
+
+    The orientation that a camera noted in EXIF is applied with `exif`; torchvision and timm leave it.
 
     Raises:
         UnusableImageError: for a file that cannot be decoded, whatever the decoder raised, and for pixels of a range
@@ -25,11 +27,11 @@ def open_image(path: str) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            if _has_16_bits(image):
-                return _in_8_bits(image).convert("RGB")
-            kind = _UNSCALED.get(image.mode)
+            upright = ImageOps.exif_transpose(image) if exif else image
+            whole = _in_8_bits(upright) if _has_16_bits(image) else upright
+            kind = _UNSCALED.get(whole.mode)
             if kind is None:
-                return image.convert("RGB")
+                return whole.convert("RGB")
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise UnusableImageError(path, f"data.root: cannot read the image {path} ({type(error).__name__})") from None
     raise UnusableImageError(

@@ -118,10 +118,17 @@ class VisionData(LightningDataModule):
 
     @property
     def evaluation_split(self) -> str:
-        """`test`, or `validation` where the data set's validation images are its test images too."""
-        test, validation = self.splits.test, self.splits.validation
-        same = test.source is validation.source and bool(np.array_equal(test.indices, validation.indices))
-        return "validation" if same else "test"
+        """The split that the final numbers are of: `test`, or `validation` where there is no test split."""
+        return self.splits.evaluated
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images of every split and, where they have labels, how many classes they are of."""
+        found = {name: {"images": size} for name, size in self.sizes.items()}
+        for name in found:
+            if name != "train" or self.config.unlabeled is None:
+                found[name]["classes"] = len(np.unique(getattr(self.splits, name).targets))
+        return found
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Where images come from: arrays in memory, files on a disk, a random stream; and splits of them."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,7 +52,9 @@ class ArraySource:
 
 
 class FileSource:
-    """Image files `names` below `folder`, decoded when they are asked for."""
+    """Image files `names` below `folder`, decoded when they are asked for; with `exif`, turned as it says."""
+
+    exif = False
 
     def __init__(self, folder: Path, names: list[str], targets: np.ndarray) -> None:
         assert len(names) == len(targets)
@@ -60,13 +63,18 @@ class FileSource:
         self._names = np.array([os.fsencode(name) for name in names])
         self.targets = np.asarray(targets, dtype=np.int64)
 
+    @property
+    def names(self) -> Iterator[str]:
+        """Paths of all images, relative to `folder`."""
+        return (os.fsdecode(bytes(name)) for name in self._names)
+
     def path(self, index: int) -> str:
         """The path of image `index`."""
         return str(self.folder / os.fsdecode(bytes(self._names[index])))
 
     def load(self, index: int) -> Image.Image:
         """Image `index`, in RGB. Raises UnusableImageError with its path."""
-        return open_image(self.path(index))
+        return open_image(self.path(index), self.exif)
 
 
 class FakeSource:
@@ -122,7 +130,7 @@ class Splits:
 
     `classes` are their names, that of class 0 first. `native_size` is the side of its square images, None where they
     differ. `mean` and `std` (one value per channel, of pixels in 0..1) serve where neither the config nor the model
-    says anything.
+    says anything. `evaluated` names the images that `test` are: `validation` where there is no test split.
     """
 
     train: Split
@@ -133,6 +141,7 @@ class Splits:
     channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    evaluated: str = "test"
 
     @property
     def num_classes(self) -> int:

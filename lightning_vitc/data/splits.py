@@ -17,7 +17,7 @@ from lightning_vitc.data.folder import read_folder, read_with_unlabeled
 from lightning_vitc.data.glyph_atlas import CHARACTERS
 from lightning_vitc.data.glyphs import glyphs
 from lightning_vitc.data.oxford import PETS, read_flowers, read_pets
-from lightning_vitc.data.sources import ArraySource, FakeSource, Split, Splits
+from lightning_vitc.data.sources import ArraySource, FakeSource, FileSource, Split, Splits
 from lightning_vitc.data.subsets import any_subset, balanced_subset, hold_out
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import DataConfig
@@ -176,6 +176,9 @@ def build_splits(config: DataConfig, size: Size, seed: int, known: ClassNames | 
     if config.few_shot and config.num_samples is None:
         raise UserError("data.num_samples: is needed with data.few_shot=true")
     splits = _READERS[config.name](config, size, known)
+    for split in (splits.train, splits.validation, splits.test):
+        if isinstance(split.source, FileSource):
+            split.source.exif = config.exif
     if config.num_classes not in (None, splits.num_classes):
         raise UserError(f"data.num_classes: {config.name} has {splits.num_classes} classes here; leave the key out")
     if known is not None:

@@ -70,6 +70,8 @@ def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     preprocessing = facts.get("preprocessing") or {}
     rows += [(key, str(preprocessing[key])) for key in PREPROCESSING if key in preprocessing]
+    if ((facts.get("experiment") or {}).get("data") or {}).get("exif"):
+        rows.append(("orientation", "as EXIF says"))
     if facts.get("kind") == "elastic":
         rows.append(("widths", ", ".join(row["width"] for row in facts["widths"])))
     return [*rows, ("license", facts.get("license") or "unknown: set it with vitc export --license")]

@@ -37,6 +37,7 @@ class DataConfig:
     balanced: bool = True  # few-shot images of every class alike; false: any, no label is read
     val_fraction: float | None = bounded(None, gt=0, lt=1)  # of training, held out where no split is given (0.1)
     on_error: Literal["raise", "skip"] = "raise"  # an image that cannot be used: left out of evaluation
+    exif: bool = False  # turn images as cameras noted it; torchvision and timm do not
     # Augmentation, timm's names
     no_aug: bool = False
     scale: list[float] = field(default_factory=lambda: [0.08, 1.0])

@@ -8,7 +8,7 @@ from typing import Any
 from lightning_vitc.config.yaml_text import read_file
 from lightning_vitc.data.catalog import EVALUATED, TREES
 from lightning_vitc.data.classes import ClassNames, as_file, natural_order, read_class_file
-from lightning_vitc.data.folder import class_folders
+from lightning_vitc.data.tree import class_folders
 from lightning_vitc.errors import UserError
 from lightning_vitc.export.artifact import classes_in
 from lightning_vitc.schema import DataConfig

@@ -50,10 +50,12 @@ class Row:
 
 def result_document(*, experiment: str, method: str, seed: int, seconds: float, dense: Row | None,
                     rows: Sequence[Row], device: str, split: str = "test", left_out: int = 0,
-                    classes: Sequence[str] = (), budget: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+                    classes: Sequence[str] = (), counts: dict[str, Any] | None = None,
+                    budget: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
     """The content of `result.json`.
 
-    Its `classes` are the names of class 0, 1, ...; `split` is `validation` where the data set has no test split, and
+    Its `classes` are the names of class 0, 1, ...; `data` counts the images and classes of every split; `split` is
+    `validation` where the data set has no test split, and
     `left_out` are images of it that cannot be used.
     """
     return {
@@ -62,6 +64,7 @@ def result_document(*, experiment: str, method: str, seed: int, seconds: float, 
         "seed": seed,
         "split": split,
         "left_out": left_out,
+        "data": counts or {},
         "classes": list(classes),
         "wall_seconds": round(seconds, 1),
         "dense": None if dense is None else dense.as_dict(),

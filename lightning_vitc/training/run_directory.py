@@ -16,8 +16,8 @@ from lightning_vitc.training.checkpoints import write_atomically
 # data.root and data.classes are compared by their names.
 FREE = ("slurm", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
         "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "data.num_workers",
-        "data.pin_memory", "data.root", "data.classes", "model.grad_checkpointing", "threads", "output_dir", "run_name",
-        "description", "recipe", "callbacks.checkpoint", "method.trials_at_once")  # fmt: skip
+        "data.pin_memory", "data.root", "data.classes", "data.on_error", "model.grad_checkpointing", "threads",
+        "output_dir", "run_name", "description", "recipe", "callbacks.checkpoint", "method.trials_at_once")  # fmt: skip
 BATCH_FILES = ("train.sbatch", "slurm-*.log")  # of `vitc slurm`: there before the run is, and used while it starts
 
 

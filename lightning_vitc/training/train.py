@@ -17,6 +17,7 @@ from lightning_vitc.training import results
 from lightning_vitc.training.class_record import classes_of_run, must_keep_order, write_record
 from lightning_vitc.training.finished import pick
 from lightning_vitc.training.generations import LAST, PREVIOUS
+from lightning_vitc.training.image_record import images_in_words, must_have_same_images, write_images
 from lightning_vitc.training.interruption import between_stages
 from lightning_vitc.training.limits import check_limits
 from lightning_vitc.training.pipeline import Pipeline
@@ -104,6 +105,8 @@ def _checked(experiment: Experiment, directory: RunDirectory, fresh: bool) -> Pi
     must_keep_order(classes, experiment.data)
     pipeline = Pipeline(experiment, directory, classes=classes)
     pipeline.data.setup()
+    if not fresh:
+        must_have_same_images(directory, pipeline.data)
     check_limits(pipeline)
     return pipeline
 
@@ -112,6 +115,8 @@ def _run(pipeline: Pipeline) -> None:
     experiment, directory = pipeline.experiment, pipeline.directory
     if _is_rank_zero():
         write_record(directory, pipeline.data.classes)
+        write_images(directory, pipeline.data)
+    _say(images_in_words(pipeline.data))
     if experiment.data.num_samples is not None and _is_rank_zero():
         pipeline.data.save_subset(directory.path / "subset.json")
     registry.load_method(experiment.method_name).pipeline(pipeline)
@@ -124,7 +129,8 @@ def _run(pipeline: Pipeline) -> None:
     document = results.result_document(
         experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
         seconds=seconds, dense=dense, rows=rows, device=pipeline.device, split=pipeline.data.evaluation_split,
-        left_out=pipeline.left_out, classes=pipeline.data.classes, budget=budget_of(experiment) | chosen,
+        left_out=pipeline.left_out, counts=pipeline.data.counts, classes=pipeline.data.classes,
+        budget=budget_of(experiment) | chosen,
     )  # fmt: skip
     results.write_picture(directory.path / "accuracy_over_macs.png", document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))

@@ -63,3 +63,22 @@ def test_8_bit_modes_are_converted_by_pillow(tmp_path, mode):
     with Image.open(path) as image:
         assert image.mode == mode
         assert np.array_equal(open_image(str(path)), image.convert("RGB"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_on_demand(tmp_path, orientation):
+    image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    image.save(path, exif=exif)
+    stored, upright = (np.asarray(open_image(str(path), exif=turn))[..., 0] for turn in (False, True))
+    assert np.array_equal(stored, image)
+    flipped = {1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1], 5: stored.T,
+               6: np.rot90(stored, -1), 7: stored[::-1, ::-1].T, 8: np.rot90(stored)}  # fmt: skip
+    assert np.array_equal(upright, flipped[orientation])
+
+
+def test_exif_is_a_key(vision_data, tree):
+    assert vision_data("folder", root=str(tree), exif=True).splits.test.source.exif
+    assert not vision_data("folder", root=str(tree)).splits.test.source.exif

@@ -228,6 +228,9 @@ def test_an_unreadable_image(vitc, pictures, workers):
     run = vitc.place / "runs" / "dense_digits" / "skipped"
     document = json.loads((run / "result.json").read_text())
     assert document["left_out"] == 1
+    assert document["data"]["validation"] == {"images": 12, "classes": 2}
+    assert document["split"] == "validation"
+    assert "data: folder, train 12 images of 2 classes, validation 12 images of 2 classes\n" in done.out
     hits = document["rows"][0]["top1"] * 11 / 100  # of the eleven that can be read
     assert hits == pytest.approx(round(hits), abs=1e-3)
     done = vitc("evaluate", str(run))
