@@ -18,8 +18,9 @@ from torch.func import functional_call
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.errors import UserError
 from lightning_vitc.inspection import spec_of
-from lightning_vitc.kept import Kept, gather
+from lightning_vitc.kept import Kept
 from lightning_vitc.schema import SOURCES, ModelConfig
+from lightning_vitc.shared_weights import shared
 from lightning_vitc.suggest import did_you_mean
 from lightning_vitc.vit import Described, build, initialize, place_buffers
 from lightning_vitc.weights.fitting import load_pretrained
@@ -59,7 +60,7 @@ class Backbone(Described, VisionTransformer):
         if kept is None:
             return super().forward(x)
         small = self._skeleton(kept.spec, x.device)
-        return functional_call(small, gather(dict(self.named_parameters()), kept), (x,))
+        return functional_call(small, shared(dict(self.named_parameters()), kept), (x,))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep fewer activations for the backward pass, of sub-networks too; timm's method, done by the blocks."""

@@ -7,7 +7,7 @@ sub-network during training and removing weights for good read the same indices.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ class Kept:
     blocks: tuple[BlockKept, ...]
     heads: Heads = "both"
     _on_device: dict[torch.device, "Kept"] = field(default_factory=dict, repr=False)
+    kinds: dict[Any, Any] = field(default_factory=dict, repr=False)  # of `shared_weights`, found once
 
     def to(self, device: torch.device) -> "Kept":
         """The same with index tensors on `device`; copied there once."""
@@ -107,15 +108,19 @@ def gather(weights: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
     targets = {block.source: position for position, block in enumerate(kept.blocks)}
     smaller = {}
     for name, weight in weights.items():
-        match = re.match(r"blocks\.(\d+)\.(.+)", name)
-        if match is None:
+        source, part = part_of(name)
+        if source is None:
             smaller[name] = _pick(weight, AXES[name], {"embed": kept.embed})
-            continue
-        source, part = int(match[1]), match[2]
-        if source in targets and _has_branch(block := kept.blocks[targets[source]], part):
+        elif source in targets and _has_branch(block := kept.blocks[targets[source]], part):
             axes = () if part.startswith(GATES) else BLOCK_AXES[part]
-            smaller[f"blocks.{targets[source]}.{part}"] = _pick(weight, axes, _indices(kept, block))
+            smaller[f"blocks.{targets[source]}.{part}"] = _pick(weight, axes, indices_of(kept, block))
     return smaller if kept.heads == "both" else smaller | _without_class_head(smaller)
+
+
+def part_of(name: str) -> tuple[int | None, str]:
+    """The block of a weight and its name there; no block and its whole name elsewhere."""
+    match = re.match(r"blocks\.(\d+)\.(.+)", name)
+    return (None, name) if match is None else (int(match[1]), match[2])
 
 
 def _without_class_head(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,7 +139,8 @@ def _has_branch(block: BlockKept, part: str) -> bool:
     return (block.attn if part.startswith(ATTENTION_BRANCH) else block.hidden) is not None
 
 
-def _indices(kept: Kept, block: BlockKept) -> dict[str, Index]:
+def indices_of(kept: Kept, block: BlockKept) -> dict[str, Index]:
+    """What is kept of a block's dimensions, by the names in `AXES`."""
     indices = {"embed": kept.embed}
     if block.attn is not None:
         indices |= {"qkv": block.attn.qkv, "proj": block.attn.proj, "head_dim": block.attn.head_dim}

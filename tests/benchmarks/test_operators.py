@@ -9,7 +9,10 @@ from scaling_measured import build  # of benchmarks/
 
 from lightning_vitc.backbone import create_backbone
 
-LIMITS = {"uvc": ("taught", 1.3)}  # of a dense step, which has the same teacher where there is one
+LIMITS = {
+    "uvc": ("taught", 1.3),
+    "scala": ("dense", 4.3),
+}  # of a dense step, which has the same teacher where there is one
 
 
 @cache
