@@ -51,3 +51,12 @@ def evaluate(trainer: Trainer, networks: Mapping[str, nn.Module], num_classes: i
     evaluation = Evaluation(networks, num_classes)
     trainer.test(evaluation, loader, verbose=False)
     return evaluation
+
+
+def near_chance(top1: float, num_classes: int) -> bool:
+    """Whether an accuracy, in percent, is hardly better than guessing among so many classes.
+
+    That is a tenth of the way from chance to 100 %, or twice chance (at least 3 %) where that is less.
+    """
+    chance = 100 / num_classes
+    return top1 <= min(chance + (100 - chance) / 10, max(2 * chance, 3.0))

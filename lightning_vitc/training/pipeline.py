@@ -33,7 +33,7 @@ from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig, is_di
 from lightning_vitc.starting_point import knows, rows_of, starting_network, template, with_rows
 from lightning_vitc.training.checkpoints import read_checkpoint
 from lightning_vitc.training.class_record import classes_of_run
-from lightning_vitc.training.evaluation import evaluate
+from lightning_vitc.training.evaluation import evaluate, near_chance
 from lightning_vitc.training.generations import damage
 from lightning_vitc.training.latency_of_run import LatencyOfRun
 from lightning_vitc.training.results import Row
@@ -233,7 +233,19 @@ class Pipeline(Stages):
         ]  # fmt: skip
         dense = [row for row in rows if row.name == self.dense_name]
         others = [row for row in rows if row.name != self.dense_name or "width" in row.columns]
+        if dense:
+            self._warn_of_order(dense[0].top1)
         return (dense[0] if dense else None), others
+
+    def _warn_of_order(self, top1: float) -> None:
+        """Of a dense network that others trained: it may count its classes in another order."""
+        config = self.experiment
+        if not (config.teacher.train or config.data.name == "fake") and near_chance(top1, self.data.num_classes):
+            warnings.warn(
+                f"the pretrained dense model has {top1:.2f} % on its own data, hardly more than chance: does it count "
+                f"the classes in another order? Here it is {shown(self.data.classes)}; data.classes gives another one",
+                stacklevel=3,
+            )
 
     def _data(self, config: DataConfig) -> VisionData:
         spec = self._template.spec

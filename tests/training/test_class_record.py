@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import lightning_vitc
 from lightning_vitc.export import artifact
+from lightning_vitc.training.evaluation import near_chance
 
 COLORS = {"c1": (250, 20, 20), "c2": (20, 250, 20), "c10": (20, 20, 250)}  # naturally ordered; sorted: c1, c10, c2
 KEYS = (
@@ -205,3 +208,32 @@ def test_an_export_of_an_earlier_version_keeps_its_order(evaluate, place):
     top1, said = evaluate("old")
     assert top1 == pytest.approx(33.3333)
     assert "old: of a version that ordered classes by the numbers in their names; it keeps that order" in said
+
+
+# A dense network of others
+
+
+@pytest.mark.parametrize(("classes", "top1", "near"), [
+    (2, 50, True), (2, 54, True), (2, 60, False), (3, 33.33, True), (3, 41, False), (10, 13.33, True),
+    (10, 20, False), (10, 88.33, False), (1000, 0.4, True), (1000, 5, False),
+])  # fmt: skip
+def test_what_is_near_chance(classes, top1, near):
+    assert near_chance(top1, classes) is near
+
+
+def test_a_pretrained_network_of_another_order_is_a_warning(place):
+    """The network counts c1, c10, c2; with the last two exchanged a third of the images is right."""
+    weights = torch.load(place.place / RUN / "checkpoints" / "dense" / "best.ckpt", weights_only=True)["state_dict"]
+    save_file({name.removeprefix("backbone."): value for name, value in weights.items() if "backbone." in name},
+              place.place / "dense.safetensors")  # fmt: skip
+    (place.place / "order").write_text("c1\nc2\nc10\n")
+    keys = [key for key in KEYS if not key.startswith(("trainer", "optimizer.warmup"))]
+    short = ["trainer.max_epochs=1", "optimizer.warmup_epochs=0", "method.name=one_shot", "method.finetune_epochs=1",
+             "budget.macs=60%", "data.root=data", "model.pretrained=dense.safetensors"]  # fmt: skip
+    done = place("train", "dense_digits", *keys, *short, "data.classes=order", "run_name=other")
+    assert done.code == 0, done.error
+    assert "the pretrained dense model has 33.33 % on its own data, hardly more than chance" in done.error
+    assert "Here it is 'c1', 'c2', 'c10'; data.classes gives another one" in done.error
+    done = place("train", "dense_digits", *keys, *short, "run_name=same")
+    assert done.code == 0, done.error
+    assert "chance" not in done.error
