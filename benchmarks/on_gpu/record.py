@@ -1,0 +1,63 @@
+"""What was found: one JSON document and its tables, written after every unit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from on_gpu import report
+
+SETTLED = ("ok", "failed", "skipped")
+
+
+class Record:
+    """`gpu.json` and `gpu.md` of a folder; an earlier document is continued.
+
+    Args:
+        out: the folder.
+    """
+
+    def __init__(self, out: Path):
+        self.out, self.path = out, out / "gpu.json"
+        self.document: dict[str, Any] = {"calls": [], "units": {}}
+        if self.path.exists():
+            self.document = json.loads(self.path.read_text())
+
+    @property
+    def units(self) -> dict[str, dict[str, Any]]:
+        """All entries by name."""
+        return self.document["units"]
+
+    def status(self, name: str) -> str | None:
+        """`ok`, `failed`, `skipped` or `unfinished`; `None` for what was not begun."""
+        return self.units.get(name, {}).get("status")
+
+    def is_settled(self, name: str) -> bool:
+        """Whether a unit has come to its end."""
+        return self.status(name) in SETTLED
+
+    def forget_failures(self) -> None:
+        """They are run again."""
+        self.document["units"] = {name: unit for name, unit in self.units.items() if unit["status"] != "failed"}
+
+    def begin(self, call: dict[str, Any]) -> None:
+        """Note a call of the script: machine, versions, date, commit."""
+        self.document["calls"].append(call)
+        self.write()
+
+    def add(self, name: str, outcome: dict[str, Any], seconds: float) -> None:
+        """Note what became of a unit."""
+        call = len(self.document["calls"]) - 1
+        self.units[name] = {**outcome, "seconds": round(seconds, 1), "call": call}
+        self.write()
+
+    def write(self) -> None:
+        """Whole or not at all."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        for path, text in ((self.path, json.dumps(self.document, indent=1)), (self.out / "gpu.md", self.tables())):
+            new = path.with_suffix(".new")
+            new.write_text(text + "\n")
+            new.replace(path)
+
+    def tables(self) -> str:
+        """All of it as Markdown."""
+        return report.markdown_of(self.document)

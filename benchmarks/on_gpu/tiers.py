@@ -1,0 +1,108 @@
+"""The three tiers: what there is to do, most important first."""
+
+from functools import partial
+
+from on_gpu import archives, few_images, loader, networks, pretend, realized, steps, study, trainings
+from on_gpu.place import Place
+from on_gpu.units import Unit
+
+SEEDS = range(5)
+FOR_CALTECH = 0.35  # of the study's seconds
+
+
+def check(place: Place) -> list[Unit]:
+    """Whether it is right on this device."""
+    found = [
+        Unit(f"check/steps/{method}/{precision}", partial(trainings.steps, place, method, precision))
+        for precision in trainings.PRECISIONS for method in trainings.METHODS
+    ]  # fmt: skip
+    found += [
+        Unit("check/logits are the CPU's", partial(networks.same_logits, place)),
+        Unit("check/masked is compact", partial(networks.masked_is_compact, place)),
+        Unit("check/sliced is compact", partial(networks.sliced_is_compact, place)),
+        Unit("check/skipping is masked", partial(networks.skipping_is_masked, place)),
+    ]
+    found += [Unit(f"check/resume/{method}", partial(trainings.resume, place, method)) for method in trainings.RESUMED]
+    found += [
+        Unit(f"check/memory/{method}", partial(steps.step, place, "DeiT-S", method, "bf16", short=True, batch=batch))
+        for batch in [4 if place.tiny else 64] for method in steps.METHODS
+    ]  # fmt: skip
+    export = [
+        Unit(f"check/export/{method}", partial(trainings.export, place, method),
+             product=trainings.exported(place, method) / "arch.json")
+        for method in ("scala", "usdc")
+    ]  # fmt: skip
+    return [
+        *found, *export,
+        Unit("check/benchmark", partial(trainings.benchmark, place), after=("check/export/scala",)),
+        Unit("check/two runs at once", partial(trainings.two_runs, place)),
+        Unit("check/two processes on one card", partial(trainings.two_processes, place), needs_cuda=True),
+        Unit("check/latency budget", partial(trainings.latency, place)),
+    ]  # fmt: skip
+
+
+def speed(place: Place) -> list[Unit]:
+    """How fast it is."""
+    eager = [steps_of(place, title, precision, "false") for precision in ("bf16", "tf32")
+             for title in ("DeiT-S", "DeiT-B")]  # fmt: skip
+    compiled = [steps_of(place, title, precision, "blocks") for precision in ("bf16", "tf32")
+                for title in ("DeiT-S", "DeiT-B")]  # fmt: skip
+    if place.tiny:
+        compiled = [compiled[0][:1]]
+    shares = {
+        dtype: [Unit(f"speed/realized/{dtype}/{batch}", partial(realized.shares, place, batch, dtype), slots=2)
+                for batch in ((1, 2) if place.tiny else (1, 64, 256))]
+        for dtype in ("bf16", "fp32")
+    }  # fmt: skip
+    graphs = [
+        Unit(f"speed/graphs/{dtype}", partial(realized.graphs, place, dtype), slots=2) for dtype in ("bf16", "fp32")
+    ]
+    files = Unit("speed/loader", partial(loader.rates, place), after=("data/caltech101",))
+    memory = Unit("speed/loader from memory", partial(loader.in_memory, place), after=("data/cifar10",))
+    return [
+        *data(place), *eager[0], *shares["bf16"], *eager[1], files, *graphs, *compiled[0], *shares["fp32"], *eager[2],
+        *(unit for group in compiled[1:2] for unit in group), *eager[3], memory,
+        *(unit for group in compiled[2:] for unit in group),
+    ]  # fmt: skip
+
+
+def steps_of(place: Place, title: str, precision: str, compiled: str) -> list[Unit]:
+    """A step of every method."""
+    way = "eager" if compiled == "false" else f"compiled {compiled}"
+    limit, slots = (45.0, 2) if compiled == "false" else (150.0, 2)
+    return [
+        Unit(f"speed/step/{title}/{precision}/{way}/{method}",
+             partial(steps.step, place, title, method, precision, compiled), limit, slots=slots)
+        for method in steps.METHODS
+    ]  # fmt: skip
+
+
+def the_study(place: Place, seconds: float) -> list[Unit]:
+    """What it is good for: both data sets side by side, one seed after another."""
+    seeds = SEEDS[:1] if place.tiny else SEEDS
+    cifar = study.units(place, seeds, (1 - FOR_CALTECH) * seconds)
+    caltech = few_images.units(place, seeds, before(place))
+    first = 2 + len(few_images.images_of(place)) * 2
+    return [*data(place), *caltech[:first], *cifar, *caltech[first:]]
+
+
+def data(place: Place) -> list[Unit]:
+    """What the archives hold."""
+    made = [
+        Unit("data/pretended", partial(pretend.archives, place), product=pretend.pretended(place) / archives.WEIGHTS)
+    ]
+    return [
+        *(made if before(place) else []),
+        Unit("data/cifar10", partial(archives.cifar, place), 120, before(place), archives.cifar_root(place)),
+        Unit("data/caltech101", partial(archives.caltech, place), 120, before(place), archives.caltech_root(place)),
+    ]
+
+
+def before(place: Place) -> tuple[str, ...]:
+    """What the archives wait for."""
+    return ("data/pretended",) if place.data == pretend.pretended(place) else ()
+
+
+def units_of(tier: str, place: Place, seconds: float) -> list[Unit]:
+    """Of a tier that has so many seconds."""
+    return {"check": check, "speed": speed, "study": partial(the_study, seconds=seconds)}[tier](place)

@@ -1,0 +1,132 @@
+"""Units of work, run several at a time until the seconds are over; none stops another."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from on_gpu.children import Child, start
+from on_gpu.place import Place
+from on_gpu.record import Record
+
+NEEDS_CUDA = "needs CUDA"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A check or a measurement.
+
+    Attributes:
+        name: by which it is recorded.
+        run: what it does, in a process of its own; it returns values for the record.
+        limit: seconds that it may take.
+        after: units that must have come to a good end before.
+        product: a file it leaves for those after it; where it is gone, the unit is run again for them.
+        slots: how many of the processes at a time it stands for.
+        needs_cuda: whether it makes no sense on a CPU.
+    """
+
+    name: str
+    run: Callable[[], dict[str, Any] | None]
+    limit: float = 60.0
+    after: tuple[str, ...] = ()
+    product: Path | None = None
+    slots: int = 1
+    needs_cuda: bool = False
+
+
+class Tier:
+    """Runs the units of a tier, in their order as far as they wait for each other.
+
+    Args:
+        units: all of them; those that are recorded are left out.
+        place: where.
+        record: of what becomes of them.
+        seconds: after which whatever still runs is ended, and noted as unfinished.
+    """
+
+    def __init__(self, units: Sequence[Unit], place: Place, record: Record, seconds: float):
+        self.place, self.record, self.seconds = place, record, seconds
+        self.pending = _pending(units, record)
+        self.running: dict[str, tuple[Unit, Child]] = {}
+        self.deadline = time.monotonic() + seconds
+
+    def run(self) -> None:
+        """Until nothing is left, or no time."""
+        while (self.pending or self.running) and time.monotonic() < self.deadline:
+            self._start_what_can()
+            self._listen()
+            self._end_what_takes_too_long()
+        for name, (_, child) in list(self.running.items()):
+            self._close(name, {"status": "unfinished", "reason": f"the {self.seconds:.0f} s were over"}, child)
+
+    def _start_what_can(self) -> None:
+        for unit in list(self.pending):
+            if any(child.waits for _, child in self.running.values()):
+                return  # one of them is about to be alone
+            if (outcome := self._hindered(unit)) is not None:
+                self.pending.remove(unit)
+                self._note(unit.name, outcome, 0.0)
+            elif self._is_ready(unit):
+                self.pending.remove(unit)
+                log = self.place.scratch / "logs" / f"{unit.name.replace('/', '-').replace(' ', '_')}.log"
+                self.running[unit.name] = unit, start(unit.run, log)
+
+    def _hindered(self, unit: Unit) -> dict[str, str] | None:
+        if unit.needs_cuda and self.place.device != "cuda":
+            return {"status": "skipped", "reason": NEEDS_CUDA}
+        left = {other.name for other in self.pending} | self.running.keys()
+        for name in unit.after:
+            if name not in left and (status := self.record.status(name)) != "ok":
+                reason = self.record.units.get(name, {}).get("reason", "")
+                return {"status": "skipped", "reason": f"{name} is {status or 'not there'}: {reason}"[:300]}
+        return None
+
+    def _is_ready(self, unit: Unit) -> bool:
+        taken = sum(other.slots for other, _ in self.running.values())
+        left = {other.name for other in self.pending} | self.running.keys()
+        has_room = not self.running or taken + unit.slots <= self.place.jobs
+        return has_room and not left.intersection(unit.after)
+
+    def _listen(self) -> None:
+        """To what children say, for a moment; where all of them wait, one goes on alone."""
+        children = [child for _, child in self.running.values()]
+        if children and all(child.waits for child in children):
+            children[0].go()
+        events = {child.pipe: child for child in children} | {child.process.sentinel: child for child in children}
+        heard = {id(events[ready]): events[ready] for ready in connection.wait(events, timeout=0.2)}
+        for name, (_, child) in list(self.running.items()):
+            if id(child) in heard and (outcome := child.heard()) is not None:
+                self._close(name, outcome, child)
+
+    def _end_what_takes_too_long(self) -> None:
+        for name, (unit, child) in list(self.running.items()):
+            if child.seconds > unit.limit:
+                reason = f"did not end within {unit.limit:.0f} s"
+                self._close(name, {"status": "failed", "reason": reason, "output": child.output()}, child)
+
+    def _close(self, name: str, outcome: dict[str, Any], child: Child) -> None:
+        seconds = child.seconds
+        if outcome["status"] == "failed":
+            outcome.setdefault("output", child.output())
+        child.end()
+        del self.running[name]
+        self._note(name, outcome, seconds)
+
+    def _note(self, name: str, outcome: dict[str, Any], seconds: float) -> None:
+        self.record.add(name, outcome, seconds)
+        reason = f": {outcome['reason']}" if "reason" in outcome else ""
+        print(f"{name}: {outcome['status']}{reason} ({seconds:.1f} s)", flush=True)
+
+
+def _pending(units: Sequence[Unit], record: Record) -> list[Unit]:
+    """What is not recorded, and what those need that is recorded and lost."""
+    left = {unit.name for unit in units if not record.is_settled(unit.name)}
+    while True:
+        needed = {name for unit in units if unit.name in left for name in unit.after} - left
+        lost = {unit.name for unit in units if unit.name in needed and unit.product and not unit.product.exists()}
+        if not lost:
+            return [unit for unit in units if unit.name in left]
+        left |= lost
