@@ -18,7 +18,7 @@ VITC := .venv/bin/vitc
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,export]'
 	@touch $@
 
-.PHONY: help setup train test test-fast lint list tensorboard export evaluate benchmark report slurm clean
+.PHONY: help setup train test test-fast gpu-check lint list tensorboard export evaluate benchmark report slurm clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -33,6 +33,9 @@ test: .venv/.ready  ## the whole test suite
 
 test-fast: .venv/.ready  ## the tests that take seconds
 	.venv/bin/pytest -n auto -m "not slow"
+
+gpu-check: .venv/.ready  ## whether all methods are right on the GPU, where there is one: make gpu-check ARGS="--out DIR"
+	@.venv/bin/python benchmarks/gpu.py --tier check $(ARGS)
 
 lint: .venv/.ready  ## ruff and mypy
 	.venv/bin/ruff check .

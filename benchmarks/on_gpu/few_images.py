@@ -15,6 +15,7 @@ from on_gpu.units import Unit
 IMAGES = (50, 500)
 STEPS = 300  # of a fine-tuning, whatever the number of images
 WEIGHTS_UNIT = "data/weights"
+TINY = ("data.num_workers=0", "trainer.precision=32-true", "trainer.limit_test_batches=1", "data.eval_batch_size=32")
 
 
 def units(place: Place, seeds: Iterable[int], before: tuple[str, ...] = ()) -> list[Unit]:
@@ -64,21 +65,23 @@ def common(place: Place) -> tuple[str, ...]:
     """The network of the file, where the run is, and what it reads."""
     facts = place.recorded(WEIGHTS_UNIT)
     network = tuple(f"model.{key}={facts[key]}" for key in ("embed_dim", "depth", "num_heads"))
-    tiny = ("data.num_workers=0", "trainer.precision=32-true") if place.tiny else ()
+    tiny = TINY if place.tiny else ()
     return (*network, f"model.img_size={side_of(place)}", f"data.root={caltech_root(place)}", *place.where, *tiny)
 
 
 def finetune(place: Place) -> dict[str, Any]:
     """All labels, once: what is compressed."""
-    tiny = ("trainer.max_epochs=1", "data.batch_size=16", "optimizer.warmup_epochs=0") if place.tiny else ()
-    return train(place, "study_caltech", "dense", 0, f"model.pretrained={resampled(place)}", *tiny)
+    own = ("trainer.max_epochs=1", "data.batch_size=16", "data.num_samples=30", "optimizer.warmup_epochs=0")
+    return train(
+        place, "study_caltech", "dense", 0, f"model.pretrained={resampled(place)}", *(own if place.tiny else ())
+    )
 
 
 def run(place: Place, method: str, images: int, seed: int) -> dict[str, Any]:
     """One method from so many photographs."""
     steps = 4 if place.tiny else STEPS
     epochs = -(-steps // -(-images // 64))
-    tiny = ("method.candidates=[1,2]", "method.trials_at_once=2") if place.tiny else ()
+    tiny = ("budget.drop_blocks=1",) if place.tiny else ()
     if place.tiny and method == "dcvit":
         tiny = (*tiny, "method.synthetic.iterations=4", "method.synthetic.count=4", "method.synthetic.warmup=1")
     keys = (f"teacher.run={run_of(place, 'study_caltech', 'dense', 0)}", f"data.num_samples={images}",

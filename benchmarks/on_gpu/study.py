@@ -14,13 +14,17 @@ from on_gpu.units import Unit
 
 OWN = Path(__file__).with_name("experiments")
 PACE = "study/pace"
-TINY = ("model.depth=3", "model.embed_dim=48", "model.num_heads=3", "model.patch_size=8", "data.batch_size=32",
-        "data.mixup=0", "data.cutmix=0", "trainer.precision=32-true", "optimizer.warmup_epochs=0")  # fmt: skip
+TINY = (
+    "model.depth=3", "model.embed_dim=48", "model.num_heads=3", "model.patch_size=8", "data.batch_size=32",
+    "data.mixup=0", "data.cutmix=0", "trainer.precision=32-true", "optimizer.warmup_epochs=0", "data.num_samples=96",
+    "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
+)  # fmt: skip
 WIDTHS = (0.25, 0.5, 0.75)
 BUDGETS = (50, 30)  # percent of the MACs
 PARTS = {"joint": (), "static": ("method.dynamic=false",), "dynamic": ("method.static=false",)}
 COST = 20.0  # dense epochs' worth of work in an epoch of every run of a seed together: MACs of their steps, by hand
 FEWEST, MOST, PACED = 4, 60, 40  # epochs; steps of the runs that find out how many there is time for
+STEPS_OF_EPOCH = 45_000 // 512
 
 
 def units(place: Place, seeds: Iterable[int], seconds: float) -> list[Unit]:
@@ -110,17 +114,17 @@ def epochs_of(experiment: str, epochs: int) -> tuple[str, ...]:
 
 def paced(place: Place, seconds: float) -> dict[str, Any]:
     """How many epochs every run has, so that those of one seed take the seconds, as several at once train now."""
-    if place.tiny:
-        return {"epochs": FEWEST}
-    count, began = place.jobs, time.monotonic()
-    keys = (*common(place, "study_dense"), f"trainer.max_steps={PACED}", "trainer.max_epochs=null",
-            "trainer.limit_val_batches=0", "trainer.limit_test_batches=1", "optimizer.warmup_epochs=0")  # fmt: skip
+    count, steps, began = place.jobs, 4 if place.tiny else PACED, time.monotonic()
+    keys = (
+        *common(place, "study_dense"), f"trainer.max_steps={steps}", "trainer.max_epochs=null",
+        "trainer.limit_val_batches=0", "trainer.limit_test_batches=1", "optimizer.warmup_epochs=0",
+    )  # fmt: skip
     started = [start_vitc(place, "train", *keys, f"run_name=pace-{number}") for number in range(count)]
     for _, done in started:
         if (end := done()).code:
             raise Failed(f"a run for the pace ended with {end.code}: {end.last_line}")
-    rate = count * PACED / (time.monotonic() - began)  # steps a second; starting is in it, so it is a low estimate
-    steps_of_epoch = 45_000 // 512
-    left = seconds - (time.monotonic() - began)
-    epochs = int(left * rate / (COST * steps_of_epoch))
-    return {"epochs": 2 * max(FEWEST // 2, min(MOST, epochs) // 2), "steps_per_second": round(rate, 1), "runs": count}
+    taken = time.monotonic() - began
+    rate = count * steps / taken  # steps a second; starting is in it, so it is a low estimate
+    epochs = int((seconds - taken) * rate / (COST * STEPS_OF_EPOCH))
+    found = FEWEST if place.tiny else max(FEWEST, min(MOST, epochs))
+    return {"epochs": found // 2 * 2, "steps_per_second": round(rate, 1), "runs": count}

@@ -110,7 +110,7 @@ def export(place: Place, method: str) -> dict[str, Any]:
     import lightning_vitc
     from on_gpu.networks import relative
 
-    formats = "safetensors,onnx,pt2" if method == "scala" else "safetensors,pt2"
+    formats = "safetensors" if method == "usdc" else "safetensors,pt2" if place.tiny else "safetensors,onnx,pt2"
     keys = (*experiment(place, method), *place.where, "run_name=export")
     vitc(place, "train", *keys)
     out = exported(place, method)
@@ -146,7 +146,7 @@ def _title(row: dict[str, Any]) -> str:
 def latency(place: Place) -> dict[str, Any]:
     """A run under `budget.latency_ms` of this device: what was asked for, decided and measured at the end."""
     turn()
-    sizes = (*SMALL, "model.depth=6", "budget.batch_size=8", "data.num_samples=48") if place.tiny else (
+    sizes = (*SMALL, "model.img_size=16", "model.depth=6", "data.num_samples=48") if place.tiny else (
         "budget.batch_size=64", "data.num_samples=960", "data.num_workers=8")  # fmt: skip
     keys = ("data.name=fake", "data.root=null", "data.batch_size=16", "data.eval_batch_size=8", "trainer.max_epochs=1",
             "method.finetune_epochs=1", "method.gate_every=1", "budget.latency_ms=75%",

@@ -26,8 +26,8 @@ class MissingPackageError(Exception):
 def put_in_place(folder: Path | None, site: Path, needed: dict[str, str] | None = None) -> list[str]:
     """Unpack the wheels of what is missing, and all that these need, into a folder at the end of `sys.path`.
 
-    What is installed comes first, so that a wheel replaces nothing. Processes that are started later see the folder
-    too, and this checkout.
+    What is installed comes first, so that a wheel replaces nothing; before it comes this checkout, whatever version of
+    the package is installed. Processes that are started later see the same.
 
     Args:
         folder: of wheels; default: the first of `FOLDERS` that is there.
@@ -40,9 +40,7 @@ def put_in_place(folder: Path | None, site: Path, needed: dict[str, str] | None 
     Raises:
         MissingPackageError: naming what is missing, and where its wheel was looked for.
     """
-    for path in (REPOSITORY, site):
-        if str(path) not in sys.path:
-            sys.path.append(str(path))
+    sys.path[:] = [str(REPOSITORY), *(path for path in sys.path if path not in (str(REPOSITORY), str(site))), str(site)]
     places = [folder] if folder else [place for place in FOLDERS if place.is_dir()]
     wheels = {_distribution(path): path for place in places for path in sorted(place.glob("*.whl"))}
     missing = [name for module, name in (needed or NEEDED).items() if importlib.util.find_spec(module) is None]

@@ -1,5 +1,6 @@
 """Exported models as the runtimes run them: each is an `nn.Module`, images [B, C, H, W] -> logits [B, classes]."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,7 +107,9 @@ class Pt2Network(Deployed):
     def __init__(self, path: Path, num_classes: int | None = None, ours: bool = False):
         super().__init__(path, num_classes)
         try:
-            self.network: Any = torch.export.load(path if ours else plain_archive(path)).module()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.11, of its own copy
+                self.network: Any = torch.export.load(path if ours else plain_archive(path)).module()
         except UserError:
             raise
         except Exception as error:  # what damaged bytes lead to is anyone's guess

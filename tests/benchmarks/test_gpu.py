@@ -1,0 +1,248 @@
+"""The script for a GPU, on the CPU: all of it at tiny sizes, and what holds it together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gpu
+import pytest
+from on_gpu.children import Failed, Skip, outcome_of, start_vitc, turn
+from on_gpu.place import Place
+from on_gpu.record import Record
+from on_gpu.units import NEEDS_CUDA, Tier, Unit
+from on_gpu.wheels import MissingPackageError, put_in_place
+
+SCRIPT = Path(gpu.__file__)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place("cpu", True, tmp_path / "out", tmp_path / "scratch", None, 4)
+
+
+def run(place: Place, *units: Unit, seconds: float = 60) -> dict[str, dict[str, Any]]:
+    Tier(units, place, record := Record(place.out), seconds).run()
+    return json.loads(record.path.read_text())["units"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_everything_runs_at_tiny_sizes(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--tiny", "--seconds", "1400", "--out", str(tmp_path / "out"),
+               "--scratch", str(tmp_path / "scratch")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    document = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    bad = {name: unit for name, unit in document["units"].items()
+           if unit["status"] != "ok" and unit.get("reason") != NEEDS_CUDA}  # fmt: skip
+    assert not bad
+    assert done.returncode == 0, done.stderr
+    wanted = {unit.name for tier in gpu.TIERS for unit in units_of(tier, tmp_path)}
+    assert set(document["units"]) == wanted
+    assert {"check", "speed", "study"} <= {name.split("/")[0] for name in wanted}
+    steps = document["units"]["speed/step/DeiT-S/bf16/eager/dense, taught"]["values"]
+    dense = document["units"]["speed/step/DeiT-S/bf16/eager/dense"]["values"]
+    assert 1.3 < steps["macs"] / dense["macs"] < 1.4  # a forward pass more than the three of a step
+    tables = (tmp_path / "out" / "gpu.md").read_text()
+    assert all(title in tables for title in ("### Check", "### Speed", "### Study"))
+
+
+def units_of(tier: str, folder: Path) -> list[Unit]:
+    from on_gpu import pretend, tiers
+
+    scratch = folder / "scratch"
+    plain = Place("cpu", True, folder / "out", scratch, scratch / "pretended", 2)
+    assert plain.data == pretend.pretended(plain)
+    return tiers.units_of(tier, plain, 100)
+
+
+def leave(path: Path, text: str) -> dict[str, Any]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(text)
+    return {"text": text}
+
+
+def fail() -> None:
+    raise Failed("it is not right")
+
+
+def skip() -> None:
+    raise Skip("there is no such thing here")
+
+
+def crash() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang() -> None:
+    time.sleep(600)
+
+
+def test_nothing_stops_the_others(place: Place) -> None:
+    units = [Unit("bad", fail), Unit("gone", crash), Unit("slow", hang, limit=0.5), Unit("none", skip),
+             Unit("typo", partial(int, "x")), Unit("cuda", fail, needs_cuda=True), Unit("after", fail, after=("bad",)),
+             Unit("good", partial(leave, place.scratch / "a", "a"))]  # fmt: skip
+    found = run(place, *units)
+    assert {name: (unit["status"], unit.get("reason")) for name, unit in found.items()} == {
+        "bad": ("failed", "it is not right"),
+        "gone": ("failed", "the process was killed by SIGKILL"),
+        "slow": ("failed", "did not end within 0 s"),
+        "none": ("skipped", "there is no such thing here"),
+        "typo": ("failed", "ValueError: invalid literal for int() with base 10: 'x'"),
+        "cuda": ("skipped", NEEDS_CUDA),
+        "after": ("skipped", "bad is failed: it is not right"),
+        "good": ("ok", None),
+    }
+    assert "invalid literal" in found["typo"]["traceback"]
+
+
+def test_what_is_recorded_is_not_done_again(place: Place) -> None:
+    note = place.scratch / "a"
+    again = Unit("one", partial(leave, note, "a"))
+    run(place, again)
+    run(place, again)
+    assert note.read_text() == "a"
+    product = place.scratch / "product"
+    made = Unit("made", partial(leave, product, "p"), product=product)
+    run(place, made)
+    product.unlink()
+    run(place, made, Unit("later", partial(leave, note, "b"), after=("made",)))  # needs it
+    assert (product.read_text(), note.read_text()) == ("p", "ab")
+
+
+def test_failures_are_done_again_when_that_is_asked_for(place: Place) -> None:
+    run(place, Unit("one", fail))
+    assert run(place, Unit("one", partial(leave, place.scratch / "a", "a")))["one"]["status"] == "failed"
+    record = Record(place.out)
+    record.forget_failures()
+    record.write()
+    assert run(place, Unit("one", partial(leave, place.scratch / "a", "a")))["one"]["status"] == "ok"
+
+
+def test_a_tier_ends_by_itself_and_can_be_continued(place: Place) -> None:
+    began = time.monotonic()
+    found = run(place, Unit("slow", hang), Unit("other", hang), seconds=1)
+    assert time.monotonic() - began < 10
+    assert {unit["status"] for unit in found.values()} == {"unfinished"}
+    assert run(place, Unit("slow", partial(leave, place.scratch / "a", "a")))["slow"]["status"] == "ok"
+
+
+def measured(note: Path, name: str) -> None:
+    time.sleep(0.3)
+    turn()
+    leave(note, f"<{name}")
+    time.sleep(0.3)
+    leave(note, ">")
+
+
+def busy(note: Path) -> None:
+    leave(note, "(")
+    time.sleep(0.6)
+    leave(note, ")")
+
+
+def test_what_is_measured_is_alone(place: Place) -> None:
+    note = place.scratch / "a"
+    run(replace(place, cores=6), Unit("busy", partial(busy, note)), Unit("1", partial(measured, note, "1")),
+        Unit("2", partial(measured, note, "2")), Unit("later", partial(busy, note)))  # fmt: skip
+    noted = note.read_text()
+    assert sorted(noted) == sorted("()()<1><2>")
+    for one in ("<1>", "<2>"):
+        before, found, _ = noted.partition(one)
+        assert found, noted  # nothing came between its beginning and its end ...
+        assert before.count("(") == before.count(")"), noted  # ... and nothing else was on its way
+
+
+def grandchild(place: Place) -> None:
+    process, _ = start_vitc(place, "--version")
+    process.join()
+    assert process.exitcode == 0
+    hang()
+
+
+def test_all_that_a_unit_has_started_ends_with_it(place: Place) -> None:
+    run(place, Unit("one", partial(grandchild, place), limit=5))
+    assert not [line for line in os.popen("ps -eo pid,stat,args") if str(place.scratch) in line]
+    assert any(path.read_text().startswith("vitc ") for path in (place.scratch / "commands").glob("*.out"))
+
+
+def test_outcomes() -> None:
+    assert outcome_of(lambda: {"a": 1}) == {"status": "ok", "values": {"a": 1}}
+    assert outcome_of(lambda: None) == {"status": "ok", "values": {}}
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    (None, {"check": 100, "study": 240}), ("34", {"check": 10, "study": 24}), ("5,7", {"check": 5, "study": 7}),
+])  # fmt: skip
+def test_seconds(text: str | None, expected: dict[str, float]) -> None:
+    assert gpu.seconds_of(["check", "study"], text) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-3,4", "1,2,3", "soon"])
+def test_other_seconds_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        gpu.seconds_of(["check", "study"], text)
+
+
+def wheel(folder: Path, name: str, needs: str = "") -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", "here = True\n")
+        lines = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        archive.writestr(f"{name}-1.0.dist-info/METADATA", lines + (f"Requires-Dist: {needs}\n" if needs else ""))
+    return path
+
+
+@pytest.fixture
+def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+
+
+@pytest.mark.usefixtures("_restored")
+def test_missing_packages_come_from_wheels(tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels", "not_there", "of-its-own>=1.0; python_version > '3'")
+    wheel(tmp_path / "wheels", "of_its_own")
+    needed = {"not_there": "not-there", "json": "json"}
+    used = put_in_place(tmp_path / "wheels", tmp_path / "site", needed)
+    assert used == ["not_there-1.0-py3-none-any.whl", "of_its_own-1.0-py3-none-any.whl"]
+    assert (sys.path[0], sys.path[-1]) == (str(SCRIPT.parents[1]), str(tmp_path / "site"))
+    code = "import not_there, of_its_own, lightning_vitc; print(lightning_vitc.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(SCRIPT.parents[1] / "lightning_vitc" / "__init__.py")
+
+
+@pytest.mark.usefixtures("_restored")
+def test_a_package_without_a_wheel_is_named(tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels", "something_else")
+    with pytest.raises(MissingPackageError, match=r"^not-there is not installed, and there is no wheel of it in "):
+        put_in_place(tmp_path / "wheels", tmp_path / "site", {"not_there": "not-there"})
+
+
+def test_nothing_that_may_be_missing_is_imported_before() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import gpu, runpy; "
+        "print([name for name in ('omegaconf', 'torch', 'lightning_vitc', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("--tier", "speeed"), "--tier: 'speeed' is not one of check, speed, study"),
+    (("--seconds", "soon"), "--seconds: 'soon' is neither one number > 0 nor one for each of check,speed,study"),
+    (("--data", "nowhere"), "--data: nowhere is no folder"),
+])  # fmt: skip
+def test_bad_arguments(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, cwd=tmp_path,
+                          check=False)  # fmt: skip
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"gpu.py: error: {said}")
