@@ -18,7 +18,6 @@ from lightning_vitc.schema import TrainerConfig
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.run_directory import RunDirectory
 from lightning_vitc.training.train import hush
-from on_gpu.children import Skip
 from on_gpu.clock import Clock, MeasuredEnough
 from on_gpu.place import NAMES, Place
 
@@ -75,6 +74,11 @@ class Batches:
             yield self.batch
 
 
+def can_compile() -> bool:
+    """Whether this version has `trainer.compile`."""
+    return "compile" in {field.name for field in fields(TrainerConfig)}
+
+
 def step(place: Place, title: str, method: str, precision: str, compiled: str = "false", short: bool = False,
          batch: int | None = None) -> dict[str, Any]:  # fmt: skip
     """Milliseconds and MACs of a step, and its peak of memory.
@@ -89,8 +93,6 @@ def step(place: Place, title: str, method: str, precision: str, compiled: str = 
         batch: images; default: as many as fit several processes on a card.
     """
     hush()
-    if compiled != "false" and "compile" not in {field.name for field in fields(TrainerConfig)}:
-        raise Skip("this version has no trainer.compile")
     if precision == "tf32":
         torch.set_float32_matmul_precision("high")
     batch = batch or (4 if place.tiny else 128 if title == "DeiT-S" else 64)
