@@ -17,8 +17,10 @@ def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
         if (leaf := getattr(node, "variable", None)) is not None:
             leaf.grad = given[0] if leaf.grad is None else leaf.grad + given[0]
             continue
-        outputs = node(*[given.get(number) for number in range(len(node._input_metadata))])
+        function = node if callable(node) else node.apply  # of `torch.autograd.Function`
+        outputs = function(*[given.get(number) for number in range(len(node._input_metadata))])
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        outputs = outputs[len(outputs) - len(node.next_functions) :]  # what is no tensor is given first
         for (following, number), output in zip(node.next_functions, outputs, strict=True):
             if following is not None and output is not None:
                 _add(found.setdefault(following, {}), number, _fitting(output, following, number))
