@@ -10,6 +10,16 @@ from lightning_vitc.errors import Interrupted
 from lightning_vitc.signals import SIGNALS, taken_over
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_ignored():
+    """As in a terminal: a shell in the background starts what it starts with some signals ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS if number != signal.SIGINT}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_of_a_command(monkeypatch, capsys, number):
     before = [signal.getsignal(one) for one in SIGNALS]

@@ -53,7 +53,7 @@ def accuracies(run: Path) -> list[dict[str, Any]]:
 def test_result(finished):
     document = json.loads((finished / "result.json").read_text())
     assert document.keys() == {
-        "experiment", "method", "seed", "split", "left_out", "classes", "wall_seconds", "dense", "rows", "budget",
+        "experiment", "method", "seed", "split", "left_out", "classes", "data", "wall_seconds", "dense", "rows", "budget",
         "environment",
     }  # fmt: skip
     assert document["classes"] == list("0123456789")
