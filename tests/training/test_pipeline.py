@@ -153,7 +153,8 @@ def test_rows_are_the_accuracies_of_the_standalone_networks(finished, pipeline):
     loader = run.data.test_dataloader()
     images, targets = (torch.cat(parts) for parts in zip(*loader, strict=True))
     for network, row in zip(run.networks, [dense, *rows], strict=True):
-        assert isinstance(network.module, VisionTransformer) and not isinstance(network.module, Backbone)
+        assert isinstance(network.module, VisionTransformer)
+        assert not isinstance(network.module, Backbone)
         with torch.no_grad():
             hits = (network.module(images).argmax(-1) == targets).float().mean()
         assert row.top1 == pytest.approx(100 * float(hits), abs=1e-3)

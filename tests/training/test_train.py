@@ -53,8 +53,8 @@ def accuracies(run: Path) -> list[dict[str, Any]]:
 def test_result(finished):
     document = json.loads((finished / "result.json").read_text())
     assert document.keys() == {
-        "experiment", "method", "seed", "split", "left_out", "classes", "data", "wall_seconds", "dense", "rows", "budget",
-        "environment",
+        "experiment", "method", "seed", "split", "left_out", "classes", "data", "wall_seconds", "dense", "rows",
+        "budget", "environment",
     }  # fmt: skip
     assert document["classes"] == list("0123456789")
     assert [document[key] for key in ("experiment", "method", "seed")] == ["scala_digits", "scala", 0]
