@@ -3,7 +3,8 @@
 The pieces of a head, or of an MLP, go in the order of their importance, in chunks of `round_to`: a chain. Where a
 later chunk is the better bargain (the last one of a head frees queries and keys too), it is merged with those
 before it, so that along every chain the importance per cost only grows. Then the best bargains over all chains
-are the greedy solution of the knapsack, and what the last one takes too much is given back in small pieces.
+are the greedy solution of the knapsack, and what the last one takes too much is given back in small pieces. Where
+multiples are nobody's wish but a default, single channels of one MLP fill what is left of the budget in the end.
 """
 
 from collections.abc import Iterator
@@ -64,12 +65,13 @@ def project(
         costs: of the pieces.
         limit: the budget.
         least: what has to stay.
-        round_to: pieces of a head, and of an MLP, are left in multiples of it; `None` as in `multiple_of`.
+        round_to: pieces of a head, and of an MLP, are left in multiples of it; `None` as in `multiple_of`, but for one
+            MLP, which makes use of the budget to the last channel.
 
     Returns:
         Masks whose cost is at most `limit` where `least` allows it, and else the least there is.
     """
-    round_to = multiple_of(round_to, masks.dims.shape[-1])
+    fills, round_to = round_to is None, multiple_of(round_to, masks.dims.shape[-1])
     result, excess = masks.clone(), costs.total(masks) - limit
     smallest = round_to * max(costs.dim, costs.channel)
     moves = sorted(_all_moves(masks, dims, channels, costs, least, round_to), key=lambda move: move.ratio)
@@ -89,12 +91,14 @@ def project(
         if excess > 0:
             excess -= _apply(result, move, keep=False)
             removed.append(move)
-    _give_back(result, removed, -excess)
+    slack = _give_back(result, removed, -excess)
+    if fills and slack >= costs.channel:
+        _fill(result.channels, masks.channels & ~result.channels, channels, slack // costs.channel)
     return result
 
 
-def _give_back(masks: Masks, removed: list[Move], slack: int) -> None:
-    """Restore the most important removals that fit; of each chain the last one first."""
+def _give_back(masks: Masks, removed: list[Move], slack: int) -> int:
+    """Restore the most important removals that fit, of each chain the last one first; what is left of the slack."""
     closed: set[tuple[int, int | None]] = set()
     for move in reversed(removed):
         if move.chain not in closed and move.cost <= slack:
@@ -102,6 +106,14 @@ def _give_back(masks: Masks, removed: list[Move], slack: int) -> None:
             _apply(masks, move, keep=True)
         else:
             closed.add(move.chain)
+    return slack
+
+
+def _fill(channels: Tensor, gone: Tensor, importance: Tensor, count: int) -> None:
+    """Restore up to so many single channels [L, F] in the block that has lost the most important one."""
+    scores = importance.masked_fill(~gone, -1.0)
+    block = int(scores.amax(-1).argmax())
+    channels[block, scores[block].topk(min(count, int(gone[block].sum()))).indices] = True
 
 
 def _apply(masks: Masks, move: Move, keep: bool) -> int:

@@ -73,6 +73,8 @@ def _step(spec: ArchSpec, costs: UnitCosts, budget: BudgetConfig) -> int:
     """How far from the budget the projection may end: a piece, or a head where the minima leave no smaller one."""
     attn, hidden = uniform(spec)
     least, size = budget.min_keep, multiple_of(budget.round_to, attn.head_dim)
+    if budget.round_to is None and rounded_up(least.channels, size) < hidden:
+        return costs.channel  # single ones fill the rest
     pieces = [costs.dim] * (rounded_up(least.dims, size) < attn.head_dim)
     pieces += [costs.channel] * (rounded_up(least.channels, size) < hidden)
     return size * max(pieces) if pieces else costs.head + attn.head_dim * costs.dim
