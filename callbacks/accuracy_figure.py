@@ -22,6 +22,7 @@ class AccuracyFigure(Callback):
         ]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and len(points) > 1:
-                with accuracy_over_macs({"validation": points}) as figure:
-                    step = trainer.global_step - 1  # the number of the step before, as Lightning's own logs have it
-                    logger.experiment.add_figure("accuracy_over_macs", figure, step, close=False)
+                figure = accuracy_over_macs({"validation": points})
+                step = trainer.global_step - 1  # the number of the step before, as Lightning's own logs have it
+                logger.experiment.add_figure("accuracy_over_macs", figure, step, close=False)
+                figure.clear()

@@ -14,8 +14,10 @@ FOR_CALTECH = 0.35  # of the study's seconds
 def check(place: Place) -> list[Unit]:
     """Whether it is right on this device."""
     found = [
-        Unit(f"check/steps/{method}/{precision}", partial(trainings.steps, place, method, precision))
+        Unit(f"check/steps/{method}/{precision}", partial(trainings.steps, place, method, precision),
+             product=trainings.trained(place, method, precision) / "result.json")
         for precision in trainings.PRECISIONS for method in trainings.METHODS
+        if not place.tiny or precision == "bf16" or method in trainings.RESUMED
     ]  # fmt: skip
     found += [
         Unit("check/logits are the CPU's", partial(networks.same_logits, place)),
@@ -23,14 +25,17 @@ def check(place: Place) -> list[Unit]:
         Unit("check/sliced is compact", partial(networks.sliced_is_compact, place)),
         Unit("check/skipping is masked", partial(networks.skipping_is_masked, place)),
     ]
-    found += [Unit(f"check/resume/{method}", partial(trainings.resume, place, method)) for method in trainings.RESUMED]
+    found += [
+        Unit(f"check/resume/{method}", partial(trainings.resume, place, method), after=(f"check/steps/{method}/fp32",))
+        for method in trainings.RESUMED
+    ]
     found += [
         Unit(f"check/memory/{method}", partial(steps.step, place, "DeiT-S", method, "bf16", short=True, batch=batch))
-        for batch in [4 if place.tiny else 64] for method in steps.METHODS
+        for batch in [4 if place.tiny else 64] for method in (("dense", "usdc") if place.tiny else steps.METHODS)
     ]  # fmt: skip
     export = [
         Unit(f"check/export/{method}", partial(trainings.export, place, method),
-             product=trainings.exported(place, method) / "arch.json")
+             after=(f"check/steps/{method}/fp32",), product=trainings.exported(place, method) / "arch.json")
         for method in ("scala", "usdc")
     ]  # fmt: skip
     return [
@@ -59,6 +64,8 @@ def speed(place: Place) -> list[Unit]:
     memory = Unit(
         "speed/loader from memory", partial(loader.in_memory, place, 32 if place.tiny else 512), after=("data/cifar10",)
     )
+    if place.tiny:  # both of their networks are the same
+        eager[1] = eager[2] = []
     return [
         *data(place), *eager[0], *shares["bf16"], *eager[1], files, *graphs, *compiled[:8], *shares["fp32"], *eager[2],
         *compiled[8:16], *eager[3], memory, *compiled[16:],

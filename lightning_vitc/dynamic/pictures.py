@@ -1,6 +1,5 @@
 """What gates do, as pictures: run rates by block and by class, and the images that cost least and most."""
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from lightning_vitc.reporting.figures import number_with_unit
+from lightning_vitc.reporting.png import png_of, show
 from lightning_vitc.training.checkpoints import write_atomically
 from lightning_vitc.training.fresh_board import fresh_board
 
@@ -80,9 +80,6 @@ def write_pictures(run: "Pipeline", rates: dict[str, Tensor], extremes: Sequence
     logger = fresh_board(run.directory.path, "gates")
     drawn = {RATES: run_rates_figure(rates), IMAGES: sheet(extremes, run.data.spec.mean, run.data.spec.std)}
     for name, figure in drawn.items():
-        file = io.BytesIO()
-        figure.savefig(file)
-        write_atomically(run.directory.path / name, file.getvalue())
-        logger.experiment.add_figure(name.removesuffix(".png"), figure, close=False)
-        figure.clear()
+        write_atomically(run.directory.path / name, png := png_of(figure))
+        show(logger, name.removesuffix(".png"), png)
     logger.finalize("success")

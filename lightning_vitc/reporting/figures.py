@@ -1,7 +1,6 @@
 """Pictures, drawn without a screen and closed after use."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,8 +12,7 @@ SERIES_COLORS = ("#2a6fbb", "#d9822b", "#2f9e6e", "#b8485e", "#7a5cb8", "#8a6d3b
 Point = tuple[str, int, float]  # label, MACs, top-1 in percent
 
 
-@contextmanager
-def accuracy_over_macs(series: Mapping[str, Sequence[Point]], title: str = "") -> Iterator[Figure]:
+def accuracy_over_macs(series: Mapping[str, Sequence[Point]], title: str = "") -> Figure:
     """Top-1 over MACs: a line for a series of several networks, a star for a single one."""
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -33,8 +31,7 @@ def accuracy_over_macs(series: Mapping[str, Sequence[Point]], title: str = "") -
     widen(axes)
     axes.grid(alpha=0.3)
     axes.legend()
-    yield figure
-    figure.clear()
+    return figure
 
 
 def widen(axes: Axes) -> None:

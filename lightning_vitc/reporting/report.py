@@ -19,6 +19,7 @@ from lightning_vitc.reporting.architecture_figure import architecture_figure
 from lightning_vitc.reporting.curves import curves_figure, read_curves
 from lightning_vitc.reporting.front import Point, front_figure
 from lightning_vitc.reporting.page import Picture, Section, page
+from lightning_vitc.reporting.png import png_of, show
 from lightning_vitc.reporting.sources import Entry, Source, sources_of
 from lightning_vitc.training.results import environment
 
@@ -78,12 +79,12 @@ def _write(sources: list[Source], rows: list[dict[str, Any]], folder: Path, sett
         "accuracy_over_macs": front_figure(over_macs, f"{unit} per image", accuracy),
         "accuracy_over_latency": front_figure(over_latency, f"ms per batch of {size}", accuracy),
     }
-    _log_to_tensorboard(folder, fronts)
-    titles = ("accuracy over MACs", "accuracy over latency")
-    pictures = [_saved(folder, *named, title) for named, title in zip(fronts.items(), titles, strict=True)]
+    pictures = {name: _saved(folder, name, figure, name.replace("_", " ").replace("macs", "MACs"))
+                for name, figure in fronts.items()}  # fmt: skip
+    _log_to_tensorboard(folder, pictures)
     place = environment(device_name(torch.device(settings.device)))
     sections = [_section(source, folder, number) for number, source in enumerate(sources)]
-    (folder / PAGE).write_text(page(rows, pictures, sections, place, settings))
+    (folder / PAGE).write_text(page(rows, list(pictures.values()), sections, place, settings))
     document = {"rows": rows, "environment": place, "batch_size": size, "repeats": settings.repeats}
     (folder / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n")
 
@@ -107,14 +108,13 @@ def _section(source: Source, folder: Path, number: int) -> Section:
 
 def _saved(folder: Path, name: str, figure: Figure, title: str) -> Picture:
     path = folder / f"{name}.png"
-    figure.savefig(path)
     width, height = (round(side) for side in figure.get_size_inches() * CSS_PIXELS)
-    figure.clear()
-    return Picture(title, path.name, path.read_bytes(), width, height)
+    path.write_bytes(png := png_of(figure))
+    return Picture(title, path.name, png, width, height)
 
 
-def _log_to_tensorboard(folder: Path, figures: dict[str, Figure]) -> None:
+def _log_to_tensorboard(folder: Path, pictures: dict[str, Picture]) -> None:
     logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
-    for name, figure in figures.items():
-        logger.experiment.add_figure(name, figure, close=False)
+    for name, picture in pictures.items():
+        show(logger, name, picture.png)
     logger.finalize("success")

@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from rich.table import Table
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.reporting.architecture_figure import architecture_figure
 from lightning_vitc.reporting.figures import accuracy_over_macs
+from lightning_vitc.reporting.png import png_of, show
 from lightning_vitc.training.checkpoints import write_atomically
 from lightning_vitc.training.fresh_board import fresh_board
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Network
 
 COMMON = ("name", "macs", "params", "top1", "top5", "bytes", "width")  # a width is in the name of its row
+PICTURE = "accuracy_over_macs.png"
 PACKAGES = ("lightning-vitc", "torch", "timm", "lightning", "torchmetrics", "omegaconf", "numpy")
 
 
@@ -122,13 +123,12 @@ def write_result(path: Path, document: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(document, indent=1) + os.linesep).encode())
 
 
-def write_picture(path: Path, document: dict[str, Any]) -> None:
+def write_picture(directory: Path, document: dict[str, Any]) -> None:
     """Save accuracy over MACs beside the dense model."""
-    with _picture(document) as figure:
-        figure.savefig(path)
+    write_atomically(directory / PICTURE, png_of(_picture(document)))
 
 
-def _picture(document: dict[str, Any]) -> AbstractContextManager[Figure]:
+def _picture(document: dict[str, Any]) -> Figure:
     series = {document["method"]: [_point(row) for row in document["rows"]]}
     if document["dense"] is not None:
         series["dense"] = [_point(document["dense"])]
@@ -141,20 +141,18 @@ def write_architectures(directory: Path, networks: Sequence["Network"], dense: A
     for network in networks:
         spec = network.spec
         if spec.embed_dim == dense.embed_dim and spec.blocks != dense.blocks:
-            figure = architecture_figure(spec, dense, network.sources)
-            figure.savefig(directory / f"architecture_{network.name}.png")
-            logger.experiment.add_figure(f"architecture/{network.name}", figure, close=False)
-            figure.clear()
+            png = png_of(architecture_figure(spec, dense, network.sources))
+            write_atomically(directory / f"architecture_{network.name}.png", png)
+            show(logger, f"architecture/{network.name}", png)
     logger.finalize("success")
 
 
 def log_to_tensorboard(directory: Path, document: dict[str, Any], hyperparameters: Mapping[str, Any]) -> None:
-    """Add the final accuracies beside the hyperparameters, and the final picture."""
+    """Add the final accuracies beside the hyperparameters, and the picture that `write_picture` has saved."""
     logger = fresh_board(directory, "result")
     rows = document["rows"] + ([document["dense"]] if document["dense"] else [])
     logger.log_hyperparams(dict(hyperparameters), {f"{row['name']}/test_top1": row["top1"] for row in rows})
-    with _picture(document) as figure:
-        logger.experiment.add_figure("accuracy_over_macs", figure, close=False)
+    show(logger, "accuracy_over_macs", (directory / PICTURE).read_bytes())
     logger.finalize("success")
 
 

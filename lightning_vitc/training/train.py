@@ -132,7 +132,7 @@ def _run(pipeline: Pipeline) -> None:
         left_out=pipeline.left_out, counts=pipeline.data.counts, classes=pipeline.data.classes,
         budget=budget_of(experiment) | chosen,
     )  # fmt: skip
-    results.write_picture(directory.path / "accuracy_over_macs.png", document)
+    results.write_picture(directory.path, document)
     results.log_to_tensorboard(directory.path, document, flat(experiment.to_container()))
     results.write_architectures(directory.path, pipeline.networks, pipeline.dense_spec)
     results.write_result(directory.result, document)

@@ -9,6 +9,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_vitc.reporting.figures import accuracy_over_macs
+from lightning_vitc.reporting.png import png_of
 from lightning_vitc.training import results
 from lightning_vitc.training.results import Row
 
@@ -95,8 +96,8 @@ def test_result_file(tmp_path):
 
 
 def test_picture(tmp_path):
-    results.write_picture(tmp_path / "picture.png", document())
-    with Image.open(tmp_path / "picture.png") as image:
+    results.write_picture(tmp_path, document())
+    with Image.open(tmp_path / "accuracy_over_macs.png") as image:
         image.load()
         assert image.format == "PNG"
         assert len(image.convert("RGB").getcolors(1 << 20)) > 50
@@ -104,22 +105,24 @@ def test_picture(tmp_path):
 
 def test_axes_of_the_picture():
     series = {"scala": [("b", 200, 60.0), ("a", 100, 50.0)], "dense": [("dense", 300, 70.0)]}
-    with accuracy_over_macs(series, title="a title") as figure:
-        (axes,) = figure.axes
-        lines = {line.get_label(): line for line in axes.get_lines()}
-        assert list(lines["scala"].get_xdata()) == [100e-6, 200e-6]  # in millions, sorted
-        assert list(lines["scala"].get_ydata()) == [50, 60]
-        assert lines["dense"].get_marker() == "*"
-        assert (axes.get_xlabel(), axes.get_ylabel()) == ("MMACs per image", "top-1 (%)")
-        assert axes.get_title() == "a title"
-        assert axes.get_xlim()[0] == 0
+    figure = accuracy_over_macs(series, title="a title")
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert list(lines["scala"].get_xdata()) == [100e-6, 200e-6]  # in millions, sorted
+    assert list(lines["scala"].get_ydata()) == [50, 60]
+    assert lines["dense"].get_marker() == "*"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("MMACs per image", "top-1 (%)")
+    assert axes.get_title() == "a title"
+    assert axes.get_xlim()[0] == 0
+    assert png_of(figure).startswith(b"\x89PNG")
     assert not figure.axes  # cleared: a run of 300 epochs draws 300 of them
-    with accuracy_over_macs({"large": [("x", 10**8, 1.0), ("y", 10**9, 2.0)]}) as figure:
-        assert figure.axes[0].get_xlabel() == "GMACs per image"
+    large = accuracy_over_macs({"large": [("x", 10**8, 1.0), ("y", 10**9, 2.0)]})
+    assert large.axes[0].get_xlabel() == "GMACs per image"
 
 
 def test_last_page_of_tensorboard_is_written_once(tmp_path):
     """A process that is killed after it, but before `result.json`, writes it again."""
+    results.write_picture(tmp_path, document())
     for _ in range(2):
         results.log_to_tensorboard(tmp_path, document(), {"seed": 3, "optimizer.betas": [0.9, 0.999], "budget": None})
     assert len(list((tmp_path / "tensorboard" / "result").glob("events*"))) == 1
