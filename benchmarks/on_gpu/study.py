@@ -57,7 +57,7 @@ def units_of(place: Place, seed: int) -> list[Unit]:
     add("study_usnet", "usnet", "method.full_warmup_epochs=1")
     for width in WIDTHS:
         add("study_dense", f"separate {width:g}", f"method.widths=[{width:g}]")
-    for budget in BUDGETS:
+    for budget in BUDGETS[:1] if place.tiny else BUDGETS:
         add("study_uvc", f"uvc {budget}", f"budget.macs={budget}%", of_dense=True)
         for criterion in ("magnitude", "random"):
             keys = (f"budget.macs={budget}%", f"method.criterion={criterion}")

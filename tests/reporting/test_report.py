@@ -46,7 +46,7 @@ def test_rows(folder, finished):
     for row, wanted in zip(rows, written, strict=False):
         assert all(row[key] == wanted[key] for key in ("macs", "params", "bytes", "top1"))
         assert row["share"] == pytest.approx(wanted["macs"] / document["dense"]["macs"])
-        assert row["realised"] == pytest.approx(row["speedup"] * row["share"], rel=1e-3)
+        assert row["realised"] == pytest.approx(row["speedup"] * row["share"], rel=1e-3, abs=1e-4)  # of four digits
     assert rows[0]["dense"]
     assert rows[0]["speedup"] == 1
     assert [row["budget"] for row in rows[:3]] == ["", "width 0.25", "width 0.5"]
