@@ -130,6 +130,12 @@ def test_without_pruning_the_budget_is_filled_and_never_exceeded() -> None:
         assert limit - 1 <= cost()(running) <= limit
 
 
+def test_what_was_left_out_too_generously_comes_back_to_the_last_unit() -> None:
+    """Of 6 the last attention (1) and the last MLP (2) are left out; 3 run, and within 4 there is room for the 1."""
+    running = gates("sublayer", depth=2, chances=[0.9, 0.8, 0.6, 0.7]).decide(cost(), cost(), 4, 1)
+    assert running.tolist() == [[True, True], [True, False]]
+
+
 def test_a_block_is_skipped_whole() -> None:
     running = gates(chances=CHANCES).decide(cost(), cost(0.1), 12, 1)
     assert torch.equal(running[:, 0], running[:, 1])

@@ -131,3 +131,40 @@ def test_branches_that_do_not_run_are_left_alone() -> None:
     assert bool(result.dims[1].all())
     assert bool(result.channels[1].all())
     assert unit.total(result) <= unit.dense // 2
+
+
+# By hand: one block of two heads with two dimensions each, and four channels
+
+BLOCK = ArchSpec("block", (8, 8), (4, 4), 1, 10, 4, (BlockSpec(AttentionSpec(2, (2, 2)), 4),), 1.0)
+PIECES = UnitCosts(fixed=0, attn=0, mlp=0, head=4, dim=5, channel=2, dense=2 * (4 + 2 * 5) + 4 * 2)
+
+
+def by_hand(dims: list[list[float]], channels: list[float], save: int, heads: int = 1) -> tuple[list, list]:
+    """Which dimensions and channels are left of the block once so much is saved."""
+    masks = project(
+        Masks.full(BLOCK), torch.tensor([dims]).float(), torch.tensor([channels]).float(), PIECES, PIECES.dense - save,
+        MinKeepConfig(heads=heads),
+    )  # fmt: skip
+    assert PIECES.total(masks) <= PIECES.dense - save
+    return masks.dims[0].int().tolist(), masks.channels[0].int().tolist()
+
+
+def test_the_better_bargain_goes_first() -> None:
+    """5.5 for a dimension that costs 5 is less than 3 for a channel that costs 2."""
+    assert by_hand([[5.5, 99], [99, 99]], [3.0] * 4, save=5, heads=2) == ([[0, 1], [1, 1]], [1] * 4)
+
+
+def test_what_was_taken_too_much_is_given_back_the_dearest_first() -> None:
+    """Both channels save 4 of 7, then the dimension 2 too much: the channel of importance 2 comes back."""
+    kept = by_hand([[30, 999], [999, 999]], [1.0, 2.0, 500, 500], save=7, heads=2)
+    assert kept == ([[0, 1], [1, 1]], [0, 1, 1, 1])
+
+
+def test_nothing_comes_back_from_behind_what_stays_away() -> None:
+    """The head's first dimension (5) would fit into what is too much, but not its queries and keys with it."""
+    assert by_hand([[1, 100], [1000, 1000]], [40.0] * 4, save=9) == ([[0, 0], [1, 1]], [1] * 4)
+
+
+def test_what_is_too_large_waits_for_what_comes_closer() -> None:
+    """A head of no use costs 14; 2 are to be saved, which a channel does."""
+    assert by_hand([[0.01, 0.01], [99, 99]], [9.0, 99, 99, 99], save=2) == ([[1, 1], [1, 1]], [0, 1, 1, 1])

@@ -116,6 +116,62 @@ def test_a_cut_moves_by_the_pressure_less_the_dual_of_the_next_group() -> None:
     assert budget.cut_channels.tolist() == pytest.approx([0.01 * 0.5 * block / budget.costs.channel] * 4)
 
 
+def test_a_head_is_as_weak_as_all_of_its_dimensions() -> None:
+    """Five in one dimension and nothing in fifteen is less than one in each of sixteen."""
+    budget, dims = search(), torch.ones(4, 6, 16)
+    dims[0, 2] = torch.tensor([5.0] + [0.0] * 15)
+    budget.cut_heads[0] = 1
+    heads = budget.masks(dims, torch.ones(4, 384), torch.ones(4, 2, dtype=torch.bool)).heads
+    assert (~heads).nonzero().tolist() == [[0, 2]]
+
+
+def test_below_the_target_the_price_alone_presses_and_comes_down_to_nothing() -> None:
+    budget, run = search(), torch.ones(4, 2)
+    budget.price.fill_(0.3)
+    budget.measure(run, 1.2)
+    assert float(budget.excess) == pytest.approx(-0.2)
+    assert float(budget.pressure) == pytest.approx(0.3)
+    budget.reprice()
+    assert float(budget.price) == pytest.approx(0.1)
+    budget.reprice()
+    assert float(budget.price) == 0.0
+
+
+def test_heads_move_by_what_they_cost_now_and_nothing_moves_that_does_not_run() -> None:
+    """Four of sixteen dimensions are cut already; the MLPs are skipped, so there is nothing to save in them."""
+    budget, run = search(cut=0.01), torch.tensor([[1.0, 0.0]] * 4)
+    for name in ("heads", "dims", "channels"):
+        getattr(budget, f"dual_{name}").zero_()
+    budget.price.fill_(1.0)
+    budget.cut_dims[:] = 4
+    budget.move(torch.ones(4, 6, 16), torch.ones(4, 384), run)
+    costs = budget.costs
+    share = 0.01 * (costs.dense - costs.fixed) / 4
+    assert budget.cut_heads.tolist() == pytest.approx([share / (costs.head + 12 * costs.dim)] * 4)
+    assert budget.cut_dims.flatten().tolist() == pytest.approx([4 + share / 6 / costs.dim] * 24)
+    assert not budget.cut_channels.any()
+
+
+def test_minima_are_the_bounds_of_the_cuts() -> None:
+    least = MinKeepConfig(heads=2, dims=3, channels=5)
+    budget, run = BudgetedSearch(SPEC, UnitCosts.of(SPEC), least, SearchRates()), torch.ones(4, 2)
+    for _ in range(400):
+        update(budget, run, 0.0)  # out of reach
+    for name, most in (("heads", 4), ("dims", 13), ("channels", 379)):
+        assert getattr(budget, f"cut_{name}").unique().tolist() == [most]
+
+
+def test_what_is_logged_of_the_cuts() -> None:
+    """Three of 6 heads, 96 of 384 channels and two of 16 dimensions, as percent."""
+    budget, run = search(), torch.tensor([[0.5, 1.0]] * 4)
+    budget.cut_heads[:], budget.cut_channels[:], budget.cut_dims[:] = 3, 96, 2
+    scalars = budget.observe(run, 0.7)
+    shown = [float(scalars[f"search/cut_{name}_percent"]) for name in ("heads", "channels", "dims")]
+    assert shown == pytest.approx([50, 25, 12.5])
+    assert [float(scalars[f"gates/{branch}_03"]) for branch in ("attn", "mlp")] == [0.5, 1.0]
+    assert float(scalars["search/target"]) == pytest.approx(0.7)
+
+
 def test_the_ratio_is_that_of_the_cost_model() -> None:
     budget, run = search(), torch.ones(4, 2)
     budget.cut_heads[:], budget.cut_channels[:], budget.cut_dims[:] = 2, 100, 4
