@@ -1,9 +1,10 @@
 """Mutation testing: one-line faults in the mathematics and the decisions, and which test notices each of them.
 
-`mutants/*.yaml` lists them by file: what is wrong, the part of a line, what it becomes, and the tests nearest to it. They
-are chosen by hand: dropped terms, signs, axes, off-by-ones, constants, seeds that leave out a part, arguments that are
-not read. One at a time is made in a copy of the checkout, where these tests run: the quick ones, then the slow ones. A
-fault is noticed where a test fails that passes without it. What was noticed is not tried again; what survived is.
+`mutants/*.yaml` lists them by file: what is wrong, the part of a line, what it becomes, and the tests nearest to it.
+They are chosen by hand: dropped terms, signs, axes, off-by-ones, constants, seeds that leave out a part, arguments that
+are not read. One at a time is made in a copy of the checkout, where these tests run: the quick ones, and all of them
+where it has survived these. A fault is noticed where a test fails that passes without it. What was noticed is not tried
+again; what survived is, once its tests have changed.
 
 The lists can be worked on side by side: `--only budget` and `--only data` have notes and a copy each.
 """
@@ -11,6 +12,7 @@ The lists can be worked on side by side: `--only budget` and `--only data` have 
 import argparse
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from study import REPOSITORY, markdown, write_section
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "reliability.md"
 LISTS = REPOSITORY / "benchmarks" / "mutants"
+SPEEDS = ("quick", "all")
+KINDS = ("noticed", "explained", "survived", "not tried")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Mutant:
         file: that it is in.
         fault: in words.
         old, new: the part of a line that is there once, and what it becomes.
-        tests: files that should notice.
+        tests: that should notice: files, or single ones of files that take long.
         because: why none does, where none can.
     """
 
@@ -87,53 +91,66 @@ class Notes:
         self.path.write_text(json.dumps(self.found, indent=1))
 
 
-def attempt(mutant: Mutant, sandbox: Sandbox, limit: float) -> dict[str, Any]:
-    """What came of it: `noticed` by which test, `survived`, or `limit`, the seconds that were not enough."""
-    for speed in ("not slow", "slow"):
-        with sandbox.changed(mutant.file, mutant.made_in):
-            failed = sandbox.failing(*mutant.tests, "-m", speed, "-x", limit=limit)
-        if failed is None:
-            return {"limit": limit}
-        if failed:
-            return {"noticed": failed[0]}
-    return {"survived": True}
+def attempt(mutant: Mutant, sandbox: Sandbox, speed: str, limit: float) -> dict[str, Any]:
+    """What came of it: `noticed` by which test, `late` after so many seconds, or `survived` the tests as they are."""
+    with sandbox.changed(mutant.file, mutant.made_in):
+        failed = sandbox.failing(*mutant.tests, "-x", limit=limit, quick=speed == "quick")
+    if failed is None:
+        return {"late": limit}
+    return {"noticed": failed[0]} if failed else {"survived": {speed: digest(mutant.tests)}}
+
+
+def digest(tests: Sequence[str]) -> str:
+    """Of the text of test files."""
+    files = (REPOSITORY / test.partition("::")[0] for test in tests)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def work(name: str, folder: Path, limit: float) -> None:
     """Try the mutants of a list that no test has noticed yet; then run the tests that noticed, without any fault."""
     notes, sandbox = Notes(folder / f"{name}.json"), Sandbox(REPOSITORY, folder / name)
-    for mutant in mutants([name]):
-        if "noticed" not in notes.found.get(mutant.key, {}):
-            notes.note(mutant.key, attempt(mutant, sandbox, limit))
-            print(f"{mutant.file}: {mutant.fault}: {notes.found[mutant.key]}", flush=True)
+    for speed, mutant in ((speed, mutant) for speed in SPEEDS for mutant in mutants([name])):
+        before = notes.found.get(mutant.key, {})
+        survived = before.get("survived", {})
+        if mutant.because and speed == "all":
+            continue
+        if "noticed" not in before and survived.get(speed) != digest(mutant.tests):
+            found = attempt(mutant, sandbox, speed, limit)
+            print(f"{mutant.file}: {mutant.fault}: {found}", flush=True)
+            notes.note(mutant.key, found | {"survived": survived | found.get("survived", {})})
     noticing = {found["noticed"] for mutant in mutants([name]) if "noticed" in (found := notes.found[mutant.key])}
     if untried := sorted(noticing - {*notes.found.get("pass", ())}):
         failed = sandbox.failing(*untried, limit=limit * len(untried))
         notes.note("pass", sorted(noticing - {*(untried if failed is None else failed)}))
 
 
-def noticed_by(mutant: Mutant, found: dict[str, Any]) -> str:
-    """The test that fails with the fault alone; empty where there is none."""
+def outcome(mutant: Mutant, found: dict[str, Any]) -> tuple[str, str]:
+    """One of `KINDS`, and the test that fails with the fault alone, or why there is none."""
     test = found.get(mutant.key, {}).get("noticed", "")
-    return test if test in found.get("pass", ()) else ""
+    if test in found.get("pass", ()):
+        return "noticed", short(test)
+    if mutant.because:
+        return "explained", f"none: {mutant.because}"
+    return ("survived", "none") if mutant.key in found else ("not tried", "?")
 
 
 def report(folder: Path) -> str:
-    """Counts by list, the survivors with the reason, and every fault with the test that notices it."""
+    """Counts by list, and every fault with what came of it."""
+    from lightning_vitc.training.results import git_commit  # not before: the tests import that of their own checkout
+
     found = {path.stem: Notes(path).found for path in folder.glob("*.json")}
-    by = {mutant: noticed_by(mutant, found.get(mutant.place, {})) for mutant in mutants()}
-    counts = []
-    for name in dict.fromkeys(mutant.place for mutant in by):
-        seen = [bool(test) for mutant, test in by.items() if mutant.place == name]
-        counts.append([name, *(str(number) for number in (len(seen), sum(seen), len(seen) - sum(seen)))])
-    counts.append(["all", *(str(sum(int(row[column]) for row in counts)) for column in (1, 2, 3))])
-    left = [[mutant.file, mutant.fault, mutant.because or "?"] for mutant, test in by.items() if not test]
-    rows = [[mutant.file, mutant.fault, short(test)] for mutant, test in by.items() if test]
-    parts = [markdown(["", "faults", "noticed", "not noticed"], counts)]
-    if left:
-        parts.append(markdown(["not noticed in", "fault", "because"], left))
-    return "\n\n".join([*parts, f"<details><summary>Every fault that is noticed, and by what</summary>\n\n"
-                        f"{markdown(['file', 'fault', 'noticed by'], rows)}\n\n</details>"])  # fmt: skip
+    of = {mutant: outcome(mutant, found.get(mutant.place, {})) for mutant in mutants()}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in (*dict.fromkeys(one.place for one in of), "all")}
+    for mutant, (kind, _) in of.items():
+        counts[mutant.place].update(("faults", kind))
+        counts["all"].update(("faults", kind))
+    header = ("faults", *KINDS)
+    summary = markdown(["", *header], [[name, *(str(one[kind]) for kind in header)] for name, one in counts.items()])
+    rows = [[mutant.file, mutant.fault, text] for mutant, (_, text) in of.items()]
+    details = markdown(["file", "fault", "noticed by"], rows)
+    return (
+        f"At commit {git_commit()}:\n\n{summary}\n\n<details><summary>Every fault</summary>\n\n{details}\n\n</details>"
+    )
 
 
 def short(test: str) -> str:

@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_vitc.callbacks.gate_freezing import GateFreezing
 from lightning_vitc.callbacks.gate_staging import Arguments as GateStagingArguments
 from lightning_vitc.callbacks.gate_staging import GateStaging
 from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
@@ -105,6 +107,14 @@ def test_shapes_of_the_pruning_schedule(shape: Any, expected: float) -> None:
 def test_shapes_of_the_temperature(shape: Any, expected: float) -> None:
     schedule = GumbelTemperature(4.0, 1.0, shape, until=0.5)
     assert [schedule.at(time) for time in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([4, expected, 1, 1])
+
+
+def test_a_gate_is_chosen_half_way() -> None:
+    module, trainer, seen = SimpleNamespace(), SimpleNamespace(estimated_stepping_batches=10), []
+    for trainer.global_step in range(10):
+        GateFreezing(0.5).on_train_batch_start(trainer, module, None, 0)
+        seen.append(module.selecting)
+    assert seen == [True] * 5 + [False] * 5
 
 
 @pytest.mark.parametrize("callback", callbacks(), ids=lambda callback: type(callback).__name__)

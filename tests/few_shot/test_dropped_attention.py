@@ -1,10 +1,13 @@
 """Compressed blocks: what stays, what they compute, what is trained around them."""
 
+import zlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lightning_vitc import compact, costs
+from lightning_vitc.few_shot import least_squares
 from lightning_vitc.few_shot.dropped_attention import (
     active_units,
     compressed_blocks,
@@ -86,6 +89,24 @@ def test_least_squares_is_the_ridge_regression(make_network, images, kind):
         torch.testing.assert_close(own.weight, block.mlp.fc2.weight + change[:, :-1], rtol=0, atol=1e-4)
         torch.testing.assert_close(own.bias, block.mlp.fc2.bias + change[:, -1], rtol=0, atol=1e-4)
         assert F.mse_loss(fitted.blocks[1](x), wanted) < 0.7 * F.mse_loss(block(x), wanted)
+
+
+def test_units_and_new_weights_have_streams_of_their_own(make_network, images):
+    def stream(purpose):
+        return torch.Generator().manual_seed(zlib.crc32(f"{purpose} 5 1".encode()))
+
+    assert torch.equal(random_units(96, 40, 5, 1), torch.randperm(96, generator=stream("units"))[:40].sort().values)
+    drawn = drop_attention(make_network(), 1, 30, seed=5, images=images, init="reinit").blocks[1].mlp.fc1.weight
+    expected = torch.nn.init.trunc_normal_(torch.empty(30, 24), std=0.02, generator=stream("weights"))
+    assert torch.equal(drawn, expected)
+
+
+def test_least_squares_sees_all_images(make_network, images, monkeypatch):
+    network = make_network()
+    whole = drop_attention(network, 1, 30, seed=5, images=images, init="least_squares")
+    monkeypatch.setattr(least_squares, "SEEN_AT_ONCE", 1)
+    parts = drop_attention(network, 1, 30, seed=5, images=images, init="least_squares")
+    torch.testing.assert_close(parts.blocks[1].mlp.fc2.weight, whole.blocks[1].mlp.fc2.weight, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("init", ["reuse", "reinit", "least_squares"])

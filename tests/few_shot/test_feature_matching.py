@@ -1,5 +1,7 @@
 """Several networks trained side by side: one pass of the original, and no trace of each other."""
 
+import zlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from lightning_vitc.few_shot.dropped_attention import drop_attention
 from lightning_vitc.few_shot.feature_matching import original_tokens, token_loss
 from lightning_vitc.methods.dcvit import DCViT
 from lightning_vitc.schema import OptimizerConfig
+from lightning_vitc.training.module import CompressionModule
 
 
 class Counting(nn.Module):
@@ -112,3 +115,41 @@ def test_the_loss():
     tokens, wanted = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
     torch.testing.assert_close(token_loss(tokens, wanted), (tokens - wanted).square().mean())
     torch.testing.assert_close(token_loss(tokens, wanted, "class"), (tokens - wanted)[:, 0].square().mean())
+
+
+@pytest.fixture
+def two(make_network, images):
+    """Two candidates side by side, before any step."""
+    network = make_network()
+    networks = {f"block_{block}": drop_attention(network, block, 30, seed=0, images=images) for block in (1, 2)}
+    return DCViT(networks, OptimizerConfig(lr=1e-2), original_tokens(network), seed=7)
+
+
+def test_noise_is_drawn_by_network_seed_step_and_part(two, images, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "manual_seed", seen.append)
+    two.accumulate, two._part = lambda loss: None, (1, 2)
+    two.step(images, None)
+    assert seen == [zlib.crc32(f"{name} 7 0 (1, 2)".encode()) for name in ("block_1", "block_2")]
+
+
+def test_a_part_is_a_micro_batch_of_a_rank(two, images, monkeypatch):
+    monkeypatch.setattr(CompressionModule, "training_step", lambda *_: None)
+    two._trainer = SimpleNamespace(accumulate_grad_batches=2, global_rank=3)
+    two.training_step(images, 5)
+    assert two._part == (1, 3)
+
+
+@pytest.mark.parametrize(("how", "size"), [("norm", lambda gradients: gradients.norm()), ("value", torch.max)])
+def test_how_far_a_network_is_clipped(two, how, size):
+    for number, network in enumerate(two.networks.values()):
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, 2.0 + number)
+    two.configure_gradient_clipping(None, 0.5, how)
+    for network in two.networks.values():
+        gradients = torch.cat([one.grad.flatten() for one in network.parameters() if one.requires_grad])
+        assert float(size(gradients)) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_what_timm_does_not_decay_is_not_decayed_in_any(two):
+    assert {"backbone.pos_embed", "others.block_2.pos_embed"} <= two.no_weight_decay()

@@ -90,12 +90,12 @@ class Watching(torch.nn.Module):
         return torch.stack([images.flatten(1).sum(1), torch.zeros(len(images))], dim=1)
 
 
-def moves(side: int, **keys) -> list[tuple[int, int, bool]]:
+def moves(side: int, seed: int = 0, iterations: int = 200, **keys) -> list[tuple[int, int, bool]]:
     """How far both images were rolled down and to the right, and whether they were flipped, iteration by iteration."""
     network = Watching()
-    recipe = SyntheticConfig(count=2, batch=2, iterations=200, warmup=0, lr=1e-9, **keys)
+    recipe = SyntheticConfig(count=2, batch=2, iterations=iterations, warmup=0, lr=1e-9, **keys)
     look = {"shape": (1, side, side), "num_classes": 2, "mean": (0.5,), "std": (0.01,), "beta": 1.0}
-    images = synthesize(network, recipe, **look, seed=0)
+    images = synthesize(network, recipe, **look, seed=seed)
     places = {}
     for down, right, flipped in product(range(-3, 4), range(-3, 4), (False, True)):
         rolled = images.roll((down, right), dims=(-2, -1))
@@ -119,6 +119,15 @@ def test_all_images_are_rolled_and_flipped_alike_at_random():
         assert min(counts) > 20
     assert sum(move[2] for move in found) == pytest.approx(100, abs=25)
     assert len({move[:2] for move in found}) == 25
+
+
+def test_the_seed_decides_how_images_are_moved():
+    assert moves(16, iterations=20) != moves(16, seed=1, iterations=20)
+
+
+def test_every_image_starts_from_noise_of_its_own(make_network):
+    images = make(make_network(), iterations=1, lr=1e-9)
+    assert len({float(image.sum()) for image in images}) == 6
 
 
 def test_rolls_and_flips_can_be_turned_off():

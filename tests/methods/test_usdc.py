@@ -26,11 +26,12 @@ from lightning_vitc.callbacks.gate_freezing import GateFreezing
 from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
 from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
 from lightning_vitc.callbacks.run_rate_figure import RunRateFigure
+from lightning_vitc.dynamic import training
 from lightning_vitc.dynamic.attaching import gates_of
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
-from lightning_vitc.dynamic.grouping import GROUPINGS, GroupGates, units
+from lightning_vitc.dynamic.grouping import GROUPINGS, GroupGates, generator_of, units
 from lightning_vitc.dynamic.moving import Moving
 from lightning_vitc.dynamic.report import RateEvaluation
 from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
@@ -196,6 +197,106 @@ def test_a_decision_without_noise_is_that_of_evaluation() -> None:
     assert torch.equal(ran, torch.stack(list(groups.run.values()), dim=1).detach())
     assert torch.equal(ran.bool(), torch.stack(found, dim=1))
     assert 0 < ran.mean() < 1
+
+
+# Controls and keys, one by one
+
+
+def test_both_targets_are_as_far_on_their_ways() -> None:
+    """A quarter of the way from 1 to 0.6, and from 1 to 0.8."""
+    module = method(macs="60%", resident="80%")
+    module.target_ratio = 0.9
+    assert module._static_target() == pytest.approx(0.95, abs=1e-4)
+    assert module.expected_target() == pytest.approx(0.9 * module.targets.dense)
+
+
+def test_nothing_is_pruned_before_the_search() -> None:
+    module = method(macs="30%")
+    module.searching = False
+    fit(module, steps=1)
+    assert float(module.search.excess) == float(module.search.price) == 0
+    assert not module.search.cut_channels.any()
+    module.searching = True
+    fit(module, steps=1)
+    assert float(module.search.price) == float(module.search.excess) > 0, "the integral of one step, at the rate 1"
+    assert module.search.cut_channels.any()
+
+
+def test_shares_of_the_gate_networks() -> None:
+    """Of seven, with exponents of 2 ln 3 and six zeros at temperature 2: 3 and 1 of 9."""
+    module = method(architecture_temperature=2.0)
+    with torch.no_grad():
+        module.gates.architecture[..., 4] = 2 * math.log(3)
+    assert float(module.observe()["usdc/largest_share"]) == pytest.approx(3 / 9)
+
+
+def test_gates_are_weighed_by_what_the_budget_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DynamicTargets, "gate_cost", lambda *_: 7)
+    module = method()
+    assert float(module.gates.cost(module.gates.mixture(False).detach())) == pytest.approx(3 * 2 * 7)
+
+
+def test_what_is_validated_is_the_masked_network() -> None:
+    module, images = method(dynamic=False), batch()[0]
+    module.search.cut_heads[0], module.search.cut_channels[1] = 1, 50
+    small = compact(module.backbone, kept_of(module.backbone.spec, module._masks()))
+    with torch.no_grad():
+        torch.testing.assert_close(module.eval().deciding(images), small.eval()(images), rtol=0, atol=1e-5)
+
+
+def test_groups_and_noise_are_drawn_from_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(training, "generator_of", lambda *key: seen.append(key) or generator_of(*key))
+    module = method()
+    module.seed, module._micro = 3, 2
+    module.groups(8, torch.device("cpu"))
+    assert seen == [(3, 0, 2, "groups"), (3, 0, 2, "noise")]
+
+
+def test_parts_of_a_step_are_told_apart() -> None:
+    module = method()
+    module._trainer = SimpleNamespace(accumulate_grad_batches=2)
+    seen = []
+    for number in range(4):
+        module.on_train_batch_start(None, number)
+        seen.append(module._micro)
+    assert seen == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("grouping", "sizes"), [("recursive", [4, 2, 1, 1]), ("batch", [8]), ("sample", [1] * 8)])
+def test_who_decides_together(grouping: Any, sizes: list[int]) -> None:
+    assert method(grouping=grouping).groups(8, torch.device("cpu")).counts.flatten().tolist() == sizes
+
+
+def test_what_a_validation_logs() -> None:
+    """Before it two images ran everything; in it nothing ran for four of them."""
+    module, logged = method(), {}
+    module.rates.update(torch.ones(2, 3, 2), torch.arange(2))
+    module.on_validation_epoch_start()
+    module.rates.update(torch.zeros(4, 3, 2), torch.arange(4))
+    assert not module.run_rates().any()
+    module.log_dict = logged.update  # type: ignore[method-assign, assignment]
+    module._log_costs()
+    spec = module.backbone.spec
+    bare = costs.macs(replace(spec, blocks=()))
+    assert float(logged["usdc/val_worst_ratio"]) == pytest.approx(1)
+    assert float(logged["usdc/val_expected_ratio"]) == pytest.approx(bare / costs.macs(spec))
+    assert logged["usdc/val_params"] == costs.params(module.resident())
+    assert logged["usdc/val_bytes"] == 4 * logged["usdc/val_params"]
+
+
+def test_fine_tuning_goes_by_the_gates_of_the_blocks() -> None:
+    module = finetuning(method(gate_lr=0.02))
+    block, pooled = module.backbone.blocks[1], torch.randn(4, 48)
+    module.eval()
+    for branch, gate in enumerate((block.gate1, block.gate2)):
+        torch.nn.init.normal_(gate.last.weight)
+        assert torch.equal(module.gate_logits(1, branch, pooled), gate(pooled))
+    assert {name for name in module.own_rates() if "blocks.1." in name} == {
+        f"backbone.blocks.1.{gate}.{name}" for gate in ("gate1", "gate2") for name, _ in block.gate1.named_parameters()
+    }
+    everything = float(module.expected_cost(torch.ones(3, 2)))
+    assert everything == pytest.approx(costs.macs(module.backbone.spec))
 
 
 # Training

@@ -164,6 +164,102 @@ def test_frozen_gates_stay() -> None:
     assert torch.equal(before, module.gates.logits)
 
 
+# Controls and keys, one by one
+
+
+def test_before_the_search_gates_are_free_and_wait() -> None:
+    module, seen = method(gate_every=1), []
+    module.search.price.fill_(2.0)
+    module.searching = False
+    result = module.step(*batch())
+    assert float(result.loss.detach()) == float(result.terms["search/task_loss"])
+    module.gates.collect = lambda step, trained: seen.append(trained)
+    fit(module, 2)
+    module.searching = True
+    fit(module, 2)
+    assert seen == [False, False, True, True]
+
+
+def test_a_block_with_one_branch_runs() -> None:
+    """Two of four have lost their attention: that is still one more than the three that have to stay."""
+    module = method("50%", skip="sublayer")
+    module.search.price.fill_(2.0)
+    with torch.no_grad():
+        module.gates.logits[:2, 0] = torch.tensor([0.1, -0.1])
+    assert module.least_blocks == 3
+    assert float(module._price_of_running().detach()) > 0
+
+
+def test_the_search_goes_to_the_target_of_the_schedule() -> None:
+    module = method("50%")
+    module.target_ratio = 0.9
+    ratio = float(module.search.ratio(module.gates.probability()).detach())
+    module.search_step(1e-3)
+    assert float(module.search.excess) == pytest.approx(ratio - 0.9, abs=1e-6)
+
+
+def test_nothing_is_cut_of_a_block_that_does_not_run() -> None:
+    module = method("50%")
+    for name in ("heads", "dims", "channels"):
+        getattr(module.search, f"dual_{name}").zero_()
+    with torch.no_grad():
+        module.gates.logits[1] = torch.tensor([50.0, -50.0])
+    module.search_step(1e-3)
+    for name in ("heads", "dims", "channels"):
+        cuts = getattr(module.search, f"cut_{name}")
+        assert [bool((cut > 1e-6).any()) for cut in cuts] == [True, False, True, True]
+
+
+def test_the_proximal_step_is_as_long_as_that_of_the_weights() -> None:
+    module, seen = method(gate_lr=0.3), []
+    module.search_step = seen.append  # type: ignore[method-assign]
+    fit(module, 1)
+    assert seen == [pytest.approx(1e-3, rel=0.1)]
+
+
+def test_gates_are_sampled_at_the_temperature_of_the_schedule() -> None:
+    module, seen = method(), []
+    module.gates.sample = lambda step, temperature: seen.append(temperature)
+    module.temperature = 2.0
+    module._sampled_gates()
+    assert seen == [2.0]
+
+
+def test_gates_are_drawn_by_the_seed() -> None:
+    model, budget = network(), BudgetConfig(macs="50%")
+    module = UVC(model, OptimizerConfig(lr=1e-3), None, Arguments(), budget, target_of(budget, model.spec, "uvc"), 5)
+    assert module.gates.seed == 5
+
+
+def test_every_rate_has_its_key() -> None:
+    rates = method(cut_lr=0.1, dual_lr=0.2, price_lr=0.3).search.rates
+    assert (rates.cut, rates.dual, rates.price) == (0.1, 0.2, 0.3)
+
+
+def test_frozen_gates_hold_for_another_limit_unless_they_are_all_there_is() -> None:
+    for prune in (True, False):
+        module = method("70%", prune=prune)
+        module.gate_stage = "frozen"
+        module.step(*batch())
+        limit = module.target.amount // 2
+        masks = module.decide(limit)
+        assert torch.equal(masks.branches, module.decide().branches) == prune
+        assert costs.macs(pruned_spec(module.backbone.spec, masks)) <= limit
+
+
+def test_what_can_be_pruned_need_not_be_skipped() -> None:
+    """All gates are open, and pruning alone reaches the half."""
+    assert bool(method("50%", skip_share=1.0).decide().branches.all())
+
+
+def test_the_projection_removes_what_the_search_has_cut() -> None:
+    """A hundred channels of the third block; without the search, of blocks that are all alike none loses so many."""
+    module = method("80%", skip="none")
+    before = (~module.decide().channels).sum(-1)
+    module.search.cut_channels[2] = 100
+    assert int(before.max()) < 100 <= int((~module.decide().channels[2]).sum())
+
+
 # The search and its end
 
 
