@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,14 @@ from same_run import differences
 
 from lightning_vitc import costs, load
 from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.backbone import create_backbone
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
+from lightning_vitc.few_shot.block_plan import BlockPlan
 from lightning_vitc.few_shot.dropped_attention import active_units, random_units
+from lightning_vitc.methods import dcvit
 from lightning_vitc.methods.dcvit import DCViT, Stages
+from lightning_vitc.schema import OptimizerConfig
 from lightning_vitc.training import stages
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.run_directory import RunDirectory
@@ -52,6 +57,64 @@ def read(run: Path, name: str) -> dict[str, Any]:
 def done(tmp_path_factory, finished_run) -> Path:
     """A finished run, to read and not to change."""
     return finished_run(tmp_path_factory.mktemp("dcvit"), "dcvit_digits", *TINY)
+
+
+# Its stages, one by one
+
+
+@pytest.fixture
+def steps():
+    """Of a run of which nothing is trained."""
+    network = create_backbone("deit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=24, num_heads=2, depth=4)
+    keys = SimpleNamespace(score="kl", matched="class", units="random", init="reinit")
+    run = SimpleNamespace(
+        arguments=keys, optimizer=OptimizerConfig(lr=1e-3), processes=SimpleNamespace(device="cpu"),
+        experiment=SimpleNamespace(seed=5, trainer=SimpleNamespace(max_epochs=4)),
+    )  # fmt: skip
+    return dcvit.Stages(run, network, network, BlockPlan(2, 7), "training images")
+
+
+def test_candidates_are_scored_on_what_they_are_shown(steps, monkeypatch):
+    """And beside it on the training images, by the loss they were trained to."""
+    seen = []
+    monkeypatch.setattr(dcvit, "score", lambda _, *asked: seen.append(asked) or len(seen))
+    ranked = steps.ranking({2: "second", 1: "first"}, "synthetic images")
+    assert seen == [
+        ("second", "synthetic images", "kl"), ("first", "synthetic images", "kl"),
+        ("second", "training images", "mse"), ("first", "training images", "mse"),
+    ]  # fmt: skip
+    assert ranked["order"] == [2, 1]
+
+
+def test_several_blocks_at_once_take_the_epochs_of_all(steps):
+    seen = []
+    steps.run.fit = lambda stage, start, epochs, *_, **__: seen.append(epochs) or SimpleNamespace(backbone=None)
+    steps.finetuned("progressive_2", None)
+    steps.finetuned("one_shot", None, 3)
+    assert seen == [4, 12]
+
+
+def test_what_is_matched_and_drawn_has_its_keys(steps, monkeypatch):
+    module = steps._module({"block_01": steps.dense})
+    assert (module.matched, module.seed) == ("class", 5)
+    asked = {}
+    monkeypatch.setattr(dcvit, "units_that_stay", lambda *_, **keys: asked.update(keys) or torch.arange(7))
+    monkeypatch.setattr(dcvit, "drop_attention", lambda *_, **keys: asked.update(keys))
+    steps.compress(steps.dense, 1)
+    assert asked == {"seed": 5, "images": "training images", "units": "random", "init": "reinit"}
+
+
+def test_progressive_compression_starts_from_the_best_trial(steps, monkeypatch):
+    monkeypatch.setattr(dcvit.Stages, "of", lambda _: steps)
+    steps.trials = lambda: {1: "trial of 1", 2: "trial of 2"}
+    steps.compress = lambda network, block: f"{network}, then {block}"
+    steps.finetuned = lambda stage, start, times=1: start()
+    run, rows = steps.run, []
+    run.arguments.score_on, run.arguments.finetune, run.read_only = "train", "progressive", True
+    run.record = lambda *_: {"order": [2, 1, 0]}
+    run.add_row = lambda name, network, *_, **columns: rows.append((network, columns))
+    dcvit.DCViT.pipeline(run)
+    assert rows == [("trial of 2, then 1", {"blocks": [1, 2], "hidden": 7})]
 
 
 # What a run leaves behind

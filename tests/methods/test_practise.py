@@ -2,17 +2,22 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from lightning_vitc import costs
 from lightning_vitc.backbone import Backbone, create_backbone
+from lightning_vitc.budget.target import Target
 from lightning_vitc.compact import compact
 from lightning_vitc.config import load_experiment
 from lightning_vitc.few_shot.adaptors import adapted
 from lightning_vitc.few_shot.dropped_attention import without_blocks
 from lightning_vitc.few_shot.latency import latencies
+from lightning_vitc.methods import practise
 from lightning_vitc.methods.dcvit import DCViT
 from lightning_vitc.methods.practise import Practise
 from lightning_vitc.training.pipeline import Pipeline
@@ -50,6 +55,43 @@ def test_only_adaptors_are_trained_two_earlier_and_two_later(network):
         "blocks.0.mlp.fc2.1.weight", "blocks.1.mlp.fc2.1.weight", "blocks.2.attn.qkv.0.weight",
         "blocks.3.attn.qkv.0.weight",
     }  # fmt: skip
+
+
+def test_scores_by_hand(network, monkeypatch):
+    """40 % saved at an error of 0.8; nothing saved at 0.5, which counts as a thousandth of a percent."""
+    monkeypatch.setattr(practise, "latencies", lambda *_: {"dense": 100.0, 1: 60.0, 2: 100.0})
+    monkeypatch.setattr(practise, "score", lambda original, network, images, kind: {"one": 0.8, "two": 0.5}[network])
+    run = SimpleNamespace(
+        processes=SimpleNamespace(device="cpu"), arguments=SimpleNamespace(latency_batch=2),
+        data=SimpleNamespace(images_of=lambda _: torch.zeros(1, 3, 16, 16)),
+    )  # fmt: skip
+    ranked = Practise._ranking(run, network, {2: "two", 1: "one"})
+    assert ranked["order"] == [1, 2]
+    assert ranked["scores"] == {"2": pytest.approx(500), "1": pytest.approx(0.02)}
+    assert ranked["latency_reductions"] == {"2": 0, "1": pytest.approx(40)}
+
+
+def test_a_budget_within_a_block_drops_it(network):
+    spec, dense = network.spec, costs.macs(network.spec)
+    block = (dense - costs.macs(replace(spec, blocks=()))) // 5
+    for removed, number in ((1, 1), (block, 1), (block + 1, 2), (3 * block // 2, 2)):
+        assert practise.dropped_blocks(spec, Target("macs", dense - removed, dense, "full", "dcvit"), 3) == number
+
+
+def test_the_best_leave_at_once_and_are_tuned_so_many_times(network, monkeypatch):
+    for name in ("must_have_room", "adopt_trials", "tried", "original_tokens"):
+        monkeypatch.setattr(practise, name, lambda *_: None)
+    monkeypatch.setattr(Practise, "_number", lambda *_: 2)
+    seen = {}
+    run = SimpleNamespace(
+        arguments=SimpleNamespace(candidates=None, trials_at_once=2, trials_of=None, finetune_times=3),
+        dense_spec=network.spec, start=lambda: network, optimizer=None, record=lambda *_: {"order": [3, 1, 2]},
+        experiment=SimpleNamespace(seed=0, trainer=SimpleNamespace(max_epochs=4)),
+        fit=lambda stage, build, epochs, **_: seen.update(epochs=epochs) or SimpleNamespace(backbone=None),
+        add_row=lambda name, network, kept, left, **columns: seen.update(left=left, **columns),
+    )  # fmt: skip
+    Practise.pipeline(run)
+    assert seen == {"epochs": 12, "left": (0, 2, 4), "blocks": [1, 3]}
 
 
 def test_scores_are_errors_over_percent_saved(done):

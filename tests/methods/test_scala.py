@@ -94,6 +94,7 @@ CASES = {
     "us-net": {"taught": True, "transfer": "full"},
     "us-net, plain": {"distilled": False, "transfer": "full", "noise_calibration": False},
     "no transfer": {"taught": True, "transfer": "none"},
+    "no transfer, weighted": {"taught": True, "transfer": "none", "calibration_weight": 0.3},
     "official slices": {"taught": True, "slice": "official", "orientation": "official"},
     "whole heads": {"taught": True, "slice": "heads", "s": 0.5, "granularity": 0.5, "widths": QUARTERS[::2]},
     "no isolation": {"taught": True, "isolated_activation": False},
@@ -295,6 +296,20 @@ def test_a_width_is_evaluated_by_the_heads_that_it_trains(case):
         again = type(elastic).restored(elastic.full, stored)
         again.set_width(narrow)
         assert torch.equal(again(images), elastic(images))
+
+
+@pytest.mark.parametrize(("orientation", "ends"), [
+    ("paper", ["trailing", "leading", "leading"]), ("official", ["leading", "trailing", "leading"]),
+])  # fmt: skip
+def test_which_end_of_the_network_a_width_is(orientation, ends):
+    """Of the smallest, a middle one and the widest, which is less than all of the network; and so in the export."""
+    model, images = module(l=0.75, widths=QUARTERS[1:], orientation=orientation).eval(), batch()[0]
+    assert [model._end(width) for width in model.grid] == ends
+    elastic = model.elastic()
+    for width in model.grid:
+        elastic.set_width(width)
+        with torch.no_grad():
+            torch.testing.assert_close(elastic(images), model(images, width), rtol=0, atol=1e-5)
 
 
 def test_a_new_module_trains_both_ends_until_a_callback_says_otherwise():

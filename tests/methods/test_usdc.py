@@ -448,6 +448,15 @@ def test_run_rate_figure_serves_what_is_gated() -> None:
     assert not PruningSchedule.serves(finetuning(method()))
 
 
+def test_the_last_epoch_has_a_figure() -> None:
+    drawn: list[int] = []
+    module: Any = SimpleNamespace(rates=SimpleNamespace(compute=lambda: drawn.append(trainer.current_epoch + 1)))
+    trainer: Any = SimpleNamespace(max_epochs=12, sanity_checking=False, loggers=[], is_global_zero=True)
+    for trainer.current_epoch in range(12):
+        RunRateFigure(5).on_validation_end(trainer, module)
+    assert drawn == [5, 10, 12]
+
+
 # Budgets
 
 
