@@ -118,7 +118,9 @@ def work(name: str, folder: Path, limit: float) -> None:
             found = attempt(mutant, sandbox, speed, limit)
             print(f"{mutant.file}: {mutant.fault}: {found}", flush=True)
             notes.note(mutant.key, found | {"survived": survived | found.get("survived", {})})
-    noticing = {found["noticed"] for mutant in mutants([name]) if "noticed" in (found := notes.found[mutant.key])}
+    noticing = {
+        found["noticed"] for mutant in mutants([name]) if "noticed" in (found := notes.found.get(mutant.key, {}))
+    }
     if untried := sorted(noticing - {*notes.found.get("pass", ())}):
         failed = sandbox.failing(*untried, limit=limit * len(untried))
         notes.note("pass", sorted(noticing - {*(untried if failed is None else failed)}))

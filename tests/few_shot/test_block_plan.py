@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import assume, given
@@ -13,6 +14,7 @@ from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.backbone import template
 from lightning_vitc.budget.target import Target
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.block_plan import (
     BlockCosts,
@@ -127,6 +129,33 @@ def test_one_more_block_costs_the_same():
     assert plan.blocks == 4
     left = target.amount - target.measure(plan.apply(spec))
     assert 0 <= left < 4 * BlockCosts.of(spec, target).unit
+
+
+def test_reach_of_a_plan_by_hand():
+    """From ten whole blocks without attention and MLP to one without its attention, in units of ten blocks."""
+    spec = spec_of("vit_base_patch16_224")
+    reach = plan_of_blocks(spec, target_of_blocks(spec, 2), 10).reach
+    assert reach.most == 16_398_243_840
+    assert reach.step == 10 * 2 * 197 * 768
+
+
+SMALL = ArchSpec("small", (8, 8), (4, 4), 1, 10, 4, (BlockSpec(AttentionSpec(2, (2, 2)), 4),) * 4, 1.0)
+MEASURED = UnitCosts(fixed=0, attn=1, mlp=2, head=3, dim=4, channel=5, dense=180)
+
+
+def measured_target(amount: int):
+    return SimpleNamespace(table="any", dense=180, amount=amount, unit_costs=lambda _: MEASURED)
+
+
+def test_costs_of_a_measured_block_by_hand():
+    """Two heads of two dimensions, four hidden units: 1 + 2 x 3 + 4 x 4 without the MLP, and 2 + 4 x 5 with it."""
+    assert BlockCosts.of(SMALL, measured_target(100)) == BlockCosts(attn=23, unit=5, hidden=4, block=45)
+
+
+def test_a_latency_between_two_that_can_be_reached_leads_to_attentions_alone():
+    """Five are to be removed, less than an attention; fifty are two attentions and four units of the two MLPs."""
+    assert plan_blocks(SMALL, measured_target(175), 4) == BlockPlan(1, 4)
+    assert plan_blocks(SMALL, measured_target(130), 4) == BlockPlan(2, 3)
 
 
 @st.composite
