@@ -65,6 +65,14 @@ def test_the_class_head_learns_the_targets_and_the_distillation_head_the_teacher
     assert float(loss) == pytest.approx(wanted, abs=1e-6)
 
 
+def test_classes_and_images_are_not_confused() -> None:
+    """Each image twice: four of two classes, and the same means."""
+    heads, taught = (CLASS.repeat(2, 1), DISTILLATION.repeat(2, 1)), TAUGHT.repeat(2, 1)
+    for reduction, wanted in (("batchmean", 0.2438969751), ("numel", 0.2368842529)):
+        loss = distilled_cross_entropy(heads, TARGETS.repeat(2), taught, 0.1, 1.0, reduction)
+        assert float(loss) == pytest.approx(wanted, abs=1e-6)
+
+
 def test_a_hard_teacher_is_read_by_its_decisions() -> None:
     """It says 0 and 1, for which the distillation head gives 2/3 and 1/2: CE = (ln 3) / 2."""
     loss = hard_distilled_cross_entropy((CLASS, DISTILLATION), TARGETS, TAUGHT.argmax(-1), 0.5)
@@ -181,6 +189,17 @@ def test_the_losses_are_the_authors(build: Callable[[], CompressionModule]) -> N
     assert float(module.step(images, targets).loss.detach()) == pytest.approx(
         float(written_out(module, images, targets).detach()), abs=1e-6
     )
+
+
+def test_the_dense_method_reads_its_keys() -> None:
+    """A soft teacher by temperature and reduction, a hard one by the likeliest class, both by their share."""
+    images, targets = batch()
+    module = a_dense(distillation="soft", temperature=2.0, kd_reduction="numel").train()
+    heads, taught = module.backbone(images), module.teacher(images)
+    soft = distilled_cross_entropy(heads, targets, taught, 0.25, 2.0, "numel")
+    torch.testing.assert_close(module.step(images, targets).loss, soft)
+    hard = 0.75 * F.cross_entropy(heads[0], targets) + 0.25 * F.cross_entropy(heads[1], taught.argmax(-1))
+    torch.testing.assert_close(a_dense().train().step(images, targets).loss, hard)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if "usdc" not in name])  # where all that is dense runs

@@ -5,6 +5,7 @@ import math
 import shutil
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from lightning_vitc.methods.dense import Dense
 from lightning_vitc.methods.scala import Scala
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.run_directory import RunDirectory
+from lightning_vitc.training.stages import _mark_done
 
 
 @pytest.fixture
@@ -90,6 +92,16 @@ def test_without_validation_the_last_weights_are_kept(pipeline):
     folder = run.directory.stage("dense")
     assert json.loads((folder / "done.json").read_text())["weights"] == "last.ckpt"
     assert equal(state(module), torch.load(folder / "last.ckpt", weights_only=True)["state_dict"])
+
+
+@pytest.mark.parametrize(("select", "weights"), [("best", "best.ckpt"), ("last", "last.ckpt")])
+def test_which_weights_of_a_stage_count(tmp_path, select, weights):
+    trainer = SimpleNamespace(global_step=96, current_epoch=3, checkpoint_callback=SimpleNamespace(elapsed=1.5))
+    (tmp_path / "best.ckpt").touch()
+    _mark_done(tmp_path, trainer, select)
+    assert json.loads((tmp_path / "done.json").read_text()) == {
+        "weights": weights, "steps": 96, "epochs": 3, "seconds": 1.5,
+    }  # fmt: skip
 
 
 def test_a_stage_that_was_done_but_not_marked_is_not_trained_on(pipeline):
@@ -185,6 +197,19 @@ def test_teacher_trained_here(finished, pipeline):
     assert equal({f"backbone.{name}": value for name, value in teacher.network.state_dict().items()}, saved)
     assert [network.name for network in run.networks] == ["dense"]
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+
+
+def test_the_keys_of_the_teacher_are_those_of_its_stage(pipeline, monkeypatch):
+    own = {"lr": 0.5, "weight_decay": 0.25, "warmup_epochs": 2.0}
+    images = {"batch_size": 32, "mixup": 0.3, "cutmix": 0.7, "smoothing": 0.2}
+    run, seen = pipeline("teacher.epochs=7", *(f"teacher.{key}={value}" for key, value in (own | images).items())), {}
+    data, recipe = run.teacher_recipe()
+    assert {key: getattr(recipe, key) for key in own} == own
+    assert {key: getattr(data.config, key) for key in images} == images
+    monkeypatch.setattr(run, "add_row", lambda *_: None)
+    monkeypatch.setattr(run, "fit", lambda *_, **keys: seen.update(keys) or SimpleNamespace(backbone=run.backbone()))
+    run.dense()
+    assert (seen["epochs"], seen["data"].config) == (7, data.config)
 
 
 def test_teacher_of_timm_with_a_file(pipeline, tmp_path):
