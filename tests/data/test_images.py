@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
+from lightning_vitc.data import batches
 from lightning_vitc.data.batches import TensorBatches, TransformedBatches
 from lightning_vitc.data.sources import ArraySource, Split, Splits
 from lightning_vitc.data.transforms import ImageSpec, evaluation_transform, is_augmented, training_transform
@@ -58,18 +59,26 @@ def test_gray_model_sees_pillows_gray():
 def test_an_augmented_image_is_a_function_of_its_key(channels):
     split = Split.whole(_source())
     transform = training_transform(DataConfig(name="cifar10", **AUGMENTED), _spec(channels=channels))
-    batches = TransformedBatches(split, transform, seed=1)
+    first = TransformedBatches(split, transform, seed=1)
 
-    def one(index: int, epoch: int, dataset: TransformedBatches = batches) -> torch.Tensor:
+    def one(index: int, epoch: int, dataset: TransformedBatches = first) -> torch.Tensor:
         return dataset.__getitems__([(index, epoch)]).images[0]
 
-    together = batches.__getitems__([(0, 0), (5, 0), (0, 1)]).images
+    together = first.__getitems__([(0, 0), (5, 0), (0, 1)]).images
     assert together.shape == (3, channels, 32, 32)
     assert torch.equal(together[0], one(0, 0))
     assert torch.equal(together[1], one(5, 0))
     assert torch.equal(together[2], one(0, 1))
     assert not torch.equal(together[0], together[2])
     assert not torch.equal(one(0, 0), one(0, 0, TransformedBatches(split, transform, seed=2)))
+
+
+def test_an_image_is_drawn_by_seed_epoch_index_and_repeat(monkeypatch):
+    seen = []
+    monkeypatch.setattr(batches, "seed_transforms", lambda *key: seen.append(key))
+    images = TransformedBatches(Split.whole(_source()), evaluation_transform(_spec()), seed=9)
+    images.__getitems__([(1, 4), (0, 4, 2)])
+    assert seen == [(9, 4, 1), (9, 4, 0, 2)]
 
 
 def test_augmentation_leaves_the_global_streams_alone():

@@ -98,3 +98,33 @@ def test_splits_by_name_without_augmentation(vision_data):
     loader = data.loader_of("train")
     assert torch.cat([targets for _, targets in loader]).tolist() == data.splits.train.targets.tolist()
     assert torch.equal(next(iter(loader))[0], next(iter(loader))[0])
+
+
+def test_every_key_of_mixing_reaches_the_mixer(vision_data):
+    keys = {"mixup": 0.8, "cutmix": 0.6, "mixup_prob": 0.5, "switch_prob": 0.3, "smoothing": 0.1}
+    mixer = vision_data("digits", img_size=8, seed=7, **keys).mixer
+    assert (mixer.mixup_alpha, mixer.cutmix_alpha, mixer.prob, mixer.switch_prob, mixer.smoothing) == (*keys.values(),)
+    assert (mixer.seed, mixer.num_classes) == (7, 10)
+
+
+def test_a_batch_is_mixed_by_its_own_epoch_and_slot(vision_data):
+    """The fifth batch of epoch 3 is number 4."""
+    data = vision_data("digits", img_size=8)
+    data.mixer = lambda images, targets, *key: key
+    data._train_loader = SimpleNamespace(position=(3, 5), order=SimpleNamespace(slot=lambda batch: (batch, "slot")))
+    assert data.mix(None, None) == (3, 4, "slot")
+
+
+def test_images_are_spread_over_a_split(vision_data):
+    data = vision_data("digits", img_size=8, in_chans=1)
+    expected = data.images_of("train")[[0, 314, 629, 944]]  # of 1,259
+    assert torch.equal(data.spread_images("train", 4), expected)
+
+
+def test_of_a_few_images_every_one_counts(vision_data):
+    data = vision_data("digits", img_size=8, in_chans=1, batch_size=32, few_shot=True, num_samples=50)
+    assert [len(targets) for _, targets in data.train_dataloader()] == [32, 18]
+
+
+def test_augmentation_goes_by_the_seed_of_the_run(vision_data):
+    assert vision_data("digits", img_size=8, seed=5, hflip=0.5)._training_batches()._seed == 5
