@@ -1,25 +1,27 @@
 """The figures of `scaling.py`: counted, or measured on the CPU in seconds.
 
-Operators and kept bytes are those of a step under bf16 autocast that is run with torch's fake tensors: every operator
-says what it would return and keep, and computes nothing. Blocks are alike, so that both are straight lines in their
-number: they are taken at one and at two.
+Operators and kept bytes are those of a step under bf16 autocast. Bytes are noted with torch's fake tensors: every
+operator says what it would return and keep, and computes nothing. Blocks are alike, so that both are straight lines in
+their number: they are taken at two and at three.
 """
 
 import io
 import statistics
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from operators import operators_of
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_vitc import costs, create_backbone
 from lightning_vitc.budget.target import target_of
@@ -47,9 +49,6 @@ METHODS = ("dense", "uvc", "usdc", "scala")
 OVERHEAD = {"dense": 1.0, "uvc": 1.028, "scala": 1.050}  # measured: docs/results/uvc.md, docs/results/scala.md
 GRANULARITY, DRAWS = 0.0625, 2000  # Scala's 13 widths; steps that its draws are averaged over
 RECIPE, BUDGET = OptimizerConfig(lr=1e-4), BudgetConfig(macs="50%")
-VIEWS = ("view", "transpose", "t", "expand", "slice", "select", "unsqueeze", "squeeze", "detach", "split_with_sizes",
-         "permute", "alias", "_unsafe_view", "as_strided", "narrow", "unbind", "unflatten")  # fmt: skip
-OPTIMIZER = 60  # operators of AdamW and clipping: on lists of all weights at once
 
 
 @dataclass(frozen=True)
@@ -82,52 +81,51 @@ def figures(name: str, method: str, overhead: float, rate: float) -> Figures:
         spec = create_backbone(name).spec
     flops, last = flops_of(spec, method)
     params = costs.params(spec)
-    plain, recomputed = (of_depth(name, method, spec.depth, grad_checkpointing=on) for on in (False, True))
+    plain, recomputed = (
+        of_depth(partial(kept_bytes, name, method, grad_checkpointing=on), spec.depth) for on in (False, True)
+    )
+    operators = of_depth(partial(operators_with, name, method), spec.depth)
     teacher = 0 if method == "dense" else params
-    return Figures(params, teacher, flops, last, overhead, plain[1] + OPTIMIZER, plain[0], recomputed[0], rate)
+    return Figures(params, teacher, flops, last, overhead, operators, plain, recomputed, rate)
 
 
 def flops_of(spec: Any, method: str) -> tuple[float, float]:
-    """A MAC is 2 FLOPs, a backward pass two forward passes; a teacher is a forward pass of the dense network."""
+    """A MAC is 2 FLOPs, a backward pass two forward passes; a teacher is a forward pass of the dense network.
+
+    Scala's gradients are whole only when its last backward pass has ended: it hides nothing.
+    """
     dense = costs.macs(spec)
     if method != "scala":
         return (6.0 if method == "dense" else 8.0) * dense, 4.0 * dense
     grid = ScalaArguments(granularity=GRANULARITY).grid()
     macs = {width: costs.macs(slice_width(spec, width).spec) for width in grid}
     drawn = [sum(macs[width] for width in draw_widths(grid, "paper", 0, number)) for number in range(DRAWS)]
-    return 6.0 * statistics.fmean(drawn) + 2.0 * dense, 4.0 * macs[grid[0]]
+    return 6.0 * statistics.fmean(drawn) + 2.0 * dense, 0.0
 
 
-def of_depth(name: str, method: str, depth: int, grad_checkpointing: bool) -> tuple[float, float]:
-    """Bytes that an image keeps, and operators of a step, with so many blocks."""
-    one, two = (step_of(name, method, blocks, grad_checkpointing) for blocks in (1, 2))
-    kept, operators = (first + (depth - 1) * (second - first) for first, second in zip(one, two, strict=True))
-    return kept, operators
+def of_depth(figure: Callable[[int], float], depth: int) -> float:
+    """A figure of so many blocks from those of two and of three."""
+    two, three = figure(2), figure(3)
+    return two + (depth - 2) * (three - two)
 
 
-def step_of(name: str, method: str, depth: int, grad_checkpointing: bool) -> tuple[float, float]:
-    """Bytes that an image keeps, and operators of a step."""
+def operators_with(name: str, method: str, depth: int) -> float:
+    """Operators of a step, whose number does not depend on what images there are."""
+    module = build(method, create_backbone(name, depth=depth, img_size=32))
+    return operators_of(module, torch.randn(8, 3, 32, 32), torch.zeros(8, dtype=torch.long), torch.bfloat16).total()
+
+
+def kept_bytes(name: str, method: str, depth: int, grad_checkpointing: bool) -> float:
+    """Bytes that an image keeps."""
     module = build(method, create_backbone(name, depth=depth))
     module.backbone.set_grad_checkpointing(grad_checkpointing)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        (few, operators), (many, _) = (run(module, images) for images in (8, 16))
-    return (many - few) / 8, operators  # copies of weights in bf16 are in both
+        few, many = (run(module, images) for images in (8, 16))
+    return (many - few) / 8  # copies of weights in bf16 are in both
 
 
-class Operators(TorchDispatchMode):
-    """Counts what launches a kernel on a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func.namespace == "aten" and func.overloadpacket.__name__ not in VIEWS
-        return func(*args, **(kwargs or {}))
-
-
-def run(module: CompressionModule, images: int) -> tuple[int, int]:
-    """Bytes of the largest pass of a step that autograd keeps, weights apart, and operators of the whole step."""
+def run(module: CompressionModule, images: int) -> int:
+    """Bytes of the largest pass of a step that autograd keeps, weights apart."""
     weights = {weight.untyped_storage()._cdata for weight in module.parameters()}
     kept: dict[int, int] = {}
     largest = [0]
@@ -145,14 +143,11 @@ def run(module: CompressionModule, images: int) -> tuple[int, int]:
 
     module.accumulate = end_of_pass  # type: ignore[method-assign]
     batch = torch.randn(images, 3, 224, 224), torch.zeros(images, dtype=torch.long)
-    with Operators() as operators, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         with torch.autocast("cpu", torch.bfloat16):
             loss = module.step(*batch).loss
         end_of_pass(loss)
-    if isinstance(module, UVC):
-        with operators:
-            module.search_step(1e-4)
-    return largest[0], operators.count
+    return largest[0]
 
 
 def build(method: str, network: Any) -> CompressionModule:

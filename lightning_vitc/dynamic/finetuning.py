@@ -32,10 +32,11 @@ class GatedFinetuning(GatedTraining):
         self.fixed = costs.fixed
         self.register_buffer("branches", torch.tensor(costs.branches, dtype=torch.float), persistent=False)
 
-    def gate_logits(self, block: int, branch: int, pooled: Tensor) -> Tensor:
+    def gate_margin(self, block: int, branch: int, pooled: Tensor) -> Tensor:
         """Of the block's own gate."""
         owner: Any = self.backbone.blocks[block]
-        return (owner.gate2 if branch else owner.gate1)(pooled)
+        skip, run = (owner.gate2 if branch else owner.gate1)(pooled).unbind(-1)
+        return run - skip
 
     def per_sample_share(self) -> float:
         """`method.finetune_per_sample`."""

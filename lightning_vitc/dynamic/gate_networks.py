@@ -24,7 +24,7 @@ class GateNetwork(nn.Module):
 
     def __init__(self, name: str, dim: int):
         super().__init__()
-        self.name, shape = name, GATES[name]
+        self.name, self.dim, shape = name, dim, GATES[name]
         widths = shape.widths(dim)
         layers: list[nn.Module] = []
         for number, (fan_in, fan_out) in enumerate(pairwise(widths), 1):
@@ -61,29 +61,39 @@ class RunningNorm(nn.Module):
     moves the statistics after the optimizer step, the same way on every rank.
 
     Args:
-        dim: D.
+        shape: D; with more before it, that of several norms, which have `note` and `affine` alone.
         eps: added to the variance.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, dim: int, eps: float = 1e-5):
+    def __init__(self, *shape: int, eps: float = 1e-5):
         super().__init__()
         self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
-        self.register_buffer("running_mean", torch.zeros(dim))
-        self.register_buffer("running_var", torch.ones(dim))
+        self.weight, self.bias = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_var", torch.ones(shape))
         self.seen: Tensor | None = None  # sums since the last optimizer step: of x, of its squares, of ones
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize, and note what was seen in training."""
         if self.training:
-            with torch.no_grad():
-                wide = x.float()
-                sums = torch.cat([wide.sum(0), wide.square().sum(0), wide.new_full((1,), len(x))])
-                self.seen = sums if self.seen is None else self.seen + sums
+            self.note(x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+    @torch.no_grad()
+    def note(self, x: Tensor) -> None:
+        """Sum up what is seen, [..., B, D]."""
+        wide = x.float()
+        ones = wide.new_full((*wide.shape[:-2], 1), wide.shape[-2])
+        sums = torch.cat([wide.sum(-2), wide.square().sum(-2), ones], dim=-1)
+        self.seen = sums if self.seen is None else self.seen + sums
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """The norm as a scale and a shift, differentiable."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, torch.addcmul(self.bias, self.running_mean, scale, value=-1)
 
 
 @torch.no_grad()
@@ -92,11 +102,14 @@ def settle(network: nn.Module) -> None:
     norms = [module for module in network.modules() if isinstance(module, RunningNorm) and module.seen is not None]
     if not norms:
         return
-    seen = torch.stack([norm.seen for norm in norms])  # type: ignore[misc]
+    seen = torch.cat([norm.seen.view(-1, norm.seen.shape[-1]) for norm in norms])  # type: ignore[union-attr]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(seen)
     found_means, found_squares = (seen[:, :-1] / seen[:, -1:].clamp_min(1)).chunk(2, dim=1)
-    means, variances = [norm.running_mean for norm in norms], [norm.running_var for norm in norms]
+    means, variances = (
+        [row for norm in norms for row in getattr(norm, name).view(-1, found_means.shape[-1])]
+        for name in ("running_mean", "running_var")
+    )
     squares = torch._foreach_addcmul(variances, means, means)
     torch._foreach_lerp_(squares, list(found_squares), MOMENTUM)  # variances would leave out how batches differ
     torch._foreach_lerp_(means, list(found_means), MOMENTUM)

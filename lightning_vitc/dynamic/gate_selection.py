@@ -5,13 +5,15 @@ decisions, and one candidate alone (K = 1) is the ablation without a search.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_vitc.dynamic.gate_networks import GateNetwork
+from lightning_vitc.dynamic.gate_places import stacked_state
 from lightning_vitc.dynamic.gate_shapes import gate_macs
+from lightning_vitc.dynamic.gate_stack import GateStack
+from lightning_vitc.dynamic.late_gradients import Deciding
 
 
 class GateSelection(nn.Module):
@@ -32,9 +34,7 @@ class GateSelection(nn.Module):
                  costs: Sequence[int] | None = None):  # fmt: skip
         super().__init__()
         self.names, self.dim, self.temperature = tuple(names), dim, temperature
-        self.candidates = nn.ModuleList(
-            nn.ModuleList(GateNetwork(name, dim).start() for name in names) for _ in range(2 * depth)
-        )
+        self.stack = GateStack([[GateNetwork(name, dim).start() for name in names] for _ in range(2 * depth)])
         self.architecture = nn.Parameter(torch.zeros(depth, 2, len(names)))
         self.register_buffer("chosen", torch.zeros_like(self.architecture))  # one-hot from when it is frozen
         of_each = [gate_macs(name, dim) for name in names] if costs is None else costs
@@ -49,11 +49,9 @@ class GateSelection(nn.Module):
             return self.chosen + 0 * self.architecture
         return (self.architecture / self.temperature).softmax(-1)
 
-    def logits(self, block: int, branch: int, pooled: Tensor, mixture: Tensor) -> Tensor:
-        """Of a branch (0 attention, 1 MLP) of a block: [B, D] -> (skip, run) [B, 2]."""
-        candidates: Any = self.candidates[2 * block + branch]
-        found = torch.stack([network(pooled) for network in candidates])
-        return torch.einsum("k,kbc->bc", mixture[block, branch].to(found.dtype), found)
+    def deciding(self, mixture: Tensor) -> Deciding:
+        """The gates of all branches, attention and MLP block by block."""
+        return Deciding(self.stack, self.stack.mixed(mixture.flatten(0, 1)))
 
     def cost(self, mixture: Tensor) -> Tensor:
         """Of all gates, a scalar."""
@@ -73,5 +71,18 @@ class GateSelection(nn.Module):
     def winners(self) -> list[tuple[GateNetwork, GateNetwork]]:
         """The networks that were chosen, of attention and MLP block by block."""
         best = torch.where(self.chosen.any(), self.chosen, self.architecture).argmax(-1).flatten().tolist()
-        networks = [row[index] for row, index in zip(self.candidates, best, strict=True)]  # type: ignore[index]
+        networks = [self.stack.unit(gate, index) for gate, index in enumerate(best)]
         return list(zip(networks[::2], networks[1::2], strict=True))
+
+    def of_today(self, weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """The weights of a module with such gates, from when every candidate was a module of its own."""
+        old, gates = f"{prefix}candidates.", self.chosen[..., 0].numel()
+        if not any(name.startswith(old) for name in weights):
+            return weights
+        states: list[list[dict[str, Tensor]]] = [[{} for _ in self.names] for _ in range(gates)]
+        for name in weights:
+            if name.startswith(old):
+                gate, candidate, key = name.removeprefix(old).split(".", 2)
+                states[int(gate)][int(candidate)][key] = weights[name]
+        stack = {f"{prefix}stack.{key}": value for key, value in stacked_state(states, self.names).items()}
+        return {name: value for name, value in weights.items() if not name.startswith(old)} | stack

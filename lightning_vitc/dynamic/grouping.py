@@ -7,9 +7,9 @@ sizes that are no power of two, and what random means, are ours.
 import math
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_vitc.transfer import sent
@@ -76,63 +76,91 @@ class GroupGates:
         per_process: float = 0.0,
     ):  # fmt: skip
         batch, single = sum(sizes) + len(per_sample), set(per_sample)
-        order = torch.tensor([*(image for image in range(batch) if image not in single), *per_sample])
-        counts = torch.tensor([*sizes, *[1] * len(per_sample)])
-        member = torch.empty(batch, dtype=torch.long)
-        member[order] = torch.arange(len(counts)).repeat_interleave(counts)
-        self.member = sent(member, device)  # [B], its group
-        self.counts = sent(counts, device)[:, None]
+        others = iter(image for image in range(batch) if image not in single)
+        groups = [[next(others) for _ in range(size)] for size in sizes] + [[image] for image in per_sample]
+        self._spread: Tensor | None = None  # [B, G], 1 where an image is in a group; `None` where each is alone
+        if len(groups) == batch:
+            groups.sort()
+        else:
+            self._spread = sent(_membership(groups, batch), device)
         counted = torch.tensor(per_sample if per_process else range(batch), dtype=torch.long)
         self._counted, self._per_process = sent(counted, device), per_process or batch
-        if noise is not None:
-            noise = noise[order[counts.cumsum(0) - counts]]
-            noise[len(sizes) :] = 0
-            noise = sent(noise, device)
-        self.noise = noise
+        self.noise = None if noise is None else sent(_noise_of(groups, single, noise), device)  # [L, 2, G], run - skip
+        self._softened: dict[float, tuple[Tensor | None, Tensor | None]] = {}
         self.run: dict[tuple[int, int], Tensor] = {}
-        self.logits: dict[tuple[int, int], Tensor] = {}  # of every image
+        self.margins: dict[tuple[int, int], Tensor] = {}  # of every image
 
-    def decide(self, block: int, branch: int, logits: Tensor, temperature: float) -> Tensor:
+    def decide(self, block: int, branch: int, margin: Tensor, temperature: float) -> Tensor:
         """Hard gates [B] of 0 and 1 with the gradient of the soft ones (straight-through Gumbel-softmax).
 
         Args:
             block, branch: whose gate; noted in `run`.
-            logits: (skip, run) of every image, [B, 2]; averaged over groups.
+            margin: the logit of running less that of skipping, of every image, [B]; averaged over groups.
             temperature: of the softmax.
         """
-        self.logits[block, branch] = logits = logits.float()
-        mean = logits.new_zeros(len(self.counts), 2).index_add(0, self.member, logits) / self.counts
-        if self.noise is not None:
-            mean = mean + self.noise[:, block, branch]
-        gate = straight_through(mean, temperature)[self.member]
-        self.run[block, branch] = gate
+        self.margins[block, branch] = margin = margin.float()
+        average, noise = self._over(temperature)
+        mean = margin / temperature if average is None else torch.mv(average, margin)
+        gate = straight_through(mean if noise is None else mean + noise[block, branch])
+        self.run[block, branch] = gate = gate if self._spread is None else torch.mv(self._spread, gate)
         return gate
 
     def mean_run(self, depth: int) -> Tensor:
         """Share of the images for which each branch runs, [L, 2], differentiable; 1 where there is no gate."""
-        return self._rates({unit: gate.mean() for unit, gate in self.run.items()}, depth)
+        return self._rates(torch.stack(list(self.run.values())).mean(1) if self.run else None, depth)
 
     def mean_run_per_sample(self, depth: int, temperature: float) -> Tensor:
         """The same of the images that decide by their own logits without noise; where none does, of all as if.
 
         The mean over processes is that over all of their images, however many of them each process has.
         """
-        own = {
-            unit: straight_through(logits[self._counted], temperature).sum() / self._per_process
-            for unit, logits in self.logits.items()
-        }
-        return self._rates(own, depth)
+        margins = torch.stack(list(self.margins.values())).index_select(1, self._counted)
+        return self._rates(straight_through(margins / temperature).sum(1) / self._per_process, depth)
 
-    def _rates(self, rates: dict[tuple[int, int], Tensor], depth: int) -> Tensor:
-        one = self.counts.new_ones((), dtype=torch.float32)
+    def _over(self, temperature: float) -> tuple[Tensor | None, Tensor | None]:
+        """What averages over groups, [G, B], and the noise, both over the temperature."""
+        if temperature not in self._softened:
+            spread, noise = self._spread, self.noise
+            average = None if spread is None else (spread / (temperature * spread.sum(0))).t().contiguous()
+            self._softened[temperature] = average, None if noise is None else noise / temperature
+        return self._softened[temperature]
+
+    def _rates(self, found: Tensor | None, depth: int) -> Tensor:
+        if found is not None and len(found) == 2 * depth:
+            return found.view(depth, 2)
+        one = torch.ones((), device=self._counted.device)
+        rates = {} if found is None else dict(zip(self.run, found.unbind(), strict=True))
         return torch.stack([rates.get(unit, one) for unit in units(depth)]).view(depth, 2)
 
 
-def straight_through(logits: Tensor, temperature: float) -> Tensor:
-    """Hard gates [G] of 0 and 1 by the logits (skip, run) [G, 2], with the gradient of the softmax."""
-    soft = F.softmax(logits / temperature, dim=-1)[:, 1]
-    hard = (logits[:, 1] > logits[:, 0]).float()
-    return hard - soft.detach() + soft
+def straight_through(margin: Tensor) -> Tensor:
+    """1 where margins are positive and else 0, with the gradient of their sigmoid, the softmax of two logits."""
+    return _StraightThrough.apply(margin)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, margin: Tensor) -> Tensor:
+        ctx.save_for_backward(margin)
+        return (margin > 0).to(margin.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        soft = ctx.saved_tensors[0].sigmoid()
+        return torch.ops.aten.sigmoid_backward(gradient, soft)
+
+
+def _membership(groups: Sequence[Sequence[int]], batch: int) -> Tensor:
+    of_image = {image: number for number, group in enumerate(groups) for image in group}
+    member = torch.tensor([of_image[image] for image in range(batch)])
+    return (member[:, None] == torch.arange(len(groups))).float()
+
+
+def _noise_of(groups: Sequence[Sequence[int]], single: set[int], noise: Tensor) -> Tensor:
+    """That of every group's first image, and none where an image decides by itself."""
+    of_group = noise[torch.tensor([group[0] for group in groups])]
+    quiet = torch.tensor([group[0] in single for group in groups])[:, None, None]
+    return (of_group[..., 1] - of_group[..., 0]).masked_fill(quiet, 0).permute(1, 2, 0).contiguous()
 
 
 def units(depth: int) -> list[tuple[int, int]]:

@@ -53,8 +53,8 @@ class GatedTraining(CompressionModule):
 
     # What a training implements
 
-    def gate_logits(self, block: int, branch: int, pooled: Tensor) -> Tensor:
-        """Logits (skip, run) [B, 2] of a gate for the mean normalized tokens [B, D]."""
+    def gate_margin(self, block: int, branch: int, pooled: Tensor) -> Tensor:
+        """By how much a gate's logit of running is the larger one, [B], for the mean normalized tokens [B, D]."""
         raise NotImplementedError
 
     def expected_cost(self, run: Tensor) -> Tensor:
@@ -132,8 +132,8 @@ class GatedTraining(CompressionModule):
 
     def _decide(self, groups: GroupGates, block: int, branch: int, pooled: Tensor) -> Tensor:
         with torch.autocast(pooled.device.type, enabled=False):  # the export decides in fp32 too
-            logits = self.gate_logits(block, branch, pooled.float())
-        return groups.decide(block, branch, logits, self.softness())
+            margin = self.gate_margin(block, branch, pooled.float())
+            return groups.decide(block, branch, margin, self.softness())
 
     # Validation: every image decides for itself, without noise
 

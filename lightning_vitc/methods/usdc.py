@@ -25,6 +25,7 @@ from lightning_vitc.budget.unit_costs import removed
 from lightning_vitc.dynamic.attaching import with_gates, without_gates
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_selection import GateSelection
+from lightning_vitc.dynamic.late_gradients import Deciding
 from lightning_vitc.dynamic.latency import as_measured
 from lightning_vitc.dynamic.report import settled
 from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
@@ -120,6 +121,7 @@ class USDC(GatedTraining):
         self.selecting = True  # control, set by GateFreezing
         self.temperature = 0.5  # control, set by GumbelTemperature
         self._mixture: Tensor | None = None  # shares of the gate networks in this step
+        self._deciding: Deciding | None = None  # and the gates with these
         self._frozen = False
         super().__init__(backbone, optimizer, teacher, arguments, targets, seed)
         spec, keys = backbone.spec, arguments
@@ -127,22 +129,20 @@ class USDC(GatedTraining):
         rates = SearchRates(keys.cut_lr, keys.dual_lr, keys.price_lr)
         self.search = BudgetedSearch(spec, self.costs, budget.min_keep, rates)
         names = gate_names(keys.gate_search)
-        tau = keys.architecture_temperature
         self.gates: GateSelection | None = None
         if keys.dynamic:
             price = [targets.gate_cost(name, spec.embed_dim) for name in names]
-            self.gates = GateSelection(spec.depth, spec.embed_dim, names, tau, price)
+            self.gates = GateSelection(spec.depth, spec.embed_dim, names, keys.architecture_temperature, price)
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """One forward pass with one gate sample a group and branch."""
         self._mix()
         return super().step(images, targets)
 
-    def gate_logits(self, block: int, branch: int, pooled: Tensor) -> Tensor:
+    def gate_margin(self, block: int, branch: int, pooled: Tensor) -> Tensor:
         """Of the mixed candidates, or of the winner."""
-        assert self.gates is not None
-        assert self._mixture is not None
-        return self.gates.logits(block, branch, pooled, self._mixture)
+        assert self._deciding is not None
+        return self._deciding.margin(pooled)
 
     def expected_cost(self, run: Tensor) -> Tensor:
         """With branches as far as they are cut now; the gates are fixed costs of their own."""
@@ -246,6 +246,7 @@ class USDC(GatedTraining):
                 self.gates.freeze()
                 self._frozen = True
             self._mixture = self.gates.mixture(self._frozen)
+            self._deciding = self.gates.deciding(self._mixture)
 
     def _masks(self) -> Masks:
         every = torch.ones(self.backbone.spec.depth, 2, dtype=torch.bool, device=self.search.price.device)

@@ -89,6 +89,13 @@ class CompressionModule(LightningModule):
         """Parameters with a learning rate of their own and no weight decay, by name."""
         return {}
 
+    def of_today(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of a stage that an earlier version finished, by the names that its parts have for them now."""
+        for name, part in self.named_children():
+            if (renamed := getattr(part, "of_today", None)) is not None:
+                weights = renamed(weights, f"{name}.")
+        return weights
+
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """What the method can reach for a dense network; checked before anything is trained.

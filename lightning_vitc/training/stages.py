@@ -156,7 +156,7 @@ def load_selected(module: CompressionModule, folder: Path) -> None:
     file = selected_file(folder)
     if problem := damage(file):
         raise UserError(problem)
-    load_strictly(module, read_checkpoint(file)["state_dict"], str(file))
+    load_strictly(module, module.of_today(read_checkpoint(file)["state_dict"]), str(file))
     module.eval()
 
 

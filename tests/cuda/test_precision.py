@@ -77,8 +77,8 @@ def test_what_decides_is_in_full_precision(name, dtype):
 def test_gates_by_the_image_decide_in_full_precision(name, monkeypatch):
     """Their networks too: rounded to half precision, images at the edge would run what the export skips."""
     module, found = TRAININGS[name](backbone()).train(), []
-    logits = module.gate_logits
-    monkeypatch.setattr(module, "gate_logits", lambda *given: found.append(logits(*given)) or found[-1])
+    margin = module.gate_margin
+    monkeypatch.setattr(module, "gate_margin", lambda *given: found.append(margin(*given)) or found[-1])
     with torch.autocast("cpu", torch.bfloat16):
         module.step(*next(iter(batches(module))))
     assert {value.dtype for value in found} == {torch.float32}

@@ -1,10 +1,13 @@
 """Gate networks: their cost, their start, their statistics, and the choice among them."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from lightning_vitc.dynamic.gate_networks import MOMENTUM, GateNetwork, RunningNorm, settle
+from lightning_vitc.dynamic.gate_places import places_of
 from lightning_vitc.dynamic.gate_selection import GateSelection
 from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs, gate_params
 
@@ -72,46 +75,130 @@ def selection(names: tuple[str, ...] = NAMES) -> GateSelection:
     return GateSelection(2, 48, names)
 
 
-def test_logits_are_mixed_by_the_softmax() -> None:
-    gates, pooled = selection(), torch.randn(5, 48)
+def candidates(gates: GateSelection) -> list[list[GateNetwork]]:
+    """Every gate's candidates as networks of their own."""
+    return [[gates.stack.unit(gate, number) for number in range(len(gates.names))] for gate in range(4)]
+
+
+def margins(gates: GateSelection, pooled: torch.Tensor, frozen: bool = False) -> torch.Tensor:
+    """Of all gates, asked one after another for their own pooled tokens [4, B, D]."""
+    deciding = gates.deciding(gates.mixture(frozen))
+    return torch.stack([deciding.margin(own) for own in pooled])
+
+
+def one_by_one(networks: list[list[GateNetwork]], shares: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+    """The same by definition: candidates on their own, mixed by their shares."""
+    mixed = []
+    for row, share, own in zip(networks, shares, pooled, strict=True):
+        skip, run = sum(part * network(own) for part, network in zip(share, row, strict=True)).unbind(-1)
+        mixed.append(run - skip)
+    return torch.stack(mixed)
+
+
+def scattered(gates: GateSelection) -> GateSelection:
+    """All weights and statistics as a training leaves them: no two alike."""
     with torch.no_grad():
-        gates.architecture.normal_()
-    shares = (gates.architecture[1, 0]).softmax(-1)
-    expected = sum(share * network(pooled) for share, network in zip(shares, gates.candidates[2], strict=True))
-    torch.testing.assert_close(gates.logits(1, 0, pooled, gates.mixture(False)), expected)
+        for parameter in gates.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+        for name, buffer in gates.named_buffers():
+            if "running" in name:
+                buffer.add_(torch.rand_like(buffer))
+    return gates
+
+
+@pytest.mark.parametrize("names", [NAMES, *[(name,) for name in NAMES], NAMES[::-1]])
+def test_gates_together_are_each_gate_on_its_own(names: tuple[str, ...]) -> None:
+    """Decisions, statistics, and the gradients of all that takes part, though they are taken late and at once."""
+    gates, pooled = scattered(selection(names)), torch.randn(4, 5, 48)
+    networks, architecture = candidates(gates), gates.architecture.detach().clone().requires_grad_()
+    weight, seen, alone = torch.randn(4, 5), pooled.clone().requires_grad_(), pooled.clone().requires_grad_()
+    found, wanted = margins(gates, seen), one_by_one(networks, architecture.flatten(0, 1).softmax(-1), alone)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    (found * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    torch.testing.assert_close(seen.grad, alone.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gates.architecture.grad, architecture.grad, rtol=1e-4, atol=1e-5)
+    places = places_of(gates.stack.order)
+    for gate, row in enumerate(networks):
+        for network in row:
+            for key, own in network.named_parameters():
+                group, place = places[network.name][key]
+                grad = gates.stack.get_parameter(group).grad
+                torch.testing.assert_close(grad[gate, place], own.grad, rtol=1e-4, atol=1e-5)
+    settle(gates)
+    for row, after in zip(networks, candidates(gates), strict=True):
+        for network, moved in zip(row, after, strict=True):
+            settle(network)
+            for key, buffer in network.named_buffers():
+                torch.testing.assert_close(moved.get_buffer(key), buffer)
+
+
+def test_a_gradient_takes_a_later_gates_part_along() -> None:
+    """What a gate decides changes what the next one sees, as in a network."""
+    gates, x = scattered(selection()), torch.randn(5, 48)
+    networks, shares = candidates(gates), gates.mixture(False).detach().flatten(0, 1)
+
+    def chained(ask: Any, start: torch.Tensor) -> torch.Tensor:
+        for gate in range(4):
+            start = start + 0.5 * ask(gate, start).sigmoid()[:, None]
+        return start.square().sum()
+
+    deciding = gates.deciding(gates.mixture(False))
+    mine, own = x.clone().requires_grad_(), x.clone().requires_grad_()
+    chained(lambda _, pooled: deciding.margin(pooled), mine).backward()
+    chained(lambda gate, pooled: one_by_one([networks[gate]], shares[gate : gate + 1], pooled[None])[0], own).backward()
+    torch.testing.assert_close(mine.grad, own.grad, rtol=1e-4, atol=1e-5)
+    wanted = torch.stack([torch.stack([network.last.bias.grad for network in row]) for row in networks])
+    order = [NAMES.index(name) for name in gates.stack.order]
+    torch.testing.assert_close(gates.stack.last_bias.grad, wanted[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_states_of_candidates_that_were_modules_are_read() -> None:
+    gates = scattered(selection())
+    now = {f"gates.{name}": value for name, value in gates.state_dict().items()}
+    old = {name: value for name, value in now.items() if not name.startswith("gates.stack.")}
+    for gate, row in enumerate(candidates(gates)):
+        for number, network in enumerate(row):
+            old |= {f"gates.candidates.{gate}.{number}.{key}": value for key, value in network.state_dict().items()}
+    found = selection().of_today(old, "gates.")
+    assert found.keys() == now.keys()
+    assert all(torch.equal(value, now[name]) for name, value in found.items())
+    assert gates.of_today(now, "gates.") is now
+
+
+def test_the_cost_is_mixed_by_the_softmax() -> None:
+    gates = scattered(selection())
     macs = torch.tensor([float(gate_macs(name, 48)) for name in NAMES])
-    expected = (gates.architecture.softmax(-1) @ macs).sum()
-    torch.testing.assert_close(gates.cost(gates.mixture(False)), expected)
+    torch.testing.assert_close(gates.cost(gates.mixture(False)), (gates.architecture.softmax(-1) @ macs).sum())
 
 
 def test_frozen_the_winner_decides_and_stays() -> None:
-    gates, pooled = selection(), torch.randn(5, 48)
-    with torch.no_grad():
-        gates.architecture.normal_()
+    gates, pooled = scattered(selection()), torch.randn(4, 5, 48)
     best = gates.architecture.argmax(-1)
     gates.freeze()
     with torch.no_grad():
         gates.architecture.neg_()  # what an optimizer's momentum might do
     gates.freeze()
     assert torch.equal(gates.chosen.argmax(-1), best)
-    for block, pair in enumerate(gates.winners()):
-        for branch, network in enumerate(pair):
-            assert network.name == NAMES[best[block, branch]]
-            logits = gates.logits(block, branch, pooled, gates.mixture(True))
-            torch.testing.assert_close(logits, network(pooled))
+    found = margins(gates, pooled, frozen=True)
+    for gate, network in enumerate(network for pair in gates.winners() for network in pair):
+        assert network.name == NAMES[best.flatten()[gate]]
+        skip, run = network(pooled[gate]).unbind(-1)
+        torch.testing.assert_close(found[gate], run - skip, rtol=1e-5, atol=1e-5)
 
 
 def test_the_choice_learns_towards_the_better_network() -> None:
     """The target is what the last candidate computes: its share grows."""
-    gates, pooled = selection(), torch.randn(64, 48)
+    gates, pooled = selection(), torch.randn(4, 64, 48)
     with torch.no_grad():
-        for network in gates.candidates[0]:
-            nn.init.normal_(network.last.weight, std=1.0)
-        wanted = gates.candidates[0][-1](pooled)
+        gates.stack.last_weight.normal_()
+        gates.stack.linear_weight.normal_()
+        last = [[row[-1]] for row in candidates(gates)]
+        wanted = one_by_one(last, torch.ones(4, 1), pooled)
     optimizer = torch.optim.SGD([gates.architecture], lr=0.5)
     for _ in range(60):
         optimizer.zero_grad()
-        (gates.logits(0, 0, pooled, gates.mixture(False)) - wanted).square().mean().backward()
+        (margins(gates, pooled) - wanted)[0].square().mean().backward()
         optimizer.step()
     assert gates.architecture[0, 0].argmax() == 6
 
@@ -119,8 +206,7 @@ def test_the_choice_learns_towards_the_better_network() -> None:
 @pytest.mark.parametrize("frozen", [False, True])
 def test_every_parameter_has_a_gradient(frozen: bool) -> None:
     """DDP waits for all of them."""
-    gates, pooled = selection(), torch.randn(5, 48)
+    gates, pooled = selection(), torch.randn(4, 5, 48)
     gates.freeze()
-    mixture = gates.mixture(frozen)
-    sum(gates.logits(*unit, pooled, mixture).sum() for unit in ((0, 0), (0, 1), (1, 0), (1, 1))).backward()
+    margins(gates, pooled, frozen).sum().backward()
     assert all(parameter.grad is not None for parameter in gates.parameters())

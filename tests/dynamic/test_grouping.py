@@ -48,22 +48,26 @@ def test_random_groups_are_powers_of_two_and_change_with_the_step() -> None:
     assert drawn[3] == group_sizes(64, "random", generator_of(0, 3, 0, "groups"))
 
 
+def margin(logits: torch.Tensor) -> torch.Tensor:
+    return logits[..., 1] - logits[..., 0]
+
+
 def decided(
     sizes: list[int], noise: torch.Tensor | None, logits: torch.Tensor, temperature: float = 1.0,
     alone: Sequence[int] = (),
 ) -> GroupGates:  # fmt: skip
     gates = GroupGates(sizes, noise, CPU, alone)
     for block, branch in units(logits.shape[1]):
-        gates.decide(block, branch, logits[:, block, branch], temperature)
+        gates.decide(block, branch, margin(logits[:, block, branch]), temperature)
     return gates
 
 
 def test_a_group_decides_by_its_mean_logits() -> None:
     logits = torch.tensor([[0.0, 3.0], [0.0, -1.0], [0.0, -1.0], [0.0, 0.5]])[:, None, None]
     gates = GroupGates([3, 1], None, CPU)
-    assert gates.decide(0, 0, logits[:, 0, 0], 1.0).tolist() == [1, 1, 1, 1]
+    assert gates.decide(0, 0, margin(logits[:, 0, 0]), 1.0).tolist() == [1, 1, 1, 1]
     gates = GroupGates([1, 2, 1], None, CPU)
-    assert gates.decide(0, 0, logits[:, 0, 0], 1.0).tolist() == [1, 0, 0, 1]
+    assert gates.decide(0, 0, margin(logits[:, 0, 0]), 1.0).tolist() == [1, 0, 0, 1]
 
 
 def test_members_of_a_group_agree_in_noise_and_others_need_not() -> None:
@@ -102,7 +106,7 @@ def test_they_decide_without_noise_and_the_others_as_if_they_were_not_there(grou
     found = GroupGates(sizes, noise, CPU, alone)
     left = decided(sizes, noise[others], logits[others]) if others else None
     for block, branch in units(3):
-        gate = found.decide(block, branch, logits[:, block, branch], 1.0)
+        gate = found.decide(block, branch, margin(logits[:, block, branch]), 1.0)
         own = logits[alone, block, branch]
         assert torch.equal(gate[alone], (own[:, 1] > own[:, 0]).float())
         assert left is None or torch.equal(gate[others], left.run[block, branch])
@@ -133,7 +137,7 @@ def test_noise_runs_a_branch_as_often_as_its_probability() -> None:
 def test_hard_gates_have_the_gradient_of_the_soft_ones() -> None:
     logits = torch.tensor([[0.3, 0.1], [0.2, 0.9], [0.0, 0.4]], requires_grad=True)
     gates = GroupGates([2, 1], None, CPU)
-    gate = gates.decide(0, 0, logits, 0.5)
+    gate = gates.decide(0, 0, margin(logits), 0.5)
     assert set(gate.tolist()) <= {0.0, 1.0}
     gate.sum().backward()
     means = torch.stack([logits[:2].mean(0), logits[2]]).detach().requires_grad_()

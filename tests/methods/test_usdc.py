@@ -7,6 +7,7 @@ import shutil
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,9 +30,9 @@ from lightning_vitc.callbacks.run_rate_figure import RunRateFigure
 from lightning_vitc.dynamic import training
 from lightning_vitc.dynamic.attaching import gates_of
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
-from lightning_vitc.dynamic.gate_networks import GateNetwork
+from lightning_vitc.dynamic.gate_places import places_of
 from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
-from lightning_vitc.dynamic.grouping import GROUPINGS, GroupGates, generator_of, units
+from lightning_vitc.dynamic.grouping import GROUPINGS, GroupGates, generator_of, group_sizes, gumbel_noise, units
 from lightning_vitc.dynamic.moving import Moving
 from lightning_vitc.dynamic.report import RateEvaluation
 from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
@@ -41,6 +42,7 @@ from lightning_vitc.methods.usdc import USDC, Arguments
 from lightning_vitc.schema import BudgetConfig, ModelConfig, OptimizerConfig
 from lightning_vitc.starting_point import starting_network
 from lightning_vitc.training.finished import networks_of_run
+from lightning_vitc.training.stages import load_selected
 from lightning_vitc.training.teacher import Teacher
 
 TINY = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "num_heads": 3, "depth": 3, "num_classes": 10}
@@ -97,10 +99,10 @@ def fit(module: Any, *callbacks: Any, steps: int = 30, epochs: int = 1) -> None:
 def disagree(module: USDC) -> None:
     """Give every candidate weights by which it runs for some images only."""
     torch.manual_seed(2)
-    for gate in module.modules():
-        if isinstance(gate, GateNetwork):
-            torch.nn.init.normal_(gate.last.weight, std=5.0)
-            torch.nn.init.zeros_(gate.last.bias)
+    for name, weight in module.gates.stack.named_parameters():
+        if name in ("last_weight", "linear_weight"):
+            torch.nn.init.normal_(weight, std=5.0)
+    torch.nn.init.zeros_(module.gates.stack.last_bias)
 
 
 # The loss
@@ -110,6 +112,7 @@ def test_the_loss_is_cross_entropy_distillation_and_the_distance_from_the_target
     module = method(distillation=0.25, gamma=7.0)
     images, targets = batch()
     loss, groups = module.step(images, targets), module.groups(8, images.device)
+    module._mix()  # for another pass
     logits = module.backbone(images, gates=lambda *unit: module._decide(groups, *unit))
     taught = module.teacher(images)
     divergence = F.kl_div(logits.log_softmax(-1), taught.softmax(-1), reduction="sum") / 8
@@ -120,13 +123,49 @@ def test_the_loss_is_cross_entropy_distillation_and_the_distance_from_the_target
     torch.testing.assert_close(loss.loss, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_a_step_is_that_of_every_gate_on_its_own(grouping: Any) -> None:
+    """By definition: candidates one by one, of two logits each, a softmax, and a mean a group."""
+    module, plain = method(grouping=grouping), method(grouping=grouping)
+    for one in (module, plain):
+        disagree(one)
+    networks = [[plain.gates.stack.unit(gate, candidate) for candidate in range(7)] for gate in range(6)]
+    sizes = group_sizes(13, grouping, generator_of(0, 0, 0, "groups"))
+    noise = gumbel_noise(13, 3, generator_of(0, 0, 0, "noise"))
+
+    def decide(groups: GroupGates, block: int, branch: int, pooled: torch.Tensor) -> torch.Tensor:
+        shares, own = plain._mixture[block, branch], networks[2 * block + branch]
+        logits = sum(share * network(pooled) for share, network in zip(shares, own, strict=True))
+        gates = []
+        for of_group, image in zip(logits.split(sizes), accumulate([0, *sizes]), strict=False):
+            mean = of_group.mean(0) + noise[image, block, branch]
+            soft, hard = (mean / 0.5).softmax(-1)[1], (mean[1] > mean[0]).float()
+            gates.append((hard - soft.detach() + soft).expand(len(of_group)))
+        groups.run[block, branch] = torch.cat(gates)
+        return groups.run[block, branch]
+
+    plain._decide = decide
+    found, wanted = (one.train().step(*batch(size=13)).loss for one in (module, plain))
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    found.backward()
+    wanted.backward()
+    places, close = places_of(module.gates.stack.order), partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
+    for name, weight in plain.named_parameters():
+        if weight.requires_grad and not name.startswith("gates.stack."):
+            close(module.get_parameter(name).grad, weight.grad)
+    for gate, network in [(gate, network) for gate, row in enumerate(networks) for network in row]:
+        for key, weight in network.named_parameters():
+            group, place = places[network.name][key]
+            close(module.gates.stack.get_parameter(group).grad[gate, place], weight.grad)
+
+
 def test_the_price_reaches_the_gates_and_alpha() -> None:
     module = method(macs="30%", gamma=1e6)  # nothing but the price
     disagree(module)
     module.step(*batch()).loss.backward()
-    last = torch.stack([row[0].last.bias.grad for row in module.gates.candidates])
-    assert (last[:, 1] >= 0).all()  # a step against it runs less
-    assert (last[:, 1] > 0).any()
+    runs = module.gates.stack.last_bias.grad[..., 1]
+    assert (runs >= 0).all()  # a step against it runs less
+    assert (runs > 0).any()
     module.zero_grad()
     module.searching = False
     assert module.step(*batch()).terms["usdc/residual"] > 0
@@ -190,6 +229,7 @@ def test_a_decision_without_noise_is_that_of_evaluation() -> None:
         ran = torch.stack(list(module._decided.run.values()), dim=1)
         module.per_sample_share = lambda: 1.0
         groups = module.groups(13, images.device)
+        module._mix()  # for another pass
         module.train().backbone(images, gates=lambda *unit: module._decide(groups, *unit))
         exported = compact(module.gated(), None)
         with noting_decisions(exported) as found:
@@ -265,7 +305,10 @@ def test_parts_of_a_step_are_told_apart() -> None:
 
 @pytest.mark.parametrize(("grouping", "sizes"), [("recursive", [4, 2, 1, 1]), ("batch", [8]), ("sample", [1] * 8)])
 def test_who_decides_together(grouping: Any, sizes: list[int]) -> None:
-    assert method(grouping=grouping).groups(8, torch.device("cpu")).counts.flatten().tolist() == sizes
+    groups = method(grouping=grouping).groups(8, torch.device("cpu"))
+    groups.noise = None
+    run = [groups.decide(0, 0, for_one, 1.0) for for_one in torch.eye(8)]  # what one image is for, its group does
+    assert [int(gate.sum()) for gate in run] == [size for size in sizes for _ in range(size)]
 
 
 def test_what_a_validation_logs() -> None:
@@ -291,7 +334,8 @@ def test_fine_tuning_goes_by_the_gates_of_the_blocks() -> None:
     module.eval()
     for branch, gate in enumerate((block.gate1, block.gate2)):
         torch.nn.init.normal_(gate.last.weight)
-        assert torch.equal(module.gate_logits(1, branch, pooled), gate(pooled))
+        skip, run = gate(pooled).unbind(-1)
+        assert torch.equal(module.gate_margin(1, branch, pooled), run - skip)
     assert {name for name in module.own_rates() if "blocks.1." in name} == {
         f"backbone.blocks.1.{gate}.{name}" for gate in ("gate1", "gate2") for name, _ in block.gate1.named_parameters()
     }
@@ -355,7 +399,7 @@ def test_groups_decide_by_noise_in_both_stages() -> None:
 
 def noise_at(module: Any, step: int, micro: int) -> torch.Tensor:
     module._trainer, module._micro = SimpleNamespace(global_rank=0, world_size=1, global_step=step), micro
-    noise = module.groups(8, torch.device("cpu")).noise
+    noise = module.groups(8, torch.device("cpu")).noise.permute(2, 0, 1)
     module._trainer, module._micro = None, 0
     return noise
 
@@ -380,7 +424,7 @@ def decided_by(module: Any, logits: torch.Tensor, rank: int, ranks: int, micro: 
     module._trainer, module._micro = SimpleNamespace(global_rank=rank, world_size=ranks, global_step=5), micro
     groups = module.groups(len(logits), logits.device)
     for block, branch in units(3):
-        groups.decide(block, branch, logits[:, block, branch], 0.5)
+        groups.decide(block, branch, logits[:, block, branch, 1] - logits[:, block, branch, 0], 0.5)
     return groups
 
 
@@ -396,7 +440,7 @@ def test_fine_tuning_counts_what_images_cost_that_decide_alone(share: float, alo
     groups = module.groups(len(images), images.device)
     with torch.no_grad():
         module.run_by(partial(module._decide, groups), images)
-    decided = {unit: (own[:, 1] > own[:, 0]).float()[alone] for unit, own in groups.logits.items()}
+    decided = {unit: (own > 0).float()[alone] for unit, own in groups.margins.items()}
     if share:
         assert all(torch.equal(groups.run[unit][alone], own) for unit, own in decided.items()), "without noise"
     together = float(module.expected_cost(groups.mean_run(3))) / module.targets.dense
@@ -429,7 +473,7 @@ def test_rates_are_of_their_own_without_decay() -> None:
     rates = module.own_rates()
     assert rates.pop("gates.architecture") == 0.3
     assert set(rates.values()) == {0.02}
-    assert len(rates) == len(list(module.gates.candidates.parameters()))
+    assert len(rates) == len(list(module.gates.stack.parameters()))
     groups = {"rates": 0}
 
     class Watch(GateFreezing):
@@ -656,3 +700,17 @@ def test_each_part_alone(only: str, vitc: Any) -> None:
 def test_masks_of_a_gated_network() -> None:
     gated = method().gated()
     assert Masks.full(gated.spec).branches.shape == (3, 2)
+
+
+def test_a_joint_stage_that_an_earlier_version_finished_is_loaded(tmp_path: Path) -> None:
+    """Its candidates were modules of their own."""
+    trained, fresh = method(), method()
+    disagree(trained)
+    old = {name: value for name, value in trained.state_dict().items() if not name.startswith("gates.stack.")}
+    for gate, candidate in product(range(6), range(7)):
+        network = trained.gates.stack.unit(gate, candidate)
+        old |= {f"gates.candidates.{gate}.{candidate}.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": old, "global_step": 1}, tmp_path / "last.ckpt")
+    (tmp_path / "done.json").write_text('{"weights": "last.ckpt"}')
+    load_selected(fresh, tmp_path)
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in fresh.state_dict().items())
