@@ -7,6 +7,7 @@ training, a traceback for a fault of the program.
 import argparse
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,7 +16,7 @@ from typing import NoReturn
 from lightning_vitc import __version__
 from lightning_vitc.commands import COMMANDS
 from lightning_vitc.errors import EXIT_FAILURE, EXIT_USER_ERROR, Interrupted, RunFailure, UserError
-from lightning_vitc.failures import explained
+from lightning_vitc.failures import explained, ignore_in_threads
 from lightning_vitc.messages import format_warning, one_line
 from lightning_vitc.signals import answered
 from lightning_vitc.suggest import did_you_mean
@@ -26,7 +27,7 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    warnings.formatwarning = format_warning
+    warnings.formatwarning, threading.excepthook = format_warning, ignore_in_threads
     try:
         with answered():
             code = _dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
         return EXIT_BROKEN_PIPE
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
         if (line := explained(error)) is None:
             raise
         return _answer(line, EXIT_FAILURE)

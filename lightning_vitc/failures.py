@@ -2,6 +2,8 @@
 
 import errno
 import re
+import threading
+from collections.abc import Iterator
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
@@ -9,12 +11,8 @@ DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", 
 
 def explained(error: BaseException) -> str | None:
     """One line for a failure of the machine, which is no fault of the program; `None` for anything else."""
-    if isinstance(error, RuntimeError) and (found := DEAD_WORKER.search(str(error))):
-        reason = found[2].split(".")[0].removeprefix("is ").strip()
-        return (
-            f"a data worker (process {found[1]}) died: {reason}; if memory ran out, lower data.num_workers; "
-            "the same command continues from the last checkpoint"
-        )
+    if (line := _dead_worker(error)) is not None:
+        return line
     failed = disk_error(error)
     if failed is None:
         return None
@@ -23,11 +21,35 @@ def explained(error: BaseException) -> str | None:
 
 
 def disk_error(error: BaseException | None) -> OSError | None:
-    """The refusal of a disk that an error is, or comes from: torch writes another one over it."""
+    """The refusal of a disk that an error is, or comes from: torch and loggers raise others over it."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in DISK:
+            return cause
+    return None
+
+
+def ignore_in_threads(args: threading.ExceptHookArgs) -> None:
+    """`threading.excepthook` for TensorBoard's writer, which also hands a disk's refusal to whoever logs next."""
+    if disk_error(args.exc_value) is None:
+        threading.__excepthook__(args)
+
+
+def _dead_worker(error: BaseException) -> str | None:
+    for cause in _causes(error):
+        if isinstance(cause, RuntimeError) and (found := DEAD_WORKER.search(str(cause))):
+            reason = found[2].split(".")[0].removeprefix("is ").strip()
+            lacking = "shared memory (/dev/shm)" if "Bus error" in reason else "memory"
+            return (
+                f"a data worker (process {found[1]}) died: {reason}; if {lacking} ran out, lower data.num_workers; "
+                "the same command continues from the last checkpoint"
+            )
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it comes from, and so on; each once, for they may go round in a circle."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # causes may go round in a circle
-        if isinstance(error, OSError) and error.errno in DISK:
-            return error
+    while error is not None and id(error) not in seen:
+        yield error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return None

@@ -1,5 +1,6 @@
 """Data loaders that give batches (images, targets), and one that continues in mid-epoch."""
 
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,8 @@ def _as_fetched(fetched: Any) -> Fetched:
 
 def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE):  # torch's handlers write a line of their own
+        signal.signal(number, signal.SIG_DFL)
 
 
 class ImageLoader(DataLoader[Any]):
@@ -72,7 +75,7 @@ class ImageLoader(DataLoader[Any]):
     def _fetched(self) -> Iterator[Any]:
         try:
             yield from super().__iter__()
-        except (EOFError, ConnectionError) as error:  # a batch half handed over: torch looks for death only in between
+        except (EOFError, OSError) as error:  # a batch half handed over: torch looks for death only in between
             for worker in getattr(self._iterator, "_workers", ()):
                 worker.join(1)
                 if not worker.is_alive():

@@ -81,10 +81,10 @@ def test_a_file_that_may_not_grow(finished, vitc, tiny):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 12 MB in memory."""
+    """A file system of 12 MB and 300 files in memory."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m,nr_inodes=300", "tmpfs", str(place)]
     if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
     yield place
@@ -110,6 +110,26 @@ def test_a_full_disk(finished, vitc, tiny, small_disk, left):
     assert not list(run.rglob("*.tmp"))
     assert vitc(*arguments).code == 0
     assert_same_end(run, finished)
+
+
+@pytest.mark.parametrize("left", [2, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_disk_that_takes_no_more_files(vitc, tiny, small_disk, left):
+    """It has room, and no inode: none for a checkpoint, or two, so that the board of the next stage has none."""
+    run, filler = small_disk / "scala_digits" / "default", small_disk / "filler"
+    arguments = ("train", "scala_digits", *tiny, OFTEN, f"output_dir={small_disk}")
+    process = started(vitc, saved_twice(run), *arguments)
+    os.kill(process.pid, signal.SIGSTOP)
+    filler.mkdir()
+    for number in range(os.statvfs(small_disk).f_favail - left):
+        (filler / str(number)).touch()
+    os.kill(process.pid, signal.SIGCONT)
+    process.join(120)
+    shutil.rmtree(filler)
+    done = vitc.done(process)
+    assert (done.code, done.error.count("\n")) == (1, 1), done.error
+    assert "No space left on device" in done.error
+    assert not list(run.rglob("*.tmp"))
+    assert vitc(*arguments).code == 0
 
 
 # Damaged checkpoints
@@ -172,17 +192,26 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_dead_data_worker(finished, vitc, tiny):
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGSEGV, signal.SIGBUS)),
+    ],
+)
+def test_a_dead_data_worker(finished, vitc, tiny, number):
+    """The one line and nothing else, whatever ended it."""
     arguments, run = ("train", "scala_digits", *tiny, OFTEN, "data.num_workers=2"), run_of(vitc.place)
     process = started(vitc, saved_twice(run), *arguments)
     workers = children(process.pid)
-    os.kill(workers[0], signal.SIGKILL)
+    os.kill(workers[0], number)
     process.join(60)
     done = vitc.done(process)
     assert done.code == 1
     assert re.fullmatch(  # whether torch hears of the signal or misses the worker first is a matter of time
-        rf"error: a data worker \(process {workers[0]}\) died: (killed by signal: Killed|exited unexpectedly); if "
-        "memory ran out, lower data.num_workers; the same command continues from the last checkpoint\n", done.error,
+        rf"error: a data worker \(process {workers[0]}\) died: (killed by signal: [A-Z][a-z ]+|exited unexpectedly); "
+        r"if (shared memory \(/dev/shm\)|memory) ran out, lower data.num_workers; "
+        r"the same command continues from the last checkpoint\n", done.error,
     ), done.error  # fmt: skip
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert vitc(*arguments).code == 0
