@@ -29,9 +29,11 @@ def write_script(experiment: Experiment, name: str, overrides: list[str]) -> Pat
     _check(experiment)
     directory = RunDirectory.of(experiment)
     directory.open(experiment)  # the script belongs to the run: the same checks, the same config.yaml
-    directory.close()
-    path = directory.path / "train.sbatch"
-    write_atomically(path, script(experiment, name, overrides).encode())
+    try:
+        path = directory.path / "train.sbatch"
+        write_atomically(path, script(experiment, name, overrides).encode())
+    finally:
+        directory.close()  # not before: who opens the run removes what seems to be half written
     return path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_vitc import slurm
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.slurm import script, write_script
@@ -172,6 +173,37 @@ def test_a_run_of_another_config_is_not_touched(vitc):
     assert "holds a run with seed=0, this one has 1" in done.error
     assert (vitc.place / "runs/scala_digits/default/train.sbatch").read_text() == before
     assert vitc("slurm", "scala_digits", "--nodes", "4").code == 0  # where it runs is free
+
+
+def test_while_the_script_is_written_nobody_else_opens_the_run(here, monkeypatch, fork):
+    """Who opens a run removes what a killed process has left half written: the script of another start, it seemed."""
+    experiment, told = load_experiment("scala_digits"), here / "told"
+
+    def meanwhile(path: Path, data: bytes) -> None:
+        half = path.with_name(f".{path.name}.1.tmp")
+        half.write_bytes(data)
+        fork(OTHER_START, place=str(here), told=str(told)).join()
+        half.rename(path)
+
+    monkeypatch.setattr(slurm, "write_atomically", meanwhile)
+    assert write_script(experiment, "scala_digits", []).read_text().startswith("#!/bin/bash")
+    assert "another process is running this run" in told.read_text()
+
+
+OTHER_START = """
+import os, pathlib
+os.chdir(place)
+from lightning_vitc.config import load_experiment
+from lightning_vitc.errors import UserError
+from lightning_vitc.training.run_directory import RunDirectory
+experiment = load_experiment("scala_digits")
+try:
+    RunDirectory.of(experiment).open(experiment)
+    said = "opened"
+except UserError as error:
+    said = str(error)
+pathlib.Path(told).write_text(said)
+"""
 
 
 def test_the_job_finds_its_run(vitc, tiny):

@@ -74,6 +74,7 @@ class Meter:
         began = time.monotonic()
         print(f"measuring {len(missing)} networks on {key['device_name']} ...", file=sys.stderr, flush=True)
         found = self.measured(missing)
+        kept |= self._kept()  # again: another process may have measured meanwhile
         dense = kept.setdefault(DENSE, found[DENSE])
         kept |= {labels[name]: max(round(dense * found[name] / found[DENSE]), 1) for name in missing}
         path = cache.file_of(key, self.dense.name)

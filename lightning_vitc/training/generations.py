@@ -55,6 +55,8 @@ def damage(path: Path) -> str | None:
             changed = archive.testzip()
     except UserError as error:
         return str(error)
+    except OSError as error:  # it may go with its run, which another process starts over
+        return f"{path}: cannot be read ({error.strerror})"
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
         return f"{path}: damaged or truncated checkpoint"
     if changed is not None:

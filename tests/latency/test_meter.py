@@ -19,7 +19,7 @@ from lightning_vitc.latency.table import points_of
 
 BLOCK = BlockSpec(AttentionSpec(8, (8,) * 4), 64)
 SPEC = ArchSpec("small", (16, 16), (8, 8), 3, 10, 32, (BLOCK,) * 3, 0.35)
-HALF = replace(SPEC, blocks=SPEC.blocks[:1])
+HALF, OTHER = (replace(SPEC, blocks=SPEC.blocks[:depth]) for depth in (1, 2))
 
 
 def files() -> list[Path]:
@@ -98,6 +98,21 @@ def test_a_damaged_or_foreign_file_is_measured_again(clock, damage):
     assert meter.known(points_of(SPEC)) is None
     assert meter.table().dense == whole.dense
     assert json.loads(path.read_text()) == document
+
+
+def test_what_another_process_measures_meanwhile_is_kept(clock, monkeypatch):
+    one, other, measured = Meter(SPEC, Place()), Meter(SPEC, Place()), Meter.measured
+
+    def both(self, specs):
+        monkeypatch.setattr(Meter, "measured", measured)
+        other.remembered({"other": OTHER})
+        return measured(self, specs)
+
+    monkeypatch.setattr(Meter, "measured", both)
+    one.remembered({"half": HALF})
+    asked = clock.asked
+    one.remembered({"half": HALF, "other": OTHER})
+    assert clock.asked == asked
 
 
 def test_a_folder_that_cannot_be_written_is_no_obstacle(clock, monkeypatch, tmp_path, capsys):

@@ -114,6 +114,12 @@ def test_any_changed_byte_is_found_or_changes_nothing(folder):
     assert found > 0.9 * len(whole) / 29
 
 
+def test_one_that_is_gone_is_a_line(folder):
+    """Another process starts the run over while it is evaluated."""
+    gone = folder / "gone.ckpt"
+    assert damage(gone) == f"{gone}: cannot be read (No such file or directory)"
+
+
 def test_a_finished_stage_needs_one(folder):
     drop_previous(folder)
     drop_previous(folder)
