@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-IGNORED = ("seconds", "wall_seconds", "commit")  # wall times, and what a checkout is at while a study runs
+IGNORED = ("seconds", "wall_seconds", "commit", "digest")  # wall times, what a checkout is at while a study runs
 MEASURED = ("scores", "order", "latency_reductions")  # in PRACTISE's `blocks.json`: divided by measured milliseconds
 OWN = ("config.yaml", "hparams.yaml", ".lock")  # the name of the run, and who runs it
 ALL_EVENTS = {"scalars": 0, "images": 0, "tensors": 0}

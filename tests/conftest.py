@@ -1,6 +1,5 @@
 """One thread a process: the models are tiny, and threads that wait for each other cost more than they bring."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -10,6 +9,8 @@ from typing import Any
 import forked  # of benchmarks/
 import pytest
 from forked import Vitc
+
+from lightning_vitc.records import opened
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in subprocesses
 
@@ -96,6 +97,6 @@ def read_metrics() -> Callable[[Path], list[dict[str, Any]]]:
     """The lines of a run's `metrics.jsonl`."""
 
     def read(run: Path) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [opened(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
     return read

@@ -34,6 +34,7 @@ import torch
 import lightning_vitc
 from lightning_vitc.backbone import create_backbone
 from lightning_vitc.errors import UserError
+from lightning_vitc.records import opened
 from lightning_vitc.weights.files import read_weights
 
 PACKAGE = Path(lightning_vitc.__file__).parent
@@ -139,7 +140,7 @@ def test_dictionaries_that_hold_themselves_and_names_that_are_none(tmp_path):
 
 def forge(directory: Path, name: str) -> None:
     """Make `arch.json` say that the file as it is now belongs to the export."""
-    arch = json.loads((directory / "arch.json").read_text())
+    arch = opened((directory / "arch.json").read_bytes())
     arch["files"][name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
     (directory / "arch.json").write_text(json.dumps(arch))
 
@@ -195,7 +196,7 @@ def test_a_page_shows_words_as_words(run, vitc):
     name = "<script>alert(1)<script>"
     shutil.copytree(run, run.with_name(name))
     result = run.with_name(name) / "result.json"
-    result.write_text(result.read_text().replace("scala_digits", f"{name}&"))
+    result.write_text(json.dumps(opened(result.read_bytes())).replace("scala_digits", f"{name}&"))
     done = vitc("report", str(run.with_name(name)), str(run), "--out", "reports/x")
     assert done.code == 0, done.error
     page = (vitc.place / "reports" / "x" / "index.html").read_text()

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.records import opened_text, sealed_text
 from lightning_vitc.schema import Experiment
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
@@ -76,11 +77,13 @@ for _class in (_Loader, _Dumper):  # the dumper keeps PyYAML's own too: its stri
 def read_file(path: Path, *, shown: str) -> dict[str, Any]:
     """The mapping in the file at `path`, named `shown` in messages."""
     try:
-        text = path.read_bytes().decode()
+        text = opened_text(path.read_bytes().decode())
     except OSError as error:
         raise UserError(f"{shown}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{shown}: not a YAML file: it is not UTF-8 text") from None
+    except ValueError as error:
+        raise UserError(f"{shown}: {error}") from None
     values = parse(text, shown=shown, lines=True)
     if values is None:
         raise UserError(f"{shown}: the file is empty; an experiment needs at least 'base' or 'model'")
@@ -106,9 +109,9 @@ def parse(text: str, *, shown: str, lines: bool = False) -> Any:
 
 
 def dump(experiment: Experiment) -> str:
-    """The resolved experiment as YAML; loading it again gives the same experiment."""
+    """The resolved experiment as YAML with a digest; loading it again gives the same experiment."""
     values = _escape(experiment.to_container())
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return sealed_text(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
 
 
 def _escape(value: Any) -> Any:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.records import opened_text, sealed_text
 from lightning_vitc.suggest import did_you_mean
 
 SHOWN = 5  # names in a message
@@ -54,12 +55,14 @@ def read_class_file(path: str | Path, key: str = "data.classes") -> tuple[str, .
     """The names in a file, one a line, in their order; empty lines do not count.
 
     Raises:
-        UserError: where it cannot be read, names nothing, or names a class twice.
+        UserError: where it cannot be read, is damaged, names nothing, or names a class twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = opened_text(Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape"))
     except OSError as error:
         raise UserError(f"{key}: {path} cannot be read ({error.strerror}); it has one class name a line") from None
+    except ValueError as error:
+        raise UserError(f"{key}: {path}: {error}") from None
     names = tuple(line for line in text.split("\n") if line)
     if not names:
         raise UserError(f"{key}: {path} is empty; it has one class name a line")
@@ -70,8 +73,8 @@ def read_class_file(path: str | Path, key: str = "data.classes") -> tuple[str, .
 
 
 def as_file(names: Sequence[str]) -> bytes:
-    """What `read_class_file` reads."""
-    return "".join(f"{name}\n" for name in names).encode(errors="surrogateescape")
+    """What `read_class_file` reads, with a digest."""
+    return sealed_text("".join(f"{name}\n" for name in names)).encode(errors="surrogateescape")
 
 
 def shown(names: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from lightning_vitc.data.transforms import (
     training_transform,
 )
 from lightning_vitc.errors import UserError
+from lightning_vitc.records import sealed
 from lightning_vitc.schema import DataConfig
 from lightning_vitc.training.checkpoints import write_atomically
 
@@ -155,7 +156,7 @@ class VisionData(LightningDataModule):
             seed=self.seed if self.config.few_shot else None,
             indices=self.train_indices,
         )
-        write_atomically(Path(path), (json.dumps(drawn) + "\n").encode())
+        write_atomically(Path(path), (json.dumps(sealed(drawn)) + "\n").encode())
 
     # Lightning's hooks
 

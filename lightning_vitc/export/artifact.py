@@ -22,6 +22,7 @@ from lightning_vitc.export.directory_swap import swapped_in
 from lightning_vitc.export.elastic import ElasticViT
 from lightning_vitc.export.formats import FILES
 from lightning_vitc.export.model_card import model_card
+from lightning_vitc.records import opened, sealed
 from lightning_vitc.vit import build
 from lightning_vitc.weights.files import read_weights
 from lightning_vitc.weights.strict import load_strictly
@@ -110,7 +111,7 @@ def read_arch(directory: str | Path) -> dict[str, Any]:
     """
     path = Path(directory) / ARCH
     try:
-        document = json.loads(path.read_text())
+        document = opened(path.read_bytes())
         known = document["format"] == FORMAT
         sections = [document["architecture"] if known else {}, *(document.get(key) or {} for key in SECTIONS)]
         if not all(isinstance(section, dict) for section in sections):
@@ -135,7 +136,7 @@ def models_in(directory: str | Path) -> list[str]:
     """
     path = Path(directory) / SEVERAL
     try:
-        return [str(name) for name in list(json.loads(path.read_text())["models"])]
+        return [str(name) for name in list(opened(path.read_bytes())["models"])]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged; export the models again") from None
 
@@ -169,7 +170,7 @@ def save_several(models: Mapping[str, tuple[Model, dict[str, Any], Complete | No
         for name, (model, facts, complete) in models.items():
             (folder / name).mkdir()
             _write(model, folder / name, facts, complete)
-        (folder / SEVERAL).write_text(json.dumps({"format": FORMAT, "models": list(models)}) + "\n")
+        (folder / SEVERAL).write_text(json.dumps(sealed({"format": FORMAT, "models": list(models)})) + "\n")
 
     _replace(directory, fill)
 
@@ -205,7 +206,7 @@ def _write(model: Model, folder: Path, facts: dict[str, Any], complete: Complete
     facts = {**facts, **(complete(folder) if complete else {})}
     files = {path.name: _digest_of_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
     document = {"format": FORMAT, "architecture": architecture, "files": files, **fields, **facts}
-    (folder / ARCH).write_text(json.dumps(document, indent=1) + "\n")
+    (folder / ARCH).write_text(json.dumps(sealed(document), indent=1) + "\n")
     (folder / CARD).write_text(model_card(ArchSpec.of(full), {**fields, **facts}))
 
 

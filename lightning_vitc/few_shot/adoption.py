@@ -1,6 +1,5 @@
 """Taking over the block trials of another run, where this one would only repeat them."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from lightning_vitc.few_shot.candidates import STAGES, chosen_candidates, in_par
 from lightning_vitc.few_shot.metric_set import FILE, PICTURE
 from lightning_vitc.training.checkpoints import write_atomically
 from lightning_vitc.training.class_record import classes_of_run
-from lightning_vitc.training.run_directory import FREE, RunDirectory, flat
+from lightning_vitc.training.run_directory import FREE, RunDirectory, flat, write_json
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Pipeline
@@ -43,7 +42,7 @@ def adopt_trials(run: "Pipeline", source: str | None, unrelated: Sequence[str]) 
     if run.processes.rank == 0:
         candidates = chosen_candidates(theirs.candidates, run.dense_spec.depth)
         layout = {"stages": read_stages(other.path) or in_parts(candidates, theirs.trials_at_once)}
-        write_atomically(run.directory.path / f"{STAGES}.json", (json.dumps(layout, indent=1) + "\n").encode())
+        write_json(run.directory.path / f"{STAGES}.json", layout)
         for stage in stages:
             _copy(other.stage(stage), run.directory.stage(stage))
         for name in (FILE, PICTURE, "synthetic.json"):  # the record last: it says that the set is there

@@ -2,7 +2,8 @@
 
 import io
 import time
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from lightning_vitc.backbone import Backbone
+from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.synthetic import synthesize
 from lightning_vitc.schema import SyntheticConfig
 from lightning_vitc.training.checkpoints import write_atomically
@@ -26,11 +28,14 @@ SEEN = 64  # pixels: smaller images are enlarged in the picture
 
 def metric_set(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> Tensor:
     """Images [count, C, H, W], normalized: of the run's directory, or made and put there."""
-    run.record("synthetic", lambda: _make(run, original, recipe))
-    return read_weights(run.directory.path / FILE)["images"]
+    made, path = run.record("synthetic", lambda: _make(run, original, recipe)), run.directory.path / FILE
+    content = path.read_bytes() if path.is_file() else b""  # which is damage, too
+    if made.get("sha256", found := sha256(content).hexdigest()) != found:
+        raise UserError(f"{path}: damaged; not the images that synthetic.json was written for")
+    return read_weights(path)["images"]
 
 
-def _make(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> dict[str, float]:
+def _make(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> dict[str, Any]:
     started, spec, look = time.monotonic(), original.spec, run.data.spec
     images = synthesize(
         original.to(run.processes.device), recipe, shape=(spec.in_chans, *spec.img_size),
@@ -38,11 +43,12 @@ def _make(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> dict[
         seed=run.experiment.seed,
     )  # fmt: skip
     seconds = time.monotonic() - started
-    write_atomically(run.directory.path / FILE, save({"images": images}))
+    content = save({"images": images})
+    write_atomically(run.directory.path / FILE, content)
     mean, std = (torch.tensor(values)[:, None, None] for values in (look.mean, look.std))
     pixels = F.interpolate((images * std + mean).clamp(0, 1), scale_factor=max(1, SEEN // images.shape[-1]))
     _show(run, make_grid(pixels, nrow=10, pad_value=0.5))
-    return {"count": len(images), "seconds": round(seconds, 3)}
+    return {"count": len(images), "seconds": round(seconds, 3), "sha256": sha256(content).hexdigest()}
 
 
 def beta_of(name: str, recipe: SyntheticConfig) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.latency.place import Place
+from lightning_vitc.records import opened, sealed
 from lightning_vitc.training.checkpoints import write_atomically
 
 FORMAT = 2  # of the files, and of how their numbers are measured
@@ -45,7 +46,7 @@ def file_of(key: Mapping[str, Any], name: str) -> Path:
 def read(path: Path, key: Mapping[str, Any]) -> dict[str, int] | None:
     """Nanoseconds by network; `None` where there are none of this key, or none that can be read."""
     try:
-        document = json.loads(path.read_text())
+        document = opened(path.read_bytes())
         found = document["nanoseconds"] if all(document["key"].get(name) == key[name] for name in key) else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
@@ -58,7 +59,7 @@ def write(path: Path, key: Mapping[str, Any], nanoseconds: Mapping[str, int]) ->
     """Keep them; whether that was possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps({"key": key, "nanoseconds": nanoseconds}, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(sealed({"key": key, "nanoseconds": nanoseconds}), indent=1) + "\n").encode())
     except OSError:
         return False
     return True

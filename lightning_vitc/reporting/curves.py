@@ -1,6 +1,5 @@
 """Training curves of a run, from its `metrics.jsonl`."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lightning_vitc.reporting.figures import SERIES_COLORS
+from lightning_vitc.training.metrics_file import read_lines
 
 Curves = dict[str, list[tuple[float, float]]]  # (steps since the run began, value) by name
 LOSS, ACCURACY = "train/loss", "val_top1"
@@ -18,7 +18,7 @@ def read_curves(path: Path) -> tuple[Curves, Curves]:
     """Training loss by stage, and validation top-1 in percent by stage, and by network where a stage has several.
 
     Args:
-        path: of `metrics.jsonl`; lines that are damaged are left out.
+        path: of `metrics.jsonl`; lines that are damaged are left out with a warning.
     """
     losses: Curves = {}
     accuracies: Curves = {}
@@ -26,6 +26,8 @@ def read_curves(path: Path) -> tuple[Curves, Curves]:
         keys = {key for line in lines for key in line if key.endswith(f"/{ACCURACY}")}
         for line in lines:
             for key, value in line.items():
+                if type(value) not in (int, float):
+                    continue
                 place = (start + line["step"], value)
                 if key == LOSS:
                     losses.setdefault(stage, []).append(place)
@@ -38,12 +40,8 @@ def read_curves(path: Path) -> tuple[Curves, Curves]:
 def _stages(path: Path) -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
     """Each stage with the number of steps before it and its lines."""
     stages: dict[str, list[dict[str, Any]]] = {}
-    for text in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            line = json.loads(text)
-            stages.setdefault(line["stage"], []).append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
+    for _, line in read_lines(path):
+        stages.setdefault(line["stage"], []).append(line)
     start = 0
     for stage, lines in stages.items():
         yield stage, start, lines

@@ -1,12 +1,9 @@
 """Which images a run was begun with: said at its start, kept as `images.json`, and compared when it continues."""
 
-import json
-
 from lightning_vitc.data import VisionData
 from lightning_vitc.data.inventory import change, inventory
 from lightning_vitc.errors import UserError
-from lightning_vitc.training.checkpoints import write_atomically
-from lightning_vitc.training.run_directory import RunDirectory, read_json
+from lightning_vitc.training.run_directory import RunDirectory, read_json, write_json
 
 FILE = "images.json"
 
@@ -16,7 +13,7 @@ def write_images(directory: RunDirectory, data: VisionData) -> None:
     found = inventory(data.splits)
     if found and not (directory.path / FILE).exists():
         document = {"name": data.config.name, "unlabeled": data.config.unlabeled, "folders": found}
-        write_atomically(directory.path / FILE, (json.dumps(document, indent=1) + "\n").encode())
+        write_json(directory.path / FILE, document)
 
 
 def must_have_same_images(directory: RunDirectory, data: VisionData) -> None:

@@ -1,6 +1,7 @@
 """A logger that appends every logged scalar to `metrics.jsonl`."""
 
 import json
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_vitc.records import opened, sealed
 from lightning_vitc.training.checkpoints import write_atomically
 
 
@@ -50,19 +52,33 @@ class MetricsFile(Logger):
         values = {key: value for key, value in metrics.items() if key != "epoch"}
         line = {"stage": self.stage, "step": step, "epoch": metrics.get("epoch"), **values}
         with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(sealed(line)) + "\n")
 
     @rank_zero_only
     def forget_from(self, step: int) -> None:
         """Drop this stage's lines of step number `step` and later, which are logged again; a torn last line too."""
         if not self.path.exists():
             return
-        kept = [line for line in self.path.read_text().splitlines() if self._is_before(line, step)]
-        write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
+        kept = [text for text, line in read_lines(self.path) if line["stage"] != self.stage or line["step"] < step]
+        write_atomically(self.path, b"".join(text + b"\n" for text in kept))
 
-    def _is_before(self, line: str, step: int) -> bool:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            return False
-        return entry["stage"] != self.stage or entry["step"] < step
+
+def read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """The lines of a `metrics.jsonl`, as they are and as they read; a warning counts those that are damaged.
+
+    The last one, which a kill may have torn, is left out without a word.
+    """
+    *texts, torn = (path.read_bytes() if path.is_file() else b"").split(b"\n")
+    lines = [(text, line) for text in texts if (line := _opened(text)) is not None]
+    if damaged := len(texts) - len(lines):
+        warnings.warn(f"{path}: {damaged} damaged lines are left out", stacklevel=2)
+    last = _opened(torn)
+    return lines if last is None else [*lines, (torn, last)]
+
+
+def _opened(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = opened(text)
+    except ValueError:
+        return None
+    return line if isinstance(line.get("stage"), str) and type(line.get("step")) is int else None

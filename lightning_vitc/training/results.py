@@ -1,8 +1,6 @@
 """The end of a run: rows, `result.json`, the table and the picture."""
 
 import dataclasses
-import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -22,6 +20,7 @@ from lightning_vitc.reporting.figures import accuracy_over_macs
 from lightning_vitc.reporting.png import png_of, show
 from lightning_vitc.training.checkpoints import write_atomically
 from lightning_vitc.training.fresh_board import fresh_board
+from lightning_vitc.training.run_directory import write_json
 
 if TYPE_CHECKING:
     from lightning_vitc.training.pipeline import Network
@@ -120,7 +119,7 @@ def _git(*arguments: str) -> str | None:
 
 def write_result(path: Path, document: dict[str, Any]) -> None:
     """Write `result.json`."""
-    write_atomically(path, (json.dumps(document, indent=1) + os.linesep).encode())
+    write_json(path, document)
 
 
 def write_picture(directory: Path, document: dict[str, Any]) -> None:

@@ -3,12 +3,14 @@
 import fcntl
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_vitc.config import dump, load_experiment
 from lightning_vitc.config.yaml_text import read_file
 from lightning_vitc.errors import UserError
+from lightning_vitc.records import opened, sealed
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training.checkpoints import write_atomically
 
@@ -141,20 +143,27 @@ class RunDirectory:
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """A JSON document of a run, which has these keys.
+    """A JSON document of a run, as `write_json` wrote it, which has these keys.
 
     Raises:
         UserError: where it is missing or damaged.
     """
     try:
-        document = json.loads(path.read_text())
+        document = opened(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
+    except json.JSONDecodeError:
         raise UserError(f"{path}: damaged; it is no JSON document") from None
-    if not isinstance(document, dict) or not document.keys() >= set(keys):
+    except ValueError as error:
+        raise UserError(f"{path}: damaged; {error}") from None
+    if not document.keys() >= set(keys):
         raise UserError(f"{path}: damaged; it must have {' and '.join(keys)}")
     return document
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document of a run whole, with a digest of it."""
+    write_atomically(path, (json.dumps(sealed(document), indent=1) + "\n").encode())
 
 
 def _remove(entry: Path) -> None:

@@ -3,7 +3,6 @@
 A stage that is finished is loaded instead of trained, so running them again continues the run.
 """
 
-import json
 import platform
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,12 +17,12 @@ from lightning_vitc.backbone import Backbone
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import RunFailure, UserError
 from lightning_vitc.schema import Experiment
-from lightning_vitc.training.checkpoints import read_checkpoint, write_atomically
+from lightning_vitc.training.checkpoints import read_checkpoint
 from lightning_vitc.training.finite_loss import NotFinite
 from lightning_vitc.training.generations import LAST, damage, drop_previous, settle
 from lightning_vitc.training.module import CompressionModule
 from lightning_vitc.training.processes import Processes
-from lightning_vitc.training.run_directory import RunDirectory, read_json
+from lightning_vitc.training.run_directory import RunDirectory, read_json, write_json
 from lightning_vitc.training.trainers import stage_trainer
 from lightning_vitc.weights.strict import load_strictly, must_fit
 
@@ -106,7 +105,7 @@ class Stages:
         if self.read_only and not file.exists():
             raise UserError(f"{self.directory.path}: {file.name} is not there; continue the run with 'vitc train'")
         if not file.exists() and self.processes.rank == 0:
-            write_atomically(file, (json.dumps(decide(), indent=1) + "\n").encode())
+            write_json(file, decide())
         if not self.read_only:
             self.processes.wait()
         return read_json(file)
@@ -169,4 +168,4 @@ def _mark_done(folder: Path, trainer: Trainer, select: Selection) -> None:
     weights = "best.ckpt" if select == "best" and (folder / "best.ckpt").exists() else LAST
     seconds = trainer.checkpoint_callback.elapsed  # type: ignore[union-attr]
     summary = {"weights": weights, "steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": seconds}
-    write_atomically(folder / "done.json", json.dumps(summary).encode())
+    write_json(folder / "done.json", summary)

@@ -1,13 +1,12 @@
 """Splits are disjoint, stratified and the same for every seed; subsets are balanced and drawn by seed."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from lightning_vitc.data.subsets import balanced_subset, hold_out
 from lightning_vitc.errors import UserError
+from lightning_vitc.records import opened
 
 DIGITS = [17024, 108887, 53704]
 
@@ -72,7 +71,7 @@ def test_few_shot_is_drawn_by_seed_and_balanced(vision_data, tmp_path):
     assert draw(seed=1).train_indices == draw(seed=2).train_indices
 
     data.save_subset(tmp_path / "subset.json")
-    saved = json.loads((tmp_path / "subset.json").read_text())
+    saved = opened((tmp_path / "subset.json").read_bytes())
     assert saved == {"name": "digits", "num_samples": 50, "seed": 1, "indices": data.train_indices}
 
 

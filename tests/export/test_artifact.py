@@ -19,6 +19,7 @@ from lightning_vitc.backbone import from_timm
 from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
 from lightning_vitc.export import artifact, directory_swap
+from lightning_vitc.records import opened
 from lightning_vitc.slicing import slice_width
 from lightning_vitc.vit import build, initialize
 
@@ -65,7 +66,7 @@ def names(folder: Path) -> list[str]:
 
 def test_the_directory(model, saved):
     assert names(saved) == ["README.md", "arch.json", "model.safetensors"]
-    document = json.loads((saved / "arch.json").read_text())
+    document = opened((saved / "arch.json").read_bytes())
     assert document.pop("format") == 1
     assert ArchSpec.from_dict(document.pop("architecture")) == ArchSpec.of(model)
     assert document.pop("files").keys() == {"model.safetensors"}
@@ -84,7 +85,7 @@ def test_the_names_of_the_classes(model, tmp_path):
     artifact.save(model, tmp_path / "named", {**FACTS, "classes": classes})
     assert artifact.load(tmp_path / "named").classes == tuple(classes)
     assert "| classes | 5: cat, dog, 5², a\\|b, ? |" in (tmp_path / "named" / "README.md").read_text()
-    document = json.loads((tmp_path / "named" / "arch.json").read_text())
+    document = opened((tmp_path / "named" / "arch.json").read_bytes())
     (tmp_path / "named" / "arch.json").write_text(json.dumps({**document, "classes": classes[::-1]}))
     again = "the directory was changed after its export; export the model again"
     assert refusal(tmp_path / "named" / "arch.json") == (
@@ -94,7 +95,7 @@ def test_the_names_of_the_classes(model, tmp_path):
 
 @pytest.mark.parametrize("classes", [["cat"], [1, 2, 3, 4, 5], "abcde", {"a": 1}])
 def test_names_that_are_none(saved, classes):
-    document = json.loads((saved / "arch.json").read_text())
+    document = opened((saved / "arch.json").read_bytes())
     (saved / "arch.json").write_text(json.dumps({**document, "classes": classes}))
     assert "classes" in refusal(saved / "arch.json") or "architecture" in refusal(saved / "arch.json")
 
@@ -249,14 +250,14 @@ def test_a_description_in_bytes_that_are_no_text(saved):
 
 
 def change_arch(saved: Path, **changes) -> None:
-    document = json.loads((saved / "arch.json").read_text())
+    document = opened((saved / "arch.json").read_bytes())
     document["architecture"] |= changes
     (saved / "arch.json").write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize("later", [2, "1", None])
 def test_another_format(saved, later):
-    document = json.loads((saved / "arch.json").read_text()) | {"format": later}
+    document = opened((saved / "arch.json").read_bytes()) | {"format": later}
     (saved / "arch.json").write_text(json.dumps(document))
     assert refusal(saved / "arch.json") == f"format {later} is not known to this version, which reads 1"
 
@@ -325,7 +326,7 @@ def test_several_models_in_one_directory(model, tmp_path):
 
 @pytest.mark.parametrize("section", artifact.SECTIONS)
 def test_a_damaged_section(saved, section):
-    document = json.loads((saved / "arch.json").read_text()) | {section: ["not", "a section"]}
+    document = opened((saved / "arch.json").read_bytes()) | {section: ["not", "a section"]}
     (saved / "arch.json").write_text(json.dumps(document))
     assert refusal(saved / "arch.json") == "damaged; export the model again"
 

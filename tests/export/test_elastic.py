@@ -12,6 +12,7 @@ from lightning_vitc.backbone import from_timm
 from lightning_vitc.errors import UserError
 from lightning_vitc.export import artifact
 from lightning_vitc.export.elastic import Cut, ElasticViT
+from lightning_vitc.records import opened
 from lightning_vitc.slicing import slice_width
 
 CUTS = {
@@ -94,7 +95,7 @@ def test_a_description_of_other_widths_is_refused(elastic, tmp_path, change):
     """Every one of them would load, and compute something else."""
     artifact.save(elastic, tmp_path / "model", {})
     path = tmp_path / "model" / "arch.json"
-    document = json.loads(path.read_text())
+    document = opened(path.read_bytes())
     if change is None:
         del document["kind"]
     else:

@@ -25,6 +25,7 @@ from lightning_vitc.few_shot.block_plan import BlockPlan
 from lightning_vitc.few_shot.dropped_attention import active_units, random_units
 from lightning_vitc.methods import dcvit
 from lightning_vitc.methods.dcvit import DCViT, Stages
+from lightning_vitc.records import opened
 from lightning_vitc.schema import OptimizerConfig
 from lightning_vitc.training import stages
 from lightning_vitc.training.pipeline import Pipeline
@@ -50,7 +51,7 @@ def run_of(place: Path, name: str = "default") -> Path:
 
 
 def read(run: Path, name: str) -> dict[str, Any]:
-    return json.loads((run / f"{name}.json").read_text())
+    return opened((run / f"{name}.json").read_bytes())
 
 
 @pytest.fixture(scope="module")

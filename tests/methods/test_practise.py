@@ -1,6 +1,5 @@
 """PRACTISE: adaptors that start as nothing, scores by measured time, whole blocks dropped, nothing else left."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from lightning_vitc.few_shot.latency import latencies
 from lightning_vitc.methods import practise
 from lightning_vitc.methods.dcvit import DCViT
 from lightning_vitc.methods.practise import Practise
+from lightning_vitc.records import opened
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.run_directory import RunDirectory
 
@@ -95,7 +95,7 @@ def test_the_best_leave_at_once_and_are_tuned_so_many_times(network, monkeypatch
 
 
 def test_scores_are_errors_over_percent_saved(done):
-    blocks = json.loads((done / "blocks.json").read_text())
+    blocks = opened((done / "blocks.json").read_bytes())
     for block, value in blocks["scores"].items():
         expected = blocks["training_losses"][block] / max(blocks["latency_reductions"][block], 1e-3)
         assert value == pytest.approx(expected)
@@ -104,8 +104,8 @@ def test_scores_are_errors_over_percent_saved(done):
 
 
 def test_the_best_leave_and_no_adaptor_stays(done):
-    order = json.loads((done / "blocks.json").read_text())["order"]
-    row = json.loads((done / "result.json").read_text())["rows"][0]
+    order = opened((done / "blocks.json").read_bytes())["order"]
+    row = opened((done / "result.json").read_bytes())["rows"][0]
     assert (row["name"], row["blocks"]) == ("practise", sorted(order[:2]))
     saved = torch.load(done / "checkpoints/finetune/last.ckpt", weights_only=True)
     names = [name for name in saved["state_dict"] if "blocks" in name]
@@ -142,7 +142,7 @@ def test_trials_of_another_run(done, vitc):
     run = vitc.place / "runs" / "practise_digits" / "default"
     one, two = (path / "checkpoints" / "trials_2" / "last.ckpt" for path in (run, done))
     assert one.read_bytes() == two.read_bytes()
-    assert json.loads((run / "trials.json").read_text()) == {"stages": {"trials_0": [1, 2], "trials_2": [3]}}
+    assert opened((run / "trials.json").read_bytes()) == {"stages": {"trials_0": [1, 2], "trials_2": [3]}}
     refused = vitc("train", "practise_digits", *keys, *other, "optimizer.lr=0.5", "run_name=other")
     message = f"method.trials_of: {done} was run with optimizer.lr=0.002, this run has 0.5; trials depend on it"
     assert (refused.code, refused.error) == (2, f"error: {message}\n")

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import lightning_vitc
 from lightning_vitc.export import artifact
+from lightning_vitc.records import opened, opened_text
 from lightning_vitc.training.evaluation import near_chance
 
 COLORS = {"c1": (250, 20, 20), "c2": (20, 250, 20), "c10": (20, 20, 250)}  # naturally ordered; sorted: c1, c10, c2
@@ -71,8 +72,8 @@ def refusal(done) -> str:
 
 
 def test_a_run_keeps_the_names(colors):
-    assert (colors / RUN / "classes.txt").read_text() == "c1\nc10\nc2\n"
-    document = json.loads((colors / RUN / "result.json").read_text())
+    assert opened_text((colors / RUN / "classes.txt").read_text()) == "c1\nc10\nc2\n"
+    document = opened((colors / RUN / "result.json").read_bytes())
     assert document["classes"] == ["c1", "c10", "c2"]
     assert [row["top1"] for row in document["rows"]] == [100]
 
@@ -114,8 +115,8 @@ def earlier(place):
     run = place.place / RUN
     (run / "classes.txt").unlink()
     lines = (run / "config.yaml").read_text().splitlines(keepends=True)
-    (run / "config.yaml").write_text("".join(line for line in lines if not line.startswith("  classes:")))
-    document = json.loads((run / "result.json").read_text())
+    (run / "config.yaml").write_text("".join(line for line in lines if not line.startswith(("  classes:", "# digest"))))
+    document = opened((run / "result.json").read_bytes())
     del document["classes"]
     (run / "result.json").write_text(json.dumps(document))
     return run
@@ -181,7 +182,7 @@ def test_a_run_of_an_earlier_version_continues_in_its_own_order(earlier, unfinis
     done = unfinished()
     assert done.code == 0, done.error
     assert "it keeps that order ('c2' is class 1, not 2)" in done.error
-    assert (earlier / "classes.txt").read_text() == "c1\nc2\nc10\n"
+    assert opened_text((earlier / "classes.txt").read_text()) == "c1\nc2\nc10\n"
 
 
 # Exports
@@ -194,7 +195,7 @@ def test_an_export_keeps_the_names(evaluate, place):
     shutil.rmtree(place.place / "data" / "test" / "c1")
     assert evaluate("out")[0] == 100
     out = place.place / "out"
-    assert json.loads((out / "arch.json").read_text())["classes"] == ["c1", "c10", "c2"]
+    assert opened((out / "arch.json").read_bytes())["classes"] == ["c1", "c10", "c2"]
     assert lightning_vitc.load(out).classes == ("c1", "c10", "c2")
     assert "| classes | 3: c1, c10, c2 |" in (out / "README.md").read_text()
 
@@ -202,7 +203,7 @@ def test_an_export_keeps_the_names(evaluate, place):
 def test_an_export_of_an_earlier_version_keeps_its_order(evaluate, place):
     done = place("export", RUN, "--out", "out")
     assert done.code == 0, done.error
-    document = json.loads((place.place / "out" / "arch.json").read_text())
+    document = opened((place.place / "out" / "arch.json").read_bytes())
     del document["classes"], document["experiment"]["data"]["classes"], document["files"]
     artifact.save(lightning_vitc.load(place.place / "out"), place.place / "old", document)
     top1, said = evaluate("old")

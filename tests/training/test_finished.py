@@ -9,13 +9,14 @@ import torch
 
 import lightning_vitc
 from lightning_vitc.config import load_experiment
+from lightning_vitc.records import opened
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="session")
 def document(finished):
-    return json.loads((finished / "result.json").read_text())
+    return opened((finished / "result.json").read_bytes())
 
 
 def rows_of(document: dict) -> dict[str, dict]:
@@ -99,7 +100,7 @@ def test_what_is_exported_is_what_was_tested(finished, evaluate, export, documen
 
 def test_arch_json(finished, export, document):
     directory = export(finished, "half", "--width", "0.5")
-    facts = json.loads((directory / "arch.json").read_text())
+    facts = opened((directory / "arch.json").read_bytes())
     row = rows_of(document)["width_0.50"]
     assert facts["method"] == "scala"
     assert facts["budget"] == {"width": 0.5}
@@ -132,7 +133,7 @@ def test_an_earlier_export_is_replaced(finished, export, evaluate, document):
 def test_an_exported_directory_may_go_where_its_run_is_not(finished, export, evaluate, document, vitc):
     """Its experiment's files (pretrained weights, a teacher's run, an output folder) are not looked for."""
     directory = export(finished, "half", "--width", "0.5")
-    facts = json.loads((directory / "arch.json").read_text())
+    facts = opened((directory / "arch.json").read_bytes())
     facts["experiment"]["output_dir"] = "/proc/nowhere"
     facts["experiment"]["teacher"].update(train=False, run="/nowhere")
     facts["experiment"]["model"]["pretrained"] = "/nowhere/weights.pth"

@@ -5,6 +5,7 @@ import json
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_vitc.records import opened
 from lightning_vitc.training.metrics_file import MetricsFile
 
 
@@ -24,7 +25,7 @@ def steps(metrics: MetricsFile, stage: str = "scala") -> list[int]:
 
 def test_lines(metrics):
     first = metrics.path.read_text().splitlines()[1]
-    assert json.loads(first) == {"stage": "scala", "step": 0, "epoch": 0, "loss": 0.0}
+    assert opened(first) == {"stage": "scala", "step": 0, "epoch": 0, "loss": 0.0}
     metrics.log_metrics({"lr": 0.1}, 5)
     assert json.loads(metrics.path.read_text().splitlines()[-1])["epoch"] is None
 

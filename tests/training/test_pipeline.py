@@ -1,6 +1,5 @@
 """Stages: what they start from, that they are trained once, and where teachers come from."""
 
-import json
 import math
 import shutil
 from fractions import Fraction
@@ -22,6 +21,7 @@ from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.methods.scala import Scala
+from lightning_vitc.records import opened
 from lightning_vitc.training.pipeline import Pipeline
 from lightning_vitc.training.run_directory import RunDirectory
 from lightning_vitc.training.stages import _mark_done
@@ -74,7 +74,7 @@ def test_a_finished_stage_is_loaded(pipeline, read_metrics):
     first = run.fit("dense", lambda: Dense(run.backbone(), run.optimizer), epochs=3)
     folder = run.directory.stage("dense")
     files = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
-    done = json.loads((folder / "done.json").read_text())
+    done = opened((folder / "done.json").read_bytes())
     assert (done["weights"], done["steps"], done["epochs"]) == ("best.ckpt", 96, 3)
     again = pipeline()
     second = again.fit("dense", lambda: Dense(again.backbone(), again.optimizer))
@@ -90,7 +90,7 @@ def test_without_validation_the_last_weights_are_kept(pipeline):
     run = pipeline("trainer.max_steps=3", "trainer.limit_val_batches=0")
     module = run.fit("dense", lambda: Dense(run.backbone(), run.optimizer))
     folder = run.directory.stage("dense")
-    assert json.loads((folder / "done.json").read_text())["weights"] == "last.ckpt"
+    assert opened((folder / "done.json").read_bytes())["weights"] == "last.ckpt"
     assert equal(state(module), torch.load(folder / "last.ckpt", weights_only=True)["state_dict"])
 
 
@@ -99,7 +99,7 @@ def test_which_weights_of_a_stage_count(tmp_path, select, weights):
     trainer = SimpleNamespace(global_step=96, current_epoch=3, checkpoint_callback=SimpleNamespace(elapsed=1.5))
     (tmp_path / "best.ckpt").touch()
     _mark_done(tmp_path, trainer, select)
-    assert json.loads((tmp_path / "done.json").read_text()) == {
+    assert opened((tmp_path / "done.json").read_bytes()) == {
         "weights": weights, "steps": 96, "epochs": 3, "seconds": 1.5,
     }  # fmt: skip
 
@@ -109,12 +109,12 @@ def test_a_stage_that_was_done_but_not_marked_is_not_trained_on(pipeline):
     run = pipeline("trainer.max_epochs=1")
     first = run.fit("dense", lambda: Dense(run.backbone(), run.optimizer))
     done = run.directory.stage("dense") / "done.json"
-    before = json.loads(done.read_text())
+    before = opened(done.read_bytes())
     done.unlink()
     again = pipeline("trainer.max_epochs=1")
     second = again.fit("dense", lambda: Dense(again.backbone(), again.optimizer))
     assert equal(state(first), state(second))
-    after = json.loads(done.read_text())
+    after = opened(done.read_bytes())
     assert after.pop("seconds") == pytest.approx(before.pop("seconds"), abs=0.5)
     assert after == before
 
@@ -160,7 +160,7 @@ def test_rows_are_the_accuracies_of_the_standalone_networks(finished, pipeline):
     run = pipeline(path=finished)
     Scala.pipeline(run)
     dense, rows = run.rows()
-    document = json.loads((finished / "result.json").read_text())
+    document = opened((finished / "result.json").read_bytes())
     assert [row.as_dict() for row in [dense, *rows]] == [document["dense"], *document["rows"]]
     loader = run.data.test_dataloader()
     images, targets = (torch.cat(parts) for parts in zip(*loader, strict=True))
@@ -280,7 +280,7 @@ def test_a_run_without_a_finished_dense_network_does_not_teach(finished, pipelin
 
 
 def test_nothing_is_infinite(finished):
-    assert all(math.isfinite(row["top1"]) for row in json.loads((finished / "result.json").read_text())["rows"])
+    assert all(math.isfinite(row["top1"]) for row in opened((finished / "result.json").read_bytes())["rows"])
 
 
 def test_the_teacher_of_a_few_shot_run_sees_all_images(tmp_path):
@@ -320,5 +320,5 @@ def test_spread_stages_are_those_trained_one_by_one(pipeline):
     again = pipeline("trainer.max_steps=3", "teacher.train=false", path=run.directory.path.with_name("other"))
     alone = again.fit("b", lambda: Dense(again.backbone(), again.optimizer), select="last", validate=False)
     assert equal(state(two), state(alone))
-    done = json.loads((run.directory.stage("a") / "done.json").read_text())
+    done = opened((run.directory.stage("a") / "done.json").read_bytes())
     assert (done["weights"], done["steps"]) == ("last.ckpt", 3)

@@ -8,6 +8,7 @@ from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_vitc.records import opened
 from lightning_vitc.reporting.figures import accuracy_over_macs
 from lightning_vitc.reporting.png import png_of
 from lightning_vitc.training import results
@@ -91,7 +92,7 @@ def test_commit_of_a_checkout():
 
 def test_result_file(tmp_path):
     results.write_result(tmp_path / "result.json", document())
-    assert json.loads((tmp_path / "result.json").read_text()) == document()
+    assert opened((tmp_path / "result.json").read_bytes()) == document()
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 

@@ -83,7 +83,9 @@ def test_an_unfinished_run_of_a_version_without_a_key_is_not_continued(tmp_path)
     """With today's default from the middle on it would be neither that version's run nor this one's."""
     directory = opened(tmp_path)
     lines = directory.config.read_text().splitlines(keepends=True)
-    directory.config.write_text("".join(line for line in lines if not line.startswith(("  switch_prob:", "threads:"))))
+    directory.config.write_text(
+        "".join(line for line in lines if not line.startswith(("  switch_prob:", "threads:", "# digest")))
+    )
     assert refusal(tmp_path) == (
         "OUT/scala_digits/default: holds an unfinished run of a version that had no data.switch_prob; finish it with "
         "that version, set run_name to another name, or use --fresh to start over"

@@ -1,7 +1,6 @@
 """`vitc train` from end to end: what it leaves behind, and what it refuses."""
 
 import fcntl
-import json
 import re
 import shutil
 import subprocess
@@ -13,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_vitc.records import opened
 
 STAGES, STEPS, EPOCHS = ("dense", "scala"), 32, 3
 WIDTHS = {"width_0.25": 12, "width_0.50": 24, "width_0.75": 36, "width_1.00": 48}
@@ -43,7 +44,7 @@ def best_weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
 
 
 def accuracies(run: Path) -> list[dict[str, Any]]:
-    document = json.loads((run / "result.json").read_text())
+    document = opened((run / "result.json").read_bytes())
     return [document["dense"], *document["rows"]]
 
 
@@ -51,7 +52,7 @@ def accuracies(run: Path) -> list[dict[str, Any]]:
 
 
 def test_result(finished):
-    document = json.loads((finished / "result.json").read_text())
+    document = opened((finished / "result.json").read_bytes())
     assert document.keys() == {
         "experiment", "method", "seed", "split", "left_out", "classes", "data", "wall_seconds", "dense", "rows",
         "budget", "environment",
@@ -92,7 +93,7 @@ def test_files(finished):
     assert (finished / "accuracy_over_macs.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert (finished / "config.yaml").is_file()
     for stage in STAGES:
-        done = json.loads((finished / "checkpoints" / stage / "done.json").read_text())
+        done = opened((finished / "checkpoints" / stage / "done.json").read_bytes())
         assert done.pop("seconds") > 0
         assert done == {"weights": "best.ckpt", "steps": EPOCHS * STEPS, "epochs": EPOCHS}
         assert {file.name for file in (finished / "checkpoints" / stage).iterdir()} == {
@@ -169,7 +170,7 @@ def test_fresh_starts_over(finished, tiny, vitc):
     done = vitc("train", "scala_digits", *tiny, "seed=1", "--fresh")
     assert done.code == 0, done.error
     assert not (run / "checkpoints" / "old").exists()
-    assert json.loads((run / "result.json").read_text())["seed"] == 1
+    assert opened((run / "result.json").read_bytes())["seed"] == 1
     assert len((run / "metrics.jsonl").read_text().splitlines()) == len(
         (finished / "metrics.jsonl").read_text().splitlines()
     )
@@ -180,7 +181,7 @@ def test_few_shot_subset_is_noted(vitc, tiny):
     arguments = ("train", "dense_digits", *(key for key in tiny if "method" not in key), "trainer.max_epochs=1")
     done = vitc(*arguments, "data.num_samples=40", "data.few_shot=true", "seed=3")
     assert done.code == 0, done.error
-    subset = json.loads((vitc.place / "runs" / "dense_digits" / "default" / "subset.json").read_text())
+    subset = opened((vitc.place / "runs" / "dense_digits" / "default" / "subset.json").read_bytes())
     assert len(set(subset["indices"])) == subset["num_samples"] == 40
     assert subset["seed"] == 3
 
@@ -321,7 +322,7 @@ def test_dry_run_of_an_imagenet_recipe(vitc):
     )
     done = vitc("train", "scala_deit_b", *small, *dry, "method.full_warmup_epochs=0")
     assert done.code == 0, done.error
-    document = json.loads((vitc.place / "runs" / "scala_deit_b" / "default" / "result.json").read_text())
+    document = opened((vitc.place / "runs" / "scala_deit_b" / "default" / "result.json").read_bytes())
     assert [row["width"] for row in document["rows"]] == [number / 16 for number in range(4, 17)]
     saved = torch.load(vitc.place / "runs/scala_deit_b/default/checkpoints/scala/last.ckpt", weights_only=True)
     assert saved["global_step"] == 2
@@ -334,4 +335,4 @@ def test_steps_without_epochs(vitc, tiny):
     done = vitc("train", "dense_digits", *arguments, "trainer.max_epochs=null", "trainer.max_steps=6")
     assert done.code == 0, done.error
     run = vitc.place / "runs" / "dense_digits" / "default"
-    assert json.loads((run / "checkpoints" / "dense" / "done.json").read_text())["steps"] == 6
+    assert opened((run / "checkpoints" / "dense" / "done.json").read_bytes())["steps"] == 6

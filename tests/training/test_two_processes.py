@@ -22,6 +22,7 @@ from lightning_vitc.budget.masks import as_indices
 from lightning_vitc.config import load_experiment
 from lightning_vitc.methods.usdc import USDC
 from lightning_vitc.methods.uvc import UVC
+from lightning_vitc.records import opened
 from lightning_vitc.training import stages
 from lightning_vitc.training.train import train
 
@@ -123,10 +124,10 @@ class Runs:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
+        return [opened(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
 
     def read(self, name: str) -> Any:
-        return json.loads((self.run / name).read_text())
+        return opened((self.run / name).read_bytes())
 
 
 MODEL = ("model.name=deit_tiny_patch16_224", "model.depth=5", "model.embed_dim=48", "model.num_heads=6",
