@@ -96,6 +96,14 @@ def teacher_like(network: Backbone) -> Teacher:
     return Teacher(deepcopy(network), network.spec.num_classes)
 
 
+def search(module: CompressionModule, lr: float) -> None:
+    """What follows a step of the weights, where there is no trainer to call it."""
+    if isinstance(module, UVC):
+        module.search_step(lr)
+    elif isinstance(module, USDC):
+        module.prune_step(lr)
+
+
 TRAININGS: dict[str, Training] = {
     "dense": dense,
     "one_shot": one_shot,

@@ -37,6 +37,13 @@ class HostWaits(AssertionError):
     """The host waits for the device."""
 
 
+class Values(FakeTensorMode):
+    """There are none; copies of tensors share it."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Values":
+        return self
+
+
 class FakeCuda(TorchDispatchMode):
     """Within it `cuda` is a device.
 
@@ -50,7 +57,7 @@ class FakeCuda(TorchDispatchMode):
     def __init__(self, answer: int = 1):
         super().__init__()
         self.answer, self.waits = answer, []
-        self._fake, self._context = FakeTensorMode(), ExitStack()
+        self._fake, self._context = Values(), ExitStack()
         self._allowed: Collection[str] | None = None
         self._pinned: list[Tensor] = []
 
@@ -164,9 +171,9 @@ class FakeCuda(TorchDispatchMode):
             self.wait(func)
 
     def _answered(self, packet: Any, source: Tensor, *more: Any) -> Any:
-        if packet is aten._local_scalar_dense:
+        if packet in (aten._local_scalar_dense, aten.item):
             return torch.tensor(self.answer, device="cpu").to(source.dtype).item()
-        if packet is aten.equal:
+        if packet in (aten.equal, aten.is_nonzero):
             return bool(self.answer)
         if packet is aten.nonzero:
             return torch.zeros(self._count(source), source.ndim, dtype=torch.long, device=CUDA)

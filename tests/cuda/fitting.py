@@ -1,6 +1,8 @@
 """Whole trainings by Lightning on the device that is not there."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils.data import DataLoader
 
 from lightning_vitc.callbacks.step_seed import StepSeed
@@ -34,6 +37,11 @@ class Strategy(SingleDeviceStrategy):
     def __init__(self, device: torch.device, **options: Any):
         super().__init__(device, Accelerator(), **options)
 
+    def load_checkpoint(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """As it is on the disk: values of the host."""
+        with unset_fake_temporarily():
+            return super().load_checkpoint(*args, **options)
+
     def teardown(self) -> None:
         """Nothing."""
 
@@ -42,16 +50,14 @@ class Watching(Callback):
     """Watches every step but the first, in which Lightning moves what it logs with."""
 
     def __init__(self, device: FakeCuda, allowed: Sequence[str]):
-        self.device, self.allowed = device, allowed
+        self.device, self.allowed, self.watch = device, allowed, ExitStack()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step:
-            self.watch = self.device.watched(*self.allowed)
-            self.watch.__enter__()
+        if trainer.fit_loop.epoch_loop.batch_progress.current.completed:
+            self.watch.enter_context(self.device.watched(*self.allowed))
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step > 1:
-            self.watch.__exit__(None, None, None)
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.watch.close()
 
 
 def batches(module: Any, soft: bool = False, count: int = STEPS, images: int = 16) -> DataLoader:
@@ -68,14 +74,17 @@ def batches(module: Any, soft: bool = False, count: int = STEPS, images: int = 1
 
 def fit(
     module: LightningModule, *allowed: str, precision: str = "32-true", callbacks: Sequence[Callback] = (),
-    soft: bool = False, answer: int = 1, **options: Any,
+    soft: bool = False, answer: int = 1, checkpoint: Path | None = None, **options: Any,
 ) -> FakeCuda:  # fmt: skip
-    """Train for four steps, the last of which is logged, and validate; the device knows where the host has waited."""
+    """Train for four steps, the last of which is logged, and validate; the device knows where the host has waited.
+
+    From a checkpoint on, if there is one.
+    """
     device = FakeCuda(answer)
     slice_width.cache_clear()  # its indices remember their copies on another device that is not there
     with device:
         trainer = trainer_on(device, allowed, precision, callbacks, **options)
-        trainer.fit(module, batches(module, soft), batches(module, count=1))
+        trainer.fit(module, batches(module, soft), batches(module, count=1), ckpt_path=checkpoint)
     return device
 
 

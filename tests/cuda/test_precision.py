@@ -11,12 +11,9 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from trainings import TRAININGS, scala  # of benchmarks/
+from trainings import TRAININGS, scala, search  # of benchmarks/
 
 from lightning_vitc.backbone import Backbone, create_backbone
-from lightning_vitc.methods.usdc import USDC
-from lightning_vitc.methods.uvc import UVC
-from lightning_vitc.training.module import CompressionModule
 
 # Losses, probabilities, norms and orders: what half precision would spoil. A fused attention's softmax is within it.
 FULL = ("_softmax", "_log_softmax", "nll_loss_forward", "mse_loss", "linalg_vector_norm", "sort", "argsort", "exp")
@@ -43,14 +40,6 @@ class Types(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def search(module: CompressionModule) -> None:
-    """What follows the step of the weights."""
-    if isinstance(module, UVC):
-        module.search_step(1e-3)
-    elif isinstance(module, USDC):
-        module.prune_step(1e-3)
-
-
 def gradients(name: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
     module = TRAININGS[name](backbone()).train()
     images, targets = next(iter(batches(module)))
@@ -66,7 +55,7 @@ def test_what_decides_is_in_full_precision(name, dtype):
     module = TRAININGS[name](backbone()).train()
     with torch.autocast("cpu", dtype), Types() as types:
         result = module.step(*next(iter(batches(module))))
-        search(module)
+        search(module, 1e-3)
     assert {dtype for _, dtype in types.found} == {torch.float32}, types.found
     assert {value.dtype for value in (result.loss, *result.terms.values())} == {torch.float32}
     held = [*module.parameters(), *(buffer for buffer in module.buffers() if buffer.is_floating_point())]

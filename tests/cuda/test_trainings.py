@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from fitting import OF_EVERY_STEP, OF_FP16, OF_LOGGING, STEPS, fit
+from fitting import OF_EVERY_STEP, OF_FP16, OF_LOGGING, STEPS, batches, fit
+from lightning.pytorch import Trainer
 from trainings import dcvit, dense, one_shot, practise, scala, usdc, usdc_finetuning, uvc  # of benchmarks/
 
 from lightning_vitc.backbone import Backbone, create_backbone
@@ -21,6 +22,7 @@ from lightning_vitc.callbacks.gate_staging import GateStaging
 from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
 from lightning_vitc.callbacks.progressive_block_dropping import ProgressiveBlockDropping
 from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
+from lightning_vitc.callbacks.step_seed import StepSeed
 from lightning_vitc.callbacks.width_sampling import WidthSampling
 from lightning_vitc.dynamic.grouping import GROUPINGS
 from lightning_vitc.methods.uvc import UNDECIDED
@@ -82,3 +84,20 @@ def test_in_other_precisions(case, precision):
     device = fit(module, *FREEZING.get(method, []), precision=precision, callbacks=schedules(module),
                  answer=int(ANSWERS.get(method, 1)))  # fmt: skip
     assert Counter(device.waits)[OF_FP16] == (STEPS - 1 if precision == "16-mixed" else 0)
+
+
+@pytest.mark.parametrize("case", ["scala, heads", "uvc", "usdc, avg-8"])
+def test_a_checkpoint_of_another_device_continues(case, tmp_path):
+    """Of the CPU, with the state of optimizer, schedules and average, after half of the epochs."""
+    make, method = CASES[case], case.partition(",")[0]
+    module = make(backbone(1))
+    options: dict[str, Any] = dict(max_epochs=1, limit_val_batches=0, logger=False, enable_checkpointing=False,
+                                   enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer = Trainer(accelerator="cpu", callbacks=[StepSeed(0, "stage"), *schedules(module)], **options)
+    trainer.fit(module, batches(module))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = make(backbone(1))
+    device = fit(again, *FREEZING.get(method, []), callbacks=schedules(again), answer=int(ANSWERS.get(method, 1)),
+                 checkpoint=tmp_path / "last.ckpt", max_epochs=2)  # fmt: skip
+    assert Counter(device.waits)[OF_EVERY_STEP] == STEPS - 1
+    assert all(tensor.is_cuda for tensor in (*again.parameters(), *again.buffers()))
