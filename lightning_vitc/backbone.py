@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.compilation import Compilable, method_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.inspection import spec_of
 from lightning_vitc.kept import Kept
@@ -30,7 +31,7 @@ NOT_TIMMS = ("name", "pretrained", "new_head", "resample_antialias", "grad_check
 RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 
 
-class Backbone(Described, VisionTransformer):
+class Backbone(Described, Compilable, VisionTransformer):
     """A Vision Transformer [B, C, H, W] -> [B, classes] whose `kept` argument selects a sub-network.
 
     Attributes:
@@ -56,7 +57,8 @@ class Backbone(Described, VisionTransformer):
                 weights of the images [B].
         """
         if gates is not None:
-            return self.forward_head(self._gated_features(x, gates))
+            whole = self.compiled == "whole" and isinstance(gates, Tensor)
+            return self.forward_head(method_of(self, Backbone._gated_features, whole)(x, gates))
         if kept is None:
             return super().forward(x)
         small = self._skeleton(kept.spec, x.device)
@@ -94,6 +96,7 @@ class Backbone(Described, VisionTransformer):
             small.train(self.training)
         for own, block in zip(self.blocks, small.blocks, strict=False):  # a sub-network has no more blocks
             block.grad_checkpointing = own.grad_checkpointing
+        small.set_compiled(self.compiled)
         if isinstance(small, VisionTransformerDistilled):
             small.distilled_training = self.distilled_training
         return small

@@ -16,11 +16,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
+from lightning_vitc.compilation import Compilable, compiles, method_of
 from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.skipping import Mode, pooled, skipping
 from lightning_vitc.recomputation import recomputed
 
-Gates = tuple[Tensor, ...] | Callable[[int, Tensor], Tensor]
+Decision = Callable[[int, Tensor], Tensor]
+Gates = tuple[Tensor, ...] | Decision
+Drawn = tuple[Tensor, ...]  # of both branches, what multiplies the images, [B, 1, 1]
 
 
 class Attention(nn.Module):
@@ -70,6 +73,7 @@ class Block(nn.Module):
     """
 
     grad_checkpointing = False
+    compiled = False  # in training, see `compilation`
 
     def __init__(self, spec: ArchSpec, block: BlockSpec, proj_drop: float = 0.0, attn_drop: float = 0.0,
                  drop_path: float = 0.0):  # fmt: skip
@@ -107,32 +111,68 @@ class Block(nn.Module):
                 function of that number and of the mean normalized token [B, D] that gives [B].
         """
         decides = callable(gates) or self.gate1 is not None or self.gate2 is not None  # which is to happen once
-        if self._recomputes() and not decides:
-            return recomputed(self, self._run, x, attn_mask, is_causal, gates)
-        return self._run(x, attn_mask, is_causal, gates)
+        run = self._method(Block._run, not decides)
+        arguments = x, attn_mask, is_causal, gates, None if decides else self._drawn(x)
+        return recomputed(self, run, *arguments) if self._recomputes() and not decides else run(*arguments)
 
-    def _run(self, x: Tensor, attn_mask: Tensor | None, is_causal: bool, gates: Gates | None) -> Tensor:
+    def _run(
+        self, x: Tensor, attn_mask: Tensor | None, is_causal: bool, gates: Gates | None, drawn: Drawn | None
+    ) -> Tensor:
         if self.attn is not None:
-            x = self._add(x, 0, self.norm1(x), partial(self._attend, attn_mask=attn_mask, is_causal=is_causal), gates)
+            x = self._add(x, 0, Block._attend, gates, drawn, attn_mask=attn_mask, is_causal=is_causal)
         if self.mlp is not None:
-            x = self._add(x, 1, self.norm2(x), lambda normed: self.drop_path2(self.ls2(self.mlp(normed))), gates)
+            x = self._add(x, 1, Block._feed, gates, drawn)
         return x
 
-    def _attend(self, normed: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
-        return self.drop_path1(self.ls1(self.attn(normed, attn_mask=attn_mask, is_causal=is_causal)))
-
     def _add(
-        self, x: Tensor, number: int, normed: Tensor, branch: Callable[[Tensor], Tensor], gates: Gates | None
-    ) -> Tensor:
-        gate = self.gate2 if number else self.gate1
+        self, x: Tensor, number: int, function: Callable[..., Tensor], gates: Gates | None, drawn: Drawn | None,
+        **options: Any,
+    ) -> Tensor:  # fmt: skip
+        if callable(gates):
+            return self._decided(x, number, partial(self._method(function), **options), gates)
+
+        def branch(normed: Tensor) -> Tensor:
+            added = function(self, normed, **options)
+            return self._drop(number, added) if drawn is None else drawn[number] * added
+
+        gate, normed = self.gate2 if number else self.gate1, self._norm(number, x)
         if gates is None and gate is not None:
             return skipping(x, normed, gate, branch, self.gating)
-        if gates is None:
-            return x + branch(normed)
-        if not callable(gates):
-            return x + gates[number] * branch(normed)
-        weight = gates(number, pooled(normed))[:, None, None]
-        return x + weight * (recomputed(self, branch, normed) if self._recomputes() else branch(normed))
+        return x + (branch(normed) if gates is None else gates[number] * branch(normed))
+
+    def _decided(self, x: Tensor, number: int, branch: Callable[[Tensor], Tensor], gates: Decision) -> Tensor:
+        """What decides is no part of a graph: it is another one's business, and differs from block to block."""
+        normed, seen = self._method(Block._see)(number, x)
+        weight = gates(number, seen)[:, None, None]
+        added = recomputed(self, branch, normed) if self._recomputes() else branch(normed)
+        return x + weight * self._drop(number, added)
+
+    def _see(self, number: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What a branch and its gate get."""
+        normed = self._norm(number, x)
+        return normed, pooled(normed)
+
+    def _norm(self, number: int, x: Tensor) -> Tensor:
+        return self.norm2(x) if number else self.norm1(x)
+
+    def _attend(self, normed: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+        return self.ls1(self.attn(normed, attn_mask=attn_mask, is_causal=is_causal))
+
+    def _feed(self, normed: Tensor) -> Tensor:
+        return self.ls2(self.mlp(normed))
+
+    def _drop(self, number: int, added: Tensor) -> Tensor:
+        return self.drop_path2(added) if number else self.drop_path1(added)
+
+    def _drawn(self, x: Tensor) -> Drawn | None:
+        """Stochastic depth for a graph, which would have a rate as a constant: each block has another one."""
+        if not compiles(self.compiled) or not isinstance(self.drop_path2 or self.drop_path1, DropPath):
+            return None
+        ones = x.new_ones(len(x), 1, 1)
+        return tuple(ones if drop is None else drop(ones) for drop in (self.drop_path1, self.drop_path2))
+
+    def _method(self, function: Callable[..., Any], compiled: bool = True) -> Callable[..., Any]:
+        return method_of(self, function, self.compiled and compiled)
 
     def _recomputes(self) -> bool:
         return self.grad_checkpointing and torch.is_grad_enabled()
@@ -158,11 +198,11 @@ class Described:
         self.spec = ArchSpec.of(self)
 
 
-class PlainViT(Described, VisionTransformer):
+class PlainViT(Described, Compilable, VisionTransformer):
     """timm's model with blocks of our own."""
 
 
-class PlainDistilledViT(Described, VisionTransformerDistilled):
+class PlainDistilledViT(Described, Compilable, VisionTransformerDistilled):
     """The same with a distillation token."""
 
 

@@ -222,6 +222,16 @@ def test_rates_are_timms():
     assert ours.head_drop.p == theirs.head_drop.p == 0.1
 
 
+def test_stochastic_depth_where_gates_decide():
+    block, x = build(SPEC, rates={"drop_path_rate": 0.5}).train().blocks[-1], torch.randn(8, 5, SPEC.embed_dim)
+    found = []
+    for gates in (None, lambda number, seen: torch.ones(len(seen))):
+        torch.manual_seed(1)
+        found.append(block(x, gates=gates))
+    torch.testing.assert_close(found[1], found[0])
+    assert any(torch.equal(one, image) for one, image in zip(found[0], x, strict=True))  # both branches of it
+
+
 def test_fresh_weights_are_drawn_as_timm_draws_them():
     theirs = timm.create_model("deit_tiny_distilled_patch16_224", depth=2, img_size=32)
     ours = build(ArchSpec.of(theirs))

@@ -35,6 +35,7 @@ def check_rules(experiment: Experiment) -> None:
     for name, arguments in experiment.callbacks.items():
         _check_own_rules(arguments, experiment, f"callbacks.{name}")
     _check_trainer(experiment.trainer, experiment.optimizer.warmup_epochs)
+    _check_compile(experiment)
     if isinstance(experiment.method, PostTrainingArguments):
         _check_finetuning(experiment.method)
 
@@ -170,6 +171,14 @@ def _check_finetuning(keys: PostTrainingArguments) -> None:
             f"method.finetune_warmup_epochs: {keys.finetune_warmup_epochs} is more than "
             f"method.finetune_epochs={keys.finetune_epochs}"
         )
+
+
+def _check_compile(experiment: Experiment) -> None:
+    trainer = experiment.trainer
+    if trainer.compile == "whole" and experiment.model.grad_checkpointing:
+        raise UserError("trainer.compile: whole excludes model.grad_checkpointing, which works by block; set blocks")
+    if trainer.compile and trainer.accelerator in ("mps", "tpu"):
+        raise UserError(f"trainer.compile: {trainer.compile} is for cpu and cuda, not {trainer.accelerator}; set false")
 
 
 def _check_own_rules(arguments: Any, experiment: Experiment, key: str) -> None:

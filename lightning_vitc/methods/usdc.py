@@ -60,8 +60,7 @@ class Arguments(SearchArguments):
     dynamic: bool = True  # skip attention and MLP by the image
     gate_search: Literal[
         "nas", "fixed:linear", "fixed:relu", "fixed:gelu", "fixed:relu_ln", "fixed:gelu_ln", "fixed:relu_bn",
-        "fixed:gelu_ln_3",
-    ] = "nas"  # fmt: skip
+        "fixed:gelu_ln_3"] = "nas"  # fmt: skip
     grouping: Literal["recursive", "avg-32", "avg-8", "random", "sample", "batch"] = "recursive"
     gamma: float = bounded(50.0, gt=0)  # weight of L_res
     gate_lr: float = bounded(1e-3, gt=0)
@@ -82,6 +81,8 @@ class Arguments(SearchArguments):
                 "callbacks.gate_freezing.at: never, but one gate network a branch must be chosen before the end; "
                 "set it below 1, or method.gate_search=fixed:<name>"
             )
+        if self.dynamic and experiment.trainer.compile == "whole":
+            raise ValueError("trainer.compile: whole has no place for gates that decide between branches; set blocks")
         if self.dynamic and experiment.budget.batch_size != 1:
             raise ValueError(
                 "budget.batch_size: the expected latency of a network that skips by the image is that of batch size 1; "

@@ -9,7 +9,7 @@ from lightning_vitc.schema.fields import batches, bounded, is_devices, rule, som
 
 @dataclass
 class TrainerConfig:
-    """Lightning's Trainer, key by key; the framework sets loggers, callbacks, plugins and the sampler."""
+    """Lightning's Trainer, key by key, and `compile`. Loggers, callbacks, plugins and the sampler are set elsewhere."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     strategy: Literal["auto", "ddp"] = "auto"  # auto: ddp where there are several processes
@@ -21,6 +21,9 @@ class TrainerConfig:
     precision: Literal[
         "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64"
     ] = "32-true"  # fmt: skip
+    compile: bool | Literal["blocks", "whole"] = field(  # train by graphs: of a block that all share, or of everything
+        default=False, metadata=rule("false, blocks or whole", lambda v: v is not True)
+    )
     max_epochs: int | None = bounded(None, gt=0)
     min_epochs: int | None = bounded(None, gt=0)
     max_steps: int = field(

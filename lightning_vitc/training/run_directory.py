@@ -17,9 +17,10 @@ from lightning_vitc.training.checkpoints import write_atomically
 # Where and how fast a run is computed, not what: these may change between a run and its continuation. The classes of
 # data.root and data.classes are compared by their names.
 FREE = ("slurm", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
-        "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "data.num_workers",
-        "data.pin_memory", "data.root", "data.classes", "data.on_error", "model.grad_checkpointing", "threads",
-        "output_dir", "run_name", "description", "recipe", "callbacks.checkpoint", "method.trials_at_once")  # fmt: skip
+        "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "trainer.compile",
+        "data.num_workers", "data.pin_memory", "data.root", "data.classes", "data.on_error", "threads",
+        "model.grad_checkpointing", "output_dir", "run_name", "description", "recipe", "callbacks.checkpoint",
+        "method.trials_at_once")  # fmt: skip
 BATCH_FILES = ("train.sbatch", "slurm-*.log")  # of `vitc slurm`: there before the run is, and used while it starts
 
 

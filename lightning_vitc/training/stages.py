@@ -74,6 +74,7 @@ class Stages:
         for network in module.modules():
             if isinstance(network, Backbone):
                 network.set_grad_checkpointing(self.experiment.model.grad_checkpointing)
+                network.set_compiled(self.experiment.trainer.compile)
         if not finished:
             trains = dict(epochs=epochs, validate=validate, alone=alone)
             self._train(stage, module, select, data or self.data, **trains)

@@ -148,6 +148,7 @@ def _callbacks_of(experiment: Experiment, module: CompressionModule) -> list[Cal
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
     settings = dict(vars(experiment.trainer))
+    del settings["compile"]  # ours, done by the backbone
     if settings["strategy"] == "ddp" or processes_of(experiment.trainer) > 1:
         # Buffers are equal on all ranks by construction: broadcasting them at every step would only cost time.
         settings["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=LONGEST_WAIT)
