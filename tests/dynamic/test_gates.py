@@ -210,3 +210,13 @@ def test_every_parameter_has_a_gradient(frozen: bool) -> None:
     gates.freeze()
     margins(gates, pooled, frozen).sum().backward()
     assert all(parameter.grad is not None for parameter in gates.parameters())
+
+
+def test_a_variance_of_nothing_is_not_negative_by_rounding() -> None:
+    """Of inputs that are always the same; without a bound some of a thousand are about -1e-6."""
+    norm = RunningNorm(1000)
+    same = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 3
+    norm.running_mean.copy_(same), norm.running_var.zero_()
+    norm(same.expand(8, -1))
+    settle(norm)
+    assert float(norm.running_var.min()) >= 0

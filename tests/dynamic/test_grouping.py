@@ -45,6 +45,7 @@ def test_random_groups_are_powers_of_two_and_change_with_the_step() -> None:
     drawn = [group_sizes(64, "random", generator_of(0, step, 0, "groups")) for step in range(20)]
     assert {size for sizes in drawn for size in sizes[:-1]} <= {1, 2, 4, 8, 16, 32, 64}
     assert len(set(map(tuple, drawn))) > 10
+    assert {sizes[0] for sizes in drawn} >= {1, 64}, "of any size, the whole batch included"
     assert drawn[3] == group_sizes(64, "random", generator_of(0, 3, 0, "groups"))
 
 
@@ -157,3 +158,11 @@ def test_groups_within_a_process_decide_as_in_one(grouping: str) -> None:
     ]
     for unit in units(3):
         assert torch.equal(whole.run[unit], torch.cat([part.run[unit] for part in parts]))
+
+
+@pytest.mark.parametrize(("alone", "per_process", "rate"), [([1, 2, 3], 4.0, 0.5), ([1, 2], 2.0, 1.0), ([], 0.0, 0.5)])
+def test_images_that_decide_alone_are_counted_as_part_of_those_of_all(alone, per_process, rate) -> None:
+    """Images 1 and 2 of four run; a process that has three of them where the mean one has four counts them as 2 / 4."""
+    gates = GroupGates([4 - len(alone)], None, CPU, alone, per_process)
+    gates.decide(0, 0, torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), 1.0)
+    assert gates.mean_run_per_sample(1, 1.0).tolist() == [[pytest.approx(rate), 1.0]]

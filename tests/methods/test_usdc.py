@@ -36,7 +36,7 @@ from lightning_vitc.dynamic.grouping import GROUPINGS, GroupGates, generator_of,
 from lightning_vitc.dynamic.moving import Moving
 from lightning_vitc.dynamic.report import RateEvaluation
 from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
-from lightning_vitc.dynamic.targets import DynamicTargets, targets_of
+from lightning_vitc.dynamic.targets import DynamicTargets, plan_of, targets_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.usdc import USDC, Arguments
 from lightning_vitc.schema import BudgetConfig, ModelConfig, OptimizerConfig
@@ -512,6 +512,20 @@ def test_targets() -> None:
     assert targets_of(replace(budget, static="80%"), spec, True, True).static == int(0.8 * dense)
     assert targets_of(budget, spec, True, False).static == int(0.49 * dense)
     assert targets_of(budget, spec, False, True).static is None
+
+
+def test_two_gates_a_block_are_part_of_what_a_plan_can_reach() -> None:
+    spec, budget = network().spec, BudgetConfig(macs="49%")
+    targets, gates = targets_of(budget, spec, True, True), 2 * 3 * max(gate_macs(name, 48) for name in GATES)
+    plan, without = (plan_of(spec, targets, budget, names) for names in (tuple(GATES), ()))
+    assert plan.reach.least == costs.macs(replace(spec, blocks=())) + gates
+    assert plan.further["static"].reach.least == without.reach.least + gates
+
+
+def test_where_nothing_is_pruned_the_resident_model_may_cost_what_it_does() -> None:
+    spec = method(static=False).gated().spec
+    targets = targets_of(BudgetConfig(macs="49%"), network().spec, False, True)
+    assert targets.resident(spec).amount == costs.macs(spec) > targets.dense
 
 
 def test_plan_covers_both(vitc: Any) -> None:
