@@ -81,6 +81,17 @@ def test_an_image_is_drawn_by_seed_epoch_index_and_repeat(monkeypatch):
     assert seen == [(9, 4, 1), (9, 4, 0, 2)]
 
 
+def test_every_key_of_augmentation_reaches_timm():
+    keys = dict(scale=[0.3, 0.9], ratio=[0.5, 2.0], hflip=0.25, color_jitter=0.4, re_prob=0.5, auto_augment="")
+    stages = training_transform(DataConfig(name="cifar10", **keys), _spec()).transforms
+    parts = {type(part).__name__: part for stage in stages for part in stage.transforms}
+    crop, erasing = parts["RandomResizedCropAndInterpolation"], parts["RandomErasing"]
+    assert (crop.scale, crop.ratio) == ((0.3, 0.9), (0.5, 2.0))
+    assert parts["RandomHorizontalFlip"].p == 0.25
+    assert parts["ColorJitter"].contrast == pytest.approx((0.6, 1.4))
+    assert (erasing.probability, erasing.per_pixel) == (0.5, True)  # noise, as in DeiT, and not black
+
+
 def test_augmentation_leaves_the_global_streams_alone():
     transform = training_transform(DataConfig(name="cifar10", **AUGMENTED), _spec())
     batches = TransformedBatches(Split.whole(_source()), transform, seed=1)

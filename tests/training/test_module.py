@@ -3,6 +3,7 @@
 import copy
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -313,6 +314,16 @@ class Lines(Logger):
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         self.lines.append({**metrics, "step": step})
+
+
+def test_checkpoints_are_selected_by_the_mean_of_all_networks(monkeypatch):
+    module, logged, shares = scala(), {}, iter([0.1, 0.2, 0.3, 0.8])
+    monkeypatch.setattr(module, "_metrics", lambda _: SimpleNamespace(
+        compute=lambda: {"top1": torch.tensor(next(shares))}, reset=lambda: None))  # fmt: skip
+    monkeypatch.setattr(module, "log_dict", lambda *_: None)
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: float(value)}))
+    module.on_validation_epoch_end()
+    assert logged == {"val/top1": pytest.approx(35)}
 
 
 def test_validation_counts_every_variant_exactly():
