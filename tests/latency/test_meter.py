@@ -10,7 +10,7 @@ import torch
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
-from lightning_vitc.latency import cache, place
+from lightning_vitc.latency import cache, measuring, place
 from lightning_vitc.latency.by_image import share_by_image
 from lightning_vitc.latency.measuring import FEWEST, MOST, in_turns, shares
 from lightning_vitc.latency.meter import Meter
@@ -143,6 +143,20 @@ def test_a_measurement_is_a_share_of_the_dense_network_in_the_same_rounds(clock)
     clock.slowness = 10
     share = clock.milliseconds(HALF) / clock.milliseconds(SPEC)
     assert meter.now(HALF, dense) == pytest.approx(dense * share, rel=0.001)
+
+
+def test_the_dense_latency_is_the_median_of_all_rounds(monkeypatch):
+    """Of 1, 2, 9 beside one network and 5, 6, 7 beside another, which take half: 5.5 ms."""
+    rounds = iter([[1.0, 2.0, 9.0], [5.0, 6.0, 7.0]])
+
+    def in_turns(specs, _):
+        dense = next(rounds)
+        return {name: dense if name == "dense" else [time / 2 for time in dense] for name in specs}
+
+    monkeypatch.setattr("lightning_vitc.latency.meter.TOGETHER", 1)
+    monkeypatch.setattr(measuring, "in_turns", in_turns)
+    found = Meter(SPEC, Place()).measured({"half": HALF, "again": HALF})
+    assert found == {"dense": 5_500_000, "half": 2_750_000, "again": 2_750_000}
 
 
 def test_shares_are_of_the_same_round():

@@ -87,6 +87,15 @@ def test_a_gate_weighs_a_block_against_its_input() -> None:
     assert torch.allclose(logits, module.backbone.forward_head(module.backbone.norm(x)), atol=1e-6)
 
 
+def test_gates_of_branches_are_those_of_attention_and_mlp() -> None:
+    model, images = network(), batch()[0]
+    x = model.norm_pre(model._pos_embed(model.patch_embed(images)))
+    for block in model.blocks:
+        x = x + block.mlp(block.norm2(x))
+    logits = model(images, gates=torch.tensor([[0.0, 1.0]] * 4))
+    torch.testing.assert_close(logits, model.forward_head(model.norm(x)), rtol=0, atol=1e-5)
+
+
 def test_the_price_is_paid_by_the_gates_alone() -> None:
     module = method()
     module.search.price.fill_(2.0)

@@ -14,6 +14,7 @@ from lightning_vitc.backbone import create_backbone, create_teacher
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import ModelConfig
 from lightning_vitc.starting_point import starting_network
+from lightning_vitc.weights.fitting import resampled
 
 NAME = "vit_tiny_patch16_224"
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 5}
@@ -90,6 +91,15 @@ def test_other_channels_as_in_timm(tmp_path, trained, channels):
     kernel = trained.patch_embed.proj.weight
     wanted = kernel.sum(1, keepdim=True) if channels == 1 else kernel.repeat(1, 2, 1, 1)[:, :channels] * 3 / channels
     torch.testing.assert_close(ours.patch_embed.proj.weight, wanted)
+
+
+def test_positions_of_all_prefix_tokens_stay_as_they_are():
+    """Two of a distilled network, beside a grid that grows from 2 x 2 to 4 x 4."""
+    model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=64, embed_dim=48, depth=1, num_heads=4)
+    given = torch.randn(1, 2 + 4, 48)
+    found = resampled({"pos_embed": given}, model, "a file")["pos_embed"]
+    assert found.shape == (1, 2 + 16, 48)
+    assert torch.equal(found[:, :2], given[:, :2])
 
 
 @pytest.mark.parametrize("antialias", [True, False])
