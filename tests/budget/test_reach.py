@@ -1,7 +1,10 @@
 """What `vitc plan` says can be reached is what the search can decide for, and nothing less."""
 
+from dataclasses import replace
+
 import pytest
 
+from lightning_vitc import costs
 from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.reach import least_blocks, multiples, reach_of, smallest
@@ -35,6 +38,11 @@ def test_blocks_that_stay(ratio: float, share: float | None, blocks: int) -> Non
 
 def test_the_reach_does_not_move_with_the_target() -> None:
     assert len({reach(ratio) for ratio in (0.1, 0.3, 0.5, 0.9)}) == 1
+
+
+def test_a_step_of_skipping_alone_is_a_block() -> None:
+    block = costs.macs(SPEC) - costs.macs(replace(SPEC, blocks=SPEC.blocks[1:]))
+    assert reach(0.5, prune=False, share=None)[2] == block
 
 
 def test_a_plan_says_which_multiple_and_what_would_be_faster() -> None:
