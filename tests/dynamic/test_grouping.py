@@ -164,5 +164,5 @@ def test_groups_within_a_process_decide_as_in_one(grouping: str) -> None:
 def test_images_that_decide_alone_are_counted_as_part_of_those_of_all(alone, per_process, rate) -> None:
     """Images 1 and 2 of four run; a process that has three of them where the mean one has four counts them as 2 / 4."""
     gates = GroupGates([4 - len(alone)], None, CPU, alone, per_process)
-    gates.decide(0, 0, torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), 1.0)
+    gates.decide(0, 0, torch.tensor([-1.0, 1.0, 1.0, -1.0]), 1.0)
     assert gates.mean_run_per_sample(1, 1.0).tolist() == [[pytest.approx(rate), 1.0]]
