@@ -74,7 +74,7 @@ def continued(vitc: Vitc, arguments: tuple[str, ...], run: Path, whole: Path, co
 
 
 def without_inodes(folder: Path, cases: int) -> Counter[str]:
-    """So many limits, spread over the files of a run: it starts with the first ones and not with the last."""
+    """So many limits, spread over the number of files that a run makes."""
     whole, disk, logs, counts = folder / "whole" / RUN, Disk(folder / "disk"), folder / "logs", Counter[str]()
     logs.mkdir(exist_ok=True)
     arguments = (*TRAIN, f"output_dir={disk.place / 'runs'}")
@@ -127,8 +127,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "faults", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    parser.add_argument("--limits", type=int, default=16, help="of inodes (default: %(default)s)")
-    parser.add_argument("--kills", type=int, default=6, help="a signal (default: %(default)s)")
+    parser.add_argument("--limits", type=int, default=10, help="of inodes (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=3, help="a signal (default: %(default)s)")
     args = parser.parse_args()
     folder, draw = args.runs.absolute(), random.Random(args.seed)
     (folder / "whole").mkdir(parents=True, exist_ok=True)
