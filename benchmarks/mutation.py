@@ -79,7 +79,7 @@ def mutants(names: Sequence[str] | None = None) -> Iterator[Mutant]:
 
 
 class Notes:
-    """What came of the mutants of a list, by their keys, and which of the tests that noticed pass without a fault."""
+    """What came of the mutants of a list, by their keys, and which of the tests that noticed pass `without fault`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -121,19 +121,24 @@ def work(name: str, folder: Path, limit: float) -> None:
     noticing = {
         found["noticed"] for mutant in mutants([name]) if "noticed" in (found := notes.found.get(mutant.key, {}))
     }
-    if untried := sorted(noticing - {*notes.found.get("pass", ())}):
+    passing: dict[str, bool] = notes.found.get("without fault", {})
+    if untried := sorted(noticing - passing.keys()):
         failed = sandbox.failing(*untried, limit=limit * len(untried))
-        notes.note("pass", sorted(noticing - {*(untried if failed is None else failed)}))
+        if failed is not None:
+            notes.note("without fault", passing | {test: test not in failed for test in untried})
 
 
 def outcome(mutant: Mutant, found: dict[str, Any]) -> tuple[str, str]:
     """One of `KINDS`, and the test that fails with the fault alone, or why there is none."""
-    test = found.get(mutant.key, {}).get("noticed", "")
-    if test in found.get("pass", ()):
-        return "noticed", short(test)
     if mutant.because:
         return "explained", f"none: {mutant.because}"
-    return ("survived", "none") if mutant.key in found else ("not tried", "?")
+    tried = found.get(mutant.key, {})
+    if "noticed" not in tried:
+        return ("survived", "none") if tried else ("not tried", "?")
+    passes = found.get("without fault", {}).get(tried["noticed"])
+    if passes is None:
+        return "not tried", "?"
+    return ("noticed", short(tried["noticed"])) if passes else ("survived", "none")
 
 
 def report(folder: Path) -> str:
