@@ -55,8 +55,8 @@ RECIPE, BUDGET = OptimizerConfig(lr=1e-4), BudgetConfig(macs="50%")
 class Figures:
     """Of a method on a model."""
 
-    params: int
-    teacher_params: int
+    params: float
+    teacher_params: float
     flops: float  # of matrix products, of an image in a step
     last_backward_flops: float  # of the backward pass that the all-reduce can hide behind
     overhead: float  # time of a step over that of its matrix products, dense being 1
@@ -80,12 +80,12 @@ def figures(name: str, method: str, overhead: float, rate: float) -> Figures:
     with torch.device("meta"):
         spec = create_backbone(name).spec
     flops, last = flops_of(spec, method)
-    params = costs.params(spec)
+    params = of_depth(partial(trained_weights, name, method), spec.depth)
     plain, recomputed = (
         of_depth(partial(kept_bytes, name, method, grad_checkpointing=on), spec.depth) for on in (False, True)
     )
     operators = of_depth(partial(operators_with, name, method), spec.depth)
-    teacher = 0 if method == "dense" else params
+    teacher = 0 if method == "dense" else costs.params(spec)
     return Figures(params, teacher, flops, last, overhead, operators, plain, recomputed, rate)
 
 
@@ -107,6 +107,12 @@ def of_depth(figure: Callable[[int], float], depth: int) -> float:
     """A figure of so many blocks from those of two and of three."""
     two, three = figure(2), figure(3)
     return two + (depth - 2) * (three - two)
+
+
+def trained_weights(name: str, method: str, depth: int) -> float:
+    """Numbers that the optimizer moves; of USDC its gates' too."""
+    module = build(method, create_backbone(name, depth=depth))
+    return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 
 def operators_with(name: str, method: str, depth: int) -> float:
@@ -164,8 +170,8 @@ def build(method: str, network: Any) -> CompressionModule:
         return USDC(network, RECIPE, teacher, keys, BUDGET, targets_of(BUDGET, spec, keys.static, keys.dynamic)).train()
     module = Scala(network, RECIPE, None, ScalaArguments(granularity=GRANULARITY))
     module.widths = (Fraction(1), Fraction(3, 4), Fraction(1, 2), Fraction(1, 4))
-    for width in module.widths[1:]:  # networks cannot be built of fake tensors: they are made before
-        network._skeleton(module.kept(width).spec, torch.device("cpu"))
+    for width in module.widths[1:]:  # what is made once for a width cannot be made of fake tensors
+        network(torch.zeros(1, spec.in_chans, *spec.img_size), kept=module.kept(width))
     return module.train()
 
 
