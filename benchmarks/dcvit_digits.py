@@ -15,12 +15,12 @@ from lightning_vitc import costs
 from lightning_vitc.config import load_experiment
 from lightning_vitc.few_shot.latency import latencies
 from lightning_vitc.methods.dcvit import Stages
-from lightning_vitc.training.evaluation import evaluate
-from lightning_vitc.training.finished import networks_of_run
-from lightning_vitc.training.pipeline import Pipeline
-from lightning_vitc.training.run_directory import RunDirectory
-from lightning_vitc.training.train import hush
-from lightning_vitc.training.trainers import test_trainer
+from lightning_vitc.pipeline.evaluation import evaluate
+from lightning_vitc.pipeline.finished import networks_of_run
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.pipeline.train import hush
+from lightning_vitc.pipeline.trainers import test_trainer
+from lightning_vitc.runs.directory import RunDirectory
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "dcvit.md"
 IMAGES, BLOCKS, STEPS = (50, 200), (1, 2, 3), 120

@@ -15,17 +15,18 @@ import torch
 from study import REPOSITORY, markdown, write_section
 
 from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec, BlockSpec
-from lightning_vitc.backbone import template
-from lightning_vitc.budget.typical import typical_of
+from lightning_vitc.budget.sketch import sketch_of
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.dynamic.costs import DynamicCosts
-from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.measuring.benchmark import benchmark
 from lightning_vitc.measuring.candidates import candidate_of
 from lightning_vitc.measuring.subjects import Candidate, Settings
+from lightning_vitc.networks.backbone import template
+from lightning_vitc.networks.families.plain.shape import vit_block
+from lightning_vitc.networks.gates.networks import GateNetwork
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.pipeline.results import environment
 from lightning_vitc.schema import BudgetConfig, ModelConfig
-from lightning_vitc.training.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "deploy.md"
 SHARE = 0.5
@@ -71,7 +72,7 @@ def networks_of(dense: ArchSpec) -> dict[str, ArchSpec]:
         "UVC, heads and channels": pruned(dense, 1),
         "UVC, `round_to` 8": pruned(dense, 8),
         "UVC, `round_to` 16": pruned(dense, 16),
-        "UVC, every second block skipped": replace(dense, blocks=dense.blocks[: dense.depth // 2]),
+        "UVC, every second block skipped": dense.with_stage(*(dense.blocks[: dense.depth // 2])),
         "Scala, width 0.6875": dense.at_width(Fraction("0.6875")),
         "DC-ViT, attention removed": without_attention(dense, dense.depth * 2 // 3),
     }
@@ -84,7 +85,7 @@ def usdc(dense: ArchSpec) -> tuple[ArchSpec, list[bool]]:
     which is the best case: where they differ, they are gathered.
     """
     resident = pruned(dense, 1, SHARE**0.5)
-    spec = replace(resident, blocks=tuple(replace(block, gates=(GATE, GATE)) for block in resident.blocks))
+    spec = resident.with_stage(*(replace(block, gates=(GATE, GATE)) for block in resident.blocks))
     found, run = DynamicCosts.of(spec), torch.ones(spec.depth, 2)
     order = [number for start in range(3) for number in range(start, 2 * spec.depth, 3)]  # spread over the depth
     for number in order:
@@ -109,14 +110,14 @@ def gated(spec: ArchSpec, running: list[bool], reference: Candidate) -> Candidat
 def pruned(dense: ArchSpec, round_to: int, share: float = SHARE) -> ArchSpec:
     """The projection onto the budget at random importances, of heads that differ and blocks that differ."""
     units = UnitCosts.of(dense)
-    return typical_of(dense, units, int(share * units.dense), BudgetConfig(round_to=round_to)).spec
+    return sketch_of(dense, units, int(share * units.dense), BudgetConfig(round_to=round_to)).spec
 
 
 def without_attention(dense: ArchSpec, blocks: int) -> ArchSpec:
     """The first blocks without attention and with as many hidden units as the budget leaves, a multiple of 16."""
     limit = SHARE * costs.macs(dense)
     for hidden in range(dense.blocks[0].hidden or 0, 0, -16):
-        spec = replace(dense, blocks=(BlockSpec(None, hidden),) * blocks + dense.blocks[blocks:])
+        spec = dense.with_stage(*((vit_block(None, hidden),) * blocks + dense.blocks[blocks:]))
         if costs.macs(spec) <= limit:
             return spec
     raise ValueError(f"{blocks} blocks without attention cannot reach the budget")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["lightning_vitc.training.train", "lightning_vitc.training.finished", "sklearn.datasets"])
+_FORKS.set_forkserver_preload(["lightning_vitc.pipeline.train", "lightning_vitc.pipeline.finished", "sklearn.datasets"])
 AS_RANK = """
 import os
 from lightning.pytorch.utilities import rank_zero_only

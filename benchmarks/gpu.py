@@ -25,7 +25,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 AHEAD = ("tensorboard.backend.event_processing.event_accumulator", "torch.utils.tensorboard", "sklearn.datasets",
-         "matplotlib.backends.backend_agg", "lightning_vitc.training.train", "torch._dynamo")  # fmt: skip
+         "matplotlib.backends.backend_agg", "lightning_vitc.pipeline.train", "torch._dynamo")  # fmt: skip
 NO_GPU = "no GPU that torch can use here: nothing was run (--tiny runs everything small, on a CPU too)"
 
 

@@ -17,20 +17,20 @@ import torch
 from study import REPOSITORY, markdown, write_section
 
 from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import template
+from lightning_vitc.budget.sketch import sketch_of
 from lightning_vitc.budget.target import NANOSECONDS, Target, target_of
-from lightning_vitc.budget.typical import typical_of
 from lightning_vitc.few_shot.block_plan import plan_blocks
+from lightning_vitc.latency import timing
 from lightning_vitc.latency.fitting import Fit, fit
 from lightning_vitc.latency.meter import Meter
 from lightning_vitc.latency.place import Place
 from lightning_vitc.latency.widths import largest_within
-from lightning_vitc.measuring import timing
 from lightning_vitc.methods.scala import Arguments as ScalaArguments
 from lightning_vitc.methods.scala import widths_of
+from lightning_vitc.networks.backbone import template
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.pipeline.results import environment
 from lightning_vitc.schema import BudgetConfig, ModelConfig
-from lightning_vitc.training.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "deploy.md"
 
@@ -72,7 +72,7 @@ def methods(meter: Meter, target: Target) -> dict[str, Callable[[int], ArchSpec]
 
     def pruned(blocks: int | None, round_to: int = 1) -> Callable[[int], ArchSpec]:
         budget = BudgetConfig(round_to=round_to)
-        return lambda limit: typical_of(dense, units, limit, budget, blocks).spec
+        return lambda limit: sketch_of(dense, units, limit, budget, blocks).spec
 
     def planned(limit: int) -> ArchSpec:
         counted = Target(target.quantity, min(limit, target.dense), target.dense, table=target.table)

@@ -143,7 +143,7 @@ def outcome(mutant: Mutant, found: dict[str, Any]) -> tuple[str, str]:
 
 def report(folder: Path) -> str:
     """Counts by list, and every fault with what came of it."""
-    from lightning_vitc.training.results import git_commit  # not before: the tests import that of their own checkout
+    from lightning_vitc.pipeline.results import git_commit  # not before: the tests import that of their own checkout
 
     found = {path.stem: Notes(path).found for path in folder.glob("*.json")}
     of = {mutant: outcome(mutant, found.get(mutant.place, {})) for mutant in mutants()}

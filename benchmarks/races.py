@@ -14,8 +14,8 @@ from forked import Done, Vitc
 from kill_resume import DOCUMENT, SCALA
 from study import REPOSITORY, markdown, write_section
 
-from lightning_vitc.export import artifact
-from lightning_vitc.records import opened
+from lightning_vitc.artifacts import artifact
+from lightning_vitc.files.records import opened
 
 RUN = "runs/scala_digits/default"
 SHORT = (*SCALA, "optimizer.warmup_epochs=0", "trainer.max_epochs=1", "teacher.epochs=1")

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from study import REPOSITORY, markdown, write_section
 from torch import Tensor
 
-from lightning_vitc.architecture import ArchSpec, AttentionSpec
-from lightning_vitc.backbone import template
-from lightning_vitc.measuring.timing import interleaved, percentiles
+from lightning_vitc.latency.timing import interleaved, percentiles
+from lightning_vitc.networks.backbone import template
+from lightning_vitc.networks.blocks import attention
+from lightning_vitc.networks.families.plain.network import Attention
+from lightning_vitc.networks.families.plain.shape import positions
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import ModelConfig
-from lightning_vitc.vit import Attention
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "deploy.md"
 WIDTHS = {"all below the queries' 64": (40, 24, 40, 8, 16), "some of 64": (64, 24, 40, 8, 56)}
@@ -35,8 +37,8 @@ def main() -> None:
 def measure(spec: ArchSpec, name: str, dims: tuple[int, ...], size: int, args: argparse.Namespace) -> list[list[str]]:
     """Rows of the table: every way interleaved, after they have been found equal."""
     torch.manual_seed(0)
-    layer, dense = Attention(spec, AttentionSpec(64, dims)).eval(), Attention(spec, AttentionSpec(64, (64,) * 6)).eval()
-    images = torch.randn(size, spec.num_tokens, spec.embed_dim)
+    layer, dense = Attention(spec, attention(64, dims)).eval(), Attention(spec, attention(64, (64,) * 6)).eval()
+    images = torch.randn(size, positions(spec)[0], spec.embed_dim)
     ways = {name: (lambda way=way: run(layer, way, images)) for name, way in WAYS.items()}
     with torch.inference_mode():
         for way in ways.values():

@@ -15,12 +15,12 @@ from deploy import pruned
 from study import REPOSITORY, markdown, write_section
 
 from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import template
-from lightning_vitc.measuring.timing import interleaved, percentiles, ratio
+from lightning_vitc.latency.timing import interleaved, percentiles, ratio
+from lightning_vitc.networks.backbone import template
+from lightning_vitc.networks.families.plain.network import build, initialize
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.pipeline.results import environment
 from lightning_vitc.schema import ModelConfig
-from lightning_vitc.training.results import environment
-from lightning_vitc.vit import build, initialize
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "deploy.md"
 MODEL, SIZES = "deit_small_patch16_224", (1, 2, 4, 8, 16)

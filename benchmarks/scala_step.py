@@ -16,8 +16,8 @@ from lightning_vitc import costs, create_backbone
 from lightning_vitc.callbacks.width_sampling import draw_widths
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.methods.scala import Arguments, Scala
+from lightning_vitc.pipeline.results import environment
 from lightning_vitc.schema import OptimizerConfig
-from lightning_vitc.training.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "scala.md"
 

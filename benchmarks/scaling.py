@@ -1,7 +1,7 @@
 """What training on many GPUs would take, on paper: `docs/scaling.md` from the cost model and figures measured here.
 
-No GPU is used. Counted exactly: MACs and parameters (`lightning_vitc.costs`), widths drawn by Scala. Measured on
-this CPU: bytes that autograd keeps, operators of a step, images a loader worker decodes, and the step of USDC over a
+No GPU is used. Counted exactly: MACs and parameters (`networks.costs`), widths drawn by Scala. Measured on this
+CPU: bytes that autograd keeps, operators of a step, images a loader worker decodes, and the step of USDC over a
 dense one. Assumed, and changed by options: what the GPUs, the links and the hosts can do.
 """
 
@@ -16,7 +16,7 @@ from study import REPOSITORY, markdown, write_section
 from lightning_vitc import costs, create_backbone
 from lightning_vitc.config import load_experiment
 from lightning_vitc.few_shot.candidates import chosen_candidates
-from lightning_vitc.training.results import environment
+from lightning_vitc.pipeline.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "scaling.md"
 NODES = (1, 2, 4, 8, 16, 32, 64)
@@ -136,8 +136,8 @@ def weak(figures: dict[tuple[str, str], Figures], cluster: Cluster) -> str:
 
 
 def few_shot(cluster: Cluster) -> str:
-    """DC-ViT's trials by the recipe of `dcvit_vit_b`: at most what training the candidates as a whole would take."""
-    recipe = load_experiment("dcvit_vit_b", check_files=False)
+    """DC-ViT's trials by the recipe of `dcvit_b`: at most what training the candidates as a whole would take."""
+    recipe = load_experiment("dcvit_b", check_files=False)
     images, keys = min(recipe.data.num_samples or 0, recipe.data.batch_size), recipe.method
     rows = []
     for model, name in MODELS.items():

@@ -39,8 +39,8 @@ from lightning_vitc.methods.usdc import USDC
 from lightning_vitc.methods.usdc import Arguments as USDCArguments
 from lightning_vitc.methods.uvc import UVC
 from lightning_vitc.methods.uvc import Arguments as UVCArguments
+from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.schema import BudgetConfig, OptimizerConfig
-from lightning_vitc.slicing import slice_width
 from lightning_vitc.training.module import CompressionModule
 from lightning_vitc.training.teacher import Teacher
 

@@ -7,14 +7,11 @@ from typing import Any
 
 import torch
 
-from lightning_vitc.backbone import Backbone
+from lightning_vitc.budget.masks import uniform
 from lightning_vitc.budget.target import target_of
-from lightning_vitc.compact import compact_backbone
-from lightning_vitc.dynamic.attaching import with_gates
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.targets import targets_of
 from lightning_vitc.few_shot.adaptors import adapted
-from lightning_vitc.few_shot.dropped_attention import drop_attention
 from lightning_vitc.few_shot.feature_matching import original_tokens
 from lightning_vitc.methods.dcvit import DCViT
 from lightning_vitc.methods.dense import Arguments as DenseArguments
@@ -27,8 +24,12 @@ from lightning_vitc.methods.usdc import USDC
 from lightning_vitc.methods.usdc import Arguments as USDCArguments
 from lightning_vitc.methods.uvc import UVC
 from lightning_vitc.methods.uvc import Arguments as UVCArguments
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.compaction import compact_backbone
+from lightning_vitc.networks.dropped_attention import drop_attention
+from lightning_vitc.networks.gates.attaching import with_gates
+from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.schema import BudgetConfig, OptimizerConfig
-from lightning_vitc.slicing import slice_width
 from lightning_vitc.training.module import CompressionModule
 from lightning_vitc.training.teacher import Teacher
 
@@ -79,7 +80,7 @@ def usdc_finetuning(network: Backbone, **keys: Any) -> GatedFinetuning:
 def dcvit(network: Backbone) -> DCViT:
     """Two trials side by side."""
     spec = network.spec
-    images, hidden = torch.randn(2, spec.in_chans, *spec.img_size), (spec.blocks[1].hidden or 0) // 4
+    images, hidden = torch.randn(2, spec.in_chans, *spec.img_size), uniform(spec)[1] // 4
     trials = {
         f"block_{block:02d}": drop_attention(network, block, hidden, seed=0, images=images) for block in (1, 2)
     }  # fmt: skip

@@ -12,9 +12,9 @@ from study import REPOSITORY, Run, execute, markdown, mean_and_spread, study_arg
 
 from lightning_vitc import ArchSpec, costs
 from lightning_vitc.dynamic.costs import DynamicCosts
-from lightning_vitc.dynamic.gate_shapes import GATES
-from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
-from lightning_vitc.training.finished import networks_of_run
+from lightning_vitc.networks.gates.shapes import GATES
+from lightning_vitc.networks.gates.skipping import noting_decisions, set_gating
+from lightning_vitc.pipeline.finished import networks_of_run
 
 BUDGETS = (73, 50)
 BATCHES = (1, 8, 32, 256)

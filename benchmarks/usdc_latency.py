@@ -13,13 +13,13 @@ from study import REPOSITORY, markdown, write_section
 from torch import Tensor, nn
 
 from lightning_vitc import ArchSpec, create_backbone
-from lightning_vitc.backbone import Backbone, from_spec
-from lightning_vitc.dynamic.attaching import gates_of
 from lightning_vitc.dynamic.costs import DynamicCosts
-from lightning_vitc.dynamic.gate_networks import GateNetwork
-from lightning_vitc.dynamic.gate_shapes import GATES
-from lightning_vitc.dynamic.skipping import set_gating
-from lightning_vitc.training.results import environment
+from lightning_vitc.networks.backbone import Backbone, from_spec
+from lightning_vitc.networks.gates.attaching import gates_of
+from lightning_vitc.networks.gates.networks import GateNetwork
+from lightning_vitc.networks.gates.shapes import GATES
+from lightning_vitc.networks.gates.skipping import set_gating
+from lightning_vitc.pipeline.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "usdc.md"
 SURE = 1e3  # beyond what weights at random make of any image
@@ -94,7 +94,7 @@ def subjects(args: argparse.Namespace, batch: int) -> list[Subject]:
 def with_forced_gates(dense: Backbone, name: str) -> nn.Module:
     """The network with a gate before every branch."""
     blocks = tuple(replace(block, gates=(name, name)) for block in dense.spec.blocks)
-    gated = from_spec(replace(dense.spec, blocks=blocks)).eval().to(dense.pos_embed.device)
+    gated = from_spec(dense.spec.with_stage(*blocks)).eval().to(dense.pos_embed.device)
     gated.load_state_dict(dense.state_dict(), strict=False)
     for gate in gates_of(gated):
         gate.__class__ = ForcedGate

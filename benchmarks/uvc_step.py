@@ -14,8 +14,8 @@ from lightning_vitc.budget.target import target_of
 from lightning_vitc.methods.dense import Arguments as DenseArguments
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.methods.uvc import UVC, Arguments
+from lightning_vitc.pipeline.results import environment
 from lightning_vitc.schema import BudgetConfig, OptimizerConfig
-from lightning_vitc.training.results import environment
 from lightning_vitc.training.teacher import Teacher
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "uvc.md"

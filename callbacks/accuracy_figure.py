@@ -3,8 +3,8 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_vitc import costs
-from lightning_vitc.reporting.figures import accuracy_over_macs
+from lightning_vitc.figures.accuracy import accuracy_over_macs
+from lightning_vitc.networks import costs
 
 
 class AccuracyFigure(Callback):

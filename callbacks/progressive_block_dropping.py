@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
-from lightning_vitc.backbone import Backbone
-from lightning_vitc.few_shot.dropped_attention import compressed_blocks, train_around
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.dropped_attention import compressed_blocks, train_around
 from lightning_vitc.schema import bounded
 
 

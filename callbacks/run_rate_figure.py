@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_vitc.dynamic.pictures import run_rates_figure
+from lightning_vitc.figures.gates import run_rates_figure
 from lightning_vitc.schema import bounded
 
 

@@ -3,24 +3,22 @@
 Names are imported when they are first used, so that `import lightning_vitc` and the command line stay fast.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_vitc import costs
-    from lightning_vitc.architecture import ArchSpec
-    from lightning_vitc.backbone import create_backbone
-    from lightning_vitc.compact import compact
-    from lightning_vitc.dynamic.skipping import set_gating
-    from lightning_vitc.export.artifact import load
+    from lightning_vitc.artifacts.artifact import load
     from lightning_vitc.methods.dcvit import DCViT
     from lightning_vitc.methods.dense import Dense
     from lightning_vitc.methods.practise import Practise
     from lightning_vitc.methods.scala import Scala
     from lightning_vitc.methods.usdc import USDC
     from lightning_vitc.methods.uvc import UVC
+    from lightning_vitc.networks import costs
+    from lightning_vitc.networks.backbone import create_backbone
+    from lightning_vitc.networks.compaction import compact
+    from lightning_vitc.networks.gates.skipping import set_gating
+    from lightning_vitc.networks.spec import ArchSpec
     from lightning_vitc.training.module import CompressionModule
 
 __version__ = "0.1.0"
@@ -28,16 +26,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "USDC": "methods.usdc",
     "UVC": "methods.uvc",
-    "ArchSpec": "architecture",
+    "ArchSpec": "networks.spec",
     "CompressionModule": "training.module",
     "DCViT": "methods.dcvit",
     "Dense": "methods.dense",
     "Practise": "methods.practise",
     "Scala": "methods.scala",
-    "compact": "compact",
-    "create_backbone": "backbone",
-    "load": "export.artifact",
-    "set_gating": "dynamic.skipping",
+    "compact": "networks.compaction",
+    "create_backbone": "networks.backbone",
+    "load": "artifacts.artifact",
+    "set_gating": "networks.gates.skipping",
 }
 
 __all__ = [
@@ -59,7 +57,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "costs":
-        return import_module(f"{__name__}.costs")
+        return import_module(f"{__name__}.networks.costs")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -69,15 +67,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps `lightning_vitc.compact` the function when the submodule of the same name is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "compact" and isinstance(value, ModuleType):
-            value = value.compact
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -16,10 +16,10 @@ from typing import NoReturn
 from lightning_vitc import __version__
 from lightning_vitc.commands import COMMANDS
 from lightning_vitc.errors import EXIT_FAILURE, EXIT_USER_ERROR, Interrupted, RunFailure, UserError
-from lightning_vitc.failures import explained, ignore_in_threads
-from lightning_vitc.messages import format_warning, one_line
-from lightning_vitc.signals import answered
-from lightning_vitc.suggest import did_you_mean
+from lightning_vitc.errors.failures import explained, ignore_in_threads
+from lightning_vitc.errors.messages import format_warning, one_line
+from lightning_vitc.errors.signals import answered
+from lightning_vitc.errors.suggest import did_you_mean
 
 EXIT_BROKEN_PIPE = 1
 EXIT_INTERRUPTED = 130

@@ -10,7 +10,7 @@ import forked  # of benchmarks/
 import pytest
 from forked import Vitc
 
-from lightning_vitc.records import opened
+from lightning_vitc.files.records import opened
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in subprocesses
 

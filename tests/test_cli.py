@@ -2,8 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
-from inspect import isfunction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,7 +126,7 @@ def test_other_faults_keep_their_traceback(monkeypatch, raised: BaseException) -
 def test_train_gets_the_typed_experiment(monkeypatch, tmp_path: Path) -> None:
     calls = []
     fake = SimpleNamespace(train=lambda experiment, fresh: calls.append((experiment, fresh)))
-    monkeypatch.setitem(sys.modules, "lightning_vitc.training.train", fake)
+    monkeypatch.setitem(sys.modules, "lightning_vitc.pipeline.train", fake)
     arguments = ["train", "scala_digits", "seed=3", "--fresh", f"output_dir={tmp_path}"]
     assert cli.main(arguments) == 0
     [(experiment, fresh)] = calls
@@ -138,7 +136,5 @@ def test_train_gets_the_typed_experiment(monkeypatch, tmp_path: Path) -> None:
 def test_package_has_every_name() -> None:
     assert all(getattr(lightning_vitc, name) is not None for name in lightning_vitc.__all__)
     assert set(lightning_vitc.__all__) <= set(dir(lightning_vitc))
-    import_module("lightning_vitc.compact")
-    assert isfunction(lightning_vitc.compact)  # and not the module of the same name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         lightning_vitc.nothing  # noqa: B018

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from lightning_vitc.config import load_experiment
-from lightning_vitc.training.pipeline import Pipeline
-from lightning_vitc.training.run_directory import RunDirectory
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.runs.directory import RunDirectory
 from on_gpu.archives import caltech_root
 from on_gpu.children import turn
 from on_gpu.place import SMALL, Place, synchronize

@@ -82,6 +82,6 @@ def found(place: Place) -> dict[str, Any]:
 
 def commit() -> str | None:
     """Of this checkout."""
-    from lightning_vitc.training.results import git_commit
+    from lightning_vitc.pipeline.results import git_commit
 
     return git_commit()

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_vitc import compact, create_backbone, set_gating
-from lightning_vitc.backbone import Backbone, from_spec
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.prunable import kept_of, masked_weights
-from lightning_vitc.dynamic.attaching import gates_of
-from lightning_vitc.dynamic.gate_shapes import GATES
-from lightning_vitc.dynamic.skipping import noting_decisions
-from lightning_vitc.slicing import slice_width
+from lightning_vitc.networks.backbone import Backbone, from_spec
+from lightning_vitc.networks.gates.attaching import gates_of
+from lightning_vitc.networks.gates.shapes import GATES
+from lightning_vitc.networks.gates.skipping import noting_decisions
+from lightning_vitc.networks.slicing import slice_width
 from on_gpu.children import Failed
 from on_gpu.place import NAMES, Place
 
@@ -121,7 +121,7 @@ def with_gates(place: Place) -> Backbone:
     dense, names = network(place), list(GATES)
     pairs = [(names[number % 7], names[(number + 4) % 7]) for number in range(dense.spec.depth)]
     blocks = tuple(replace(block, gates=pair) for block, pair in zip(dense.spec.blocks, pairs, strict=True))
-    gated = from_spec(replace(dense.spec, blocks=blocks)).eval()
+    gated = from_spec(dense.spec.with_stage(*blocks)).eval()
     for gate in gates_of(gated):
         nn.init.normal_(gate.last.weight, std=5.0)
         nn.init.zeros_(gate.last.bias)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vitc import ArchSpec, set_gating
-from lightning_vitc.backbone import create_backbone
+from lightning_vitc.latency.timing import interleaved, percentiles, ratio
 from lightning_vitc.measuring.benchmark import benchmark
 from lightning_vitc.measuring.candidates import candidate_of
 from lightning_vitc.measuring.subjects import Candidate, Settings
-from lightning_vitc.measuring.timing import interleaved, percentiles, ratio
+from lightning_vitc.networks.backbone import create_backbone
 from on_gpu.children import turn
 from on_gpu.place import NAMES, Place
 

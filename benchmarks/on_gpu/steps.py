@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from lightning_vitc import registry
-from lightning_vitc.config import load_experiment
+from lightning_vitc.config import load_experiment, registry
 from lightning_vitc.data import VisionData
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.pipeline.train import hush
+from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.schema import TrainerConfig
-from lightning_vitc.training.pipeline import Pipeline
-from lightning_vitc.training.run_directory import RunDirectory
-from lightning_vitc.training.train import hush
 from on_gpu.clock import Clock, MeasuredEnough
 from on_gpu.place import NAMES, Place
 

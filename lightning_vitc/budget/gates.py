@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_vitc.transfer import sent
+from lightning_vitc.networks.transfer import sent
 
 Unit = Literal["block", "sublayer"]
 Cost = Callable[[Tensor], int]  # of the branches [L, 2] that run

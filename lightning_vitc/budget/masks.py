@@ -3,17 +3,18 @@
 Masks are boolean, `True` is kept. L blocks, H heads, d dimensions a head, F channels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_vitc.architecture import ArchSpec, AttentionSpec
 from lightning_vitc.errors import UserError
+from lightning_vitc.networks.blocks import ATTN as ATTN
+from lightning_vitc.networks.blocks import MLP as MLP
+from lightning_vitc.networks.blocks import Branch
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import MinKeepConfig
-
-ATTN, MLP = 0, 1  # columns of `branches`
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Masks:
             UserError: for a network whose blocks or heads differ.
         """
         attn, hidden = uniform(spec)
-        shape = (spec.depth, attn.num_heads, attn.head_dim)
+        shape = (spec.depth, attn.groups, attn.query)
         return cls(*(torch.ones(s, dtype=torch.bool) for s in (shape, (spec.depth, hidden), (spec.depth, 2))))
 
     @property
@@ -55,13 +56,13 @@ class Masks:
         return Masks(self.dims, self.channels, branches)
 
 
-def uniform(spec: ArchSpec) -> tuple[AttentionSpec, int]:
-    """Attention and hidden width of a network whose blocks are all alike, as timm's are."""
-    first = spec.blocks[0]
-    shapes = {(block.attn, block.hidden) for block in spec.blocks}
-    if first.attn is None or first.hidden is None or len(shapes) > 1:
+def uniform(spec: ArchSpec) -> tuple[Branch, int]:
+    """Attention, without its gate, and hidden width of a network whose blocks are all alike, as timm's are."""
+    shapes = {tuple(branch and replace(branch, gate=None) for branch in block) for block in spec.blocks}
+    attn, hidden = shapes.pop() if len(shapes) == 1 else (None, None)
+    if attn is None or hidden is None:
         raise UserError(f"model.name: {spec.name} is already pruned; start from a dense model")
-    return first.attn, first.hidden
+    return attn, hidden.width
 
 
 def as_indices(masks: Masks) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def check_minima(least: MinKeepConfig, spec: ArchSpec) -> None:
         UserError: naming the first.
     """
     attn, hidden = uniform(spec)
-    most = {"heads": attn.num_heads, "dims": attn.head_dim, "channels": hidden, "blocks": spec.depth}
+    most = {"heads": attn.groups, "dims": attn.query, "channels": hidden, "blocks": spec.depth}
     for key, limit in most.items():
         if (asked := getattr(least, key)) is not None and asked > limit:
             raise UserError(f"budget.min_keep.{key}: {asked} is more than the {limit} that {spec.name} has")

@@ -3,16 +3,17 @@
 L blocks, H heads, d dimensions a head, F channels.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.masks import Masks, uniform
-from lightning_vitc.kept import AttentionKept, BlockKept, Kept
-from lightning_vitc.stacked import stacked
+from lightning_vitc.networks.axes import Inner
+from lightning_vitc.networks.blocks import ATTN, MLP, Block, Branch, attention, mlp
+from lightning_vitc.networks.kept import Index, Kept
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.stacked import stacked
 
 
 @torch.no_grad()
@@ -31,40 +32,40 @@ def proj_and_fc2(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 
 def pruned_spec(spec: ArchSpec, masks: Masks) -> ArchSpec:
     """The architecture that is left; a block without branches is gone."""
-    attn, _ = uniform(spec)
     blocks = []
     for block, dims, channels, (run_attn, run_mlp) in zip(
         spec.blocks, masks.dims.sum(-1).tolist(), masks.channels.sum(-1).tolist(), masks.branches.tolist(), strict=True
     ):
-        kept = AttentionSpec(attn.head_dim, tuple(count for count in dims if count)) if run_attn else None
-        kept = kept if kept and kept.value_dims else None
-        gates = block.gates[0] if kept else None, block.gates[1] if run_mlp else None
-        if run_attn or run_mlp:
-            blocks.append(BlockSpec(kept, channels if run_mlp else None, gates))
-    return replace(spec, blocks=tuple(blocks))
+        attn, hidden = block.branches
+        assert attn is not None
+        assert hidden is not None
+        values = [count for count in dims if count]
+        left = attention(attn.query, values, attn.gate) if run_attn and values else None
+        blocks.append(Block((left, mlp(channels, hidden.gate) if run_mlp else None)) if run_attn or run_mlp else None)
+    return spec.with_blocks(blocks)
 
 
 def kept_of(spec: ArchSpec, masks: Masks) -> Kept:
     """Where the weights that are left are in the dense network."""
     attn, _ = uniform(spec)
-    whole = slice(0, spec.embed_dim)
-    blocks = []
-    for number in range(spec.depth):
-        run_attn, run_mlp = masks.branches[number].tolist()
-        if not (run_attn or run_mlp):
-            continue
-        hidden = masks.channels[number].nonzero().flatten() if run_mlp else None
-        kept = _attention_kept(attn, masks.dims[number]) if run_attn and masks.dims[number].any() else None
-        blocks.append(BlockKept(number, kept, hidden))
-    return Kept(pruned_spec(spec, masks), whole, tuple(blocks))
+    indices: dict[str | Inner, Index] = {}
+    for number, (run_attn, run_mlp) in enumerate(masks.branches.tolist()):
+        if run_attn and masks.dims[number].any():
+            found = _attention_kept(attn, masks.dims[number])
+            indices |= {Inner(number, ATTN, what): index for what, index in found.items()}
+        if run_mlp:
+            indices[Inner(number, MLP, "pieces")] = masks.channels[number].nonzero().flatten()
+    sources = tuple(number for number, run in enumerate(masks.branches.any(-1).tolist()) if run)
+    return Kept.of(spec, pruned_spec(spec, masks), indices, sources)
 
 
-def _attention_kept(attn: AttentionSpec, dims: Tensor) -> AttentionKept:
+def _attention_kept(attn: Branch, dims: Tensor) -> dict[str, Index]:
     """Rows of q and k of the heads that are left, rows of v and columns of proj of their dimensions."""
-    heads = dims.any(-1)[:, None].expand_as(dims).flatten().nonzero().flatten()
+    alive = dims.any(-1)
+    heads = alive[:, None].expand_as(dims).flatten().nonzero().flatten()
     values = dims.flatten().nonzero().flatten()
-    rows = torch.cat([heads, attn.qk_dim + heads, 2 * attn.qk_dim + values])
-    return AttentionKept(rows, values, slice(0, attn.head_dim))
+    rows = torch.cat([heads, attn.query_width + heads, 2 * attn.query_width + values])
+    return {"qkv": rows, "values": values, "heads": alive.nonzero().flatten()}
 
 
 def masked_weights(weights: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.budget.masks import ATTN, MLP, Masks, uniform
 from lightning_vitc.budget.prunable import energies, proj_and_fc2
 from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.stacked import stacked
 from lightning_vitc.schema import MinKeepConfig
-from lightning_vitc.stacked import stacked
 
 CUT = 1e-6  # what is cut counts this much of its energy: enough to be ordered, and less than all that is kept
 
@@ -59,7 +59,7 @@ class BudgetedSearch(nn.Module):
     def __init__(self, spec: ArchSpec, costs: UnitCosts, least: MinKeepConfig, rates: SearchRates):
         super().__init__()
         attn, hidden = uniform(spec)
-        self.heads, self.dims, self.channels = attn.num_heads, attn.head_dim, hidden
+        self.heads, self.dims, self.channels = attn.groups, attn.query, hidden
         self.costs, self.least, self.rates = costs, least, rates
         for name, shape in {
             "heads": (spec.depth,),

@@ -3,20 +3,32 @@
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.errors import UserError
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig
-
-if TYPE_CHECKING:
-    from lightning_vitc.latency.table import LatencyTable
 
 LATENCY = "latency_ms"  # counted in nanoseconds, so that all amounts are whole numbers
 NANOSECONDS = 1_000_000  # of a millisecond
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+class Table(Protocol):
+    """Of measured latencies: `latency.table.LatencyTable`."""
+
+    @property
+    def dense(self) -> int:
+        """Nanoseconds of the dense network."""
+
+    @property
+    def unit_costs(self) -> UnitCosts:
+        """The nearest linear costs."""
+
+    def measure(self, spec: ArchSpec) -> int:
+        """Nanoseconds of a network."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ class Target:
     dense: int
     convention: str = "full"
     method: str = costs.DEFAULT_PAPER
-    table: "LatencyTable | None" = None
+    table: Table | None = None
 
     @property
     def ratio(self) -> float:
@@ -65,7 +77,7 @@ class Target:
         return shown(self.quantity, amount)
 
 
-def target_of(budget: BudgetConfig, spec: ArchSpec, method: str, table: "LatencyTable | None" = None) -> Target:
+def target_of(budget: BudgetConfig, spec: ArchSpec, method: str, table: Table | None = None) -> Target:
     """What the `budget` section asks of a dense network.
 
     Args:

@@ -1,14 +1,15 @@
 """What each piece that can be pruned costs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.masks import Masks, uniform
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.blocks import Block, Branch, attention, mlp
+from lightning_vitc.networks.spec import ArchSpec
 
 
 @dataclass(frozen=True)
@@ -36,21 +37,22 @@ class UnitCosts:
     def of(cls, spec: ArchSpec, quantity: str = "macs", convention: str = "full", method: str = "uvc") -> "UnitCosts":
         """Read the unit costs off the cost model, by the difference that removing one piece makes."""
 
-        def measure(*blocks: BlockSpec) -> int:
-            changed = replace(spec, blocks=blocks)
+        def measure(*branches: Branch | None) -> int:
+            changed = spec.with_stage(*([Block(branches)] if branches else []))
             return costs.params(changed) if quantity == "params" else costs.macs(changed, convention, method)
 
+        def heads(*values: int) -> int:
+            return measure(attention(attn.query, values), None)
+
         attn, hidden = uniform(spec)
-        two = AttentionSpec(attn.head_dim, (2, 2))
-        bare, whole = measure(), measure(BlockSpec(attn, hidden))
-        less_dim = measure(BlockSpec(AttentionSpec(attn.head_dim, (2, 1)), None))
-        less_head = measure(BlockSpec(AttentionSpec(attn.head_dim, (2,)), None))
-        dim = measure(BlockSpec(two, None)) - less_dim
-        head = measure(BlockSpec(two, None)) - less_head - 2 * dim
-        channel = measure(BlockSpec(None, 2)) - measure(BlockSpec(None, 1))
-        attn_alone = measure(BlockSpec(attn, None)) - bare - attn.num_heads * head - attn.value_dim * dim
-        mlp_alone = whole - measure(BlockSpec(attn, None)) - hidden * channel
-        return cls(bare, attn_alone, mlp_alone, head, dim, channel, measure(*spec.blocks))
+        bare, whole, no_mlp = measure(), measure(attn, mlp(hidden)), measure(attn, None)
+        dim = heads(2, 2) - heads(2, 1)
+        head = heads(2, 2) - heads(2) - 2 * dim
+        channel = measure(None, mlp(2)) - measure(None, mlp(1))
+        attn_alone = no_mlp - bare - attn.groups * head - attn.width * dim
+        mlp_alone = whole - no_mlp - hidden * channel
+        dense = costs.params(spec) if quantity == "params" else costs.macs(spec, convention, method)
+        return cls(bare, attn_alone, mlp_alone, head, dim, channel, dense)
 
     def branches(self, heads: Tensor, dims: Tensor, channels: Tensor) -> Tensor:
         """[L, 2] cost of attention and MLP with so many heads [L], value dimensions [L] and channels [L]."""

@@ -4,9 +4,9 @@ import argparse
 import json
 from typing import Any
 
+from lightning_vitc.artifacts.formats import RUNNABLE, parse_formats
 from lightning_vitc.errors import UserError
-from lightning_vitc.export.formats import RUNNABLE, parse_formats
-from lightning_vitc.paths import path_argument
+from lightning_vitc.files.paths import path_argument
 
 DTYPES = ("fp32", "bf16")
 

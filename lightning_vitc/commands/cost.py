@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec, as_ratio
 from lightning_vitc.errors import UserError
-from lightning_vitc.paths import path_argument
+from lightning_vitc.files.paths import path_argument
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.spec import ArchSpec, as_ratio
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--convention", choices=("full", "paper"), default="full", help="what is counted")
     parser.add_argument(
         "--method",
-        choices=tuple(costs.PAPERS),
+        choices=costs.PAPERS,
         help=f"whose paper, with --convention paper (default: that of an export, else {costs.DEFAULT_PAPER})",
     )
     parser.add_argument("--width", help="a width ratio, e.g. 0.5")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         spec = spec.with_img_size((args.img_size, args.img_size))
     if ratio is not None:
         spec = spec.at_width(ratio)
-    method = args.method or (method if method in costs.PAPERS else costs.DEFAULT_PAPER)
+    method = args.method or (method if method in costs.PAPERS and method else costs.DEFAULT_PAPER)
     parts = costs.parts(spec, args.convention, method)
     total, params = sum(parts.values()), costs.params(spec)
     width, executed = None if ratio is None else float(ratio), costs.executed_beside(spec)
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace) -> tuple[ArchSpec, str | None]:
     """The network, and the method that made it where that is known."""
     if Path(args.model).is_dir():
-        from lightning_vitc.export.artifact import read_arch
+        from lightning_vitc.artifacts.artifact import read_arch
 
         if args.arguments:
             raise UserError(f"{args.arguments[0]}: {args.model} is an exported network, which takes no timm arguments")
@@ -63,8 +63,8 @@ def _read(args: argparse.Namespace) -> tuple[ArchSpec, str | None]:
         return ArchSpec.from_dict(document["architecture"]), document.get("method")
     import torch
 
-    from lightning_vitc.backbone import create_timm
     from lightning_vitc.config import parse_arguments
+    from lightning_vitc.networks.backbone import create_timm
 
     kwargs = parse_arguments(args.arguments)
     with torch.device("meta"):

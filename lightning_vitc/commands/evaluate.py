@@ -3,9 +3,9 @@
 import argparse
 import json
 
+from lightning_vitc.artifacts.formats import RUNNABLE, parse_formats
 from lightning_vitc.errors import UserError
-from lightning_vitc.export.formats import RUNNABLE, parse_formats
-from lightning_vitc.paths import path_argument
+from lightning_vitc.files.paths import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     from lightning_vitc.measuring.evaluating import evaluate_source
     from lightning_vitc.measuring.weights_file import evaluate_weights
-    from lightning_vitc.training.train import hush
+    from lightning_vitc.pipeline.train import hush
 
     hush()
     if args.weights is None:

@@ -2,8 +2,8 @@
 
 import argparse
 
-from lightning_vitc.export.formats import FILES, parse_formats
-from lightning_vitc.paths import path_argument
+from lightning_vitc.artifacts.formats import FILES, parse_formats
+from lightning_vitc.files.paths import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the directory."""
     formats = parse_formats(args.formats)
-    from lightning_vitc.export.exporting import export
-    from lightning_vitc.training.train import hush
+    from lightning_vitc.exporting.exporting import export
+    from lightning_vitc.pipeline.train import hush
 
     hush()
     names = export(

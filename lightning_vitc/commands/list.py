@@ -3,7 +3,8 @@
 import argparse
 import json
 
-from lightning_vitc import config, registry
+from lightning_vitc import config
+from lightning_vitc.config import registry
 from lightning_vitc.data.catalog import CATALOG
 
 Tables = dict[str, dict[str, str]]

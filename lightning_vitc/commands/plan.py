@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if args.latency:
         raise UserError("--latency: has no effect without --compare; a budget of latency is measured anyway")
     experiment = load_experiment(args.experiment, args.overrides, check_files=False)
-    from lightning_vitc.budget.planning import plan_experiment
+    from lightning_vitc.pipeline.planning import plan_experiment
 
     document = plan_experiment(experiment)
     if args.json:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from lightning_vitc.budget.comparing import compare
+    from lightning_vitc.measuring.comparison import compare
 
     document = compare(args.experiment, args.overrides, args.latency)
     if args.json:

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from lightning_vitc.errors import UserError
-from lightning_vitc.paths import path_argument
+from lightning_vitc.files.paths import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
         if (value := getattr(args, key)) < 1:
             raise UserError(f"--{key.replace('_', '-')}: {value} must be a whole number >= 1")
     from lightning_vitc.measuring.subjects import Settings
+    from lightning_vitc.pipeline.train import hush
     from lightning_vitc.reporting.report import PAGE, report
-    from lightning_vitc.training.train import hush
 
     hush()
     settings = Settings(batch_sizes=(args.batch_size,), device=args.device, repeats=args.repeats)

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write, print where, submit."""
+    from lightning_vitc.commands._batch_script import submit, write_script
     from lightning_vitc.config import load_experiment
-    from lightning_vitc.slurm import submit, write_script
 
     flags = {"nodes": args.nodes, "gpus_per_node": args.gpus_per_node, "time": args.time}
     given = [f"slurm.{key}={value}" for key, value in flags.items() if value is not None]

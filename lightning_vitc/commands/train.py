@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the experiment, and only then import what trains it."""
     experiment = load_experiment(args.experiment, args.overrides)
-    from lightning_vitc.training.train import train
+    from lightning_vitc.pipeline.train import train
 
     train(experiment, fresh=args.fresh)
     return 0

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field, fields, make_dataclass
 from typing import Any
 
-from lightning_vitc import registry
+from lightning_vitc.config import registry
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import MISSING, Experiment, TeacherConfig
 

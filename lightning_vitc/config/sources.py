@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lightning_vitc.errors import UserError
-from lightning_vitc.paths import expanded
+from lightning_vitc.files.paths import expanded
 from lightning_vitc.schema import Experiment
 
 from . import yaml_text

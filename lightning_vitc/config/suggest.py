@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_vitc.suggest import did_you_mean, nearest, unknown_name
+from lightning_vitc.errors.suggest import did_you_mean, nearest, unknown_name
 
 __all__ = ["Tree", "did_you_mean", "nearest", "unknown_key", "unknown_name"]
 

@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lightning_vitc.errors import UserError
-from lightning_vitc.paths import expanded
+from lightning_vitc.files.paths import expanded
 from lightning_vitc.schema import MISSING
 
 from .suggest import did_you_mean

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lightning_vitc.errors import UserError
-from lightning_vitc.records import opened_text, sealed_text
+from lightning_vitc.files.records import opened_text, sealed_text
 from lightning_vitc.schema import Experiment
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)$")

@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from lightning_vitc.errors import UserError
-from lightning_vitc.records import opened_text, sealed_text
-from lightning_vitc.suggest import did_you_mean
+from lightning_vitc.errors.suggest import did_you_mean
+from lightning_vitc.files.records import opened_text, sealed_text
 
 SHOWN = 5  # names in a message
 

@@ -27,9 +27,9 @@ from lightning_vitc.data.transforms import (
     training_transform,
 )
 from lightning_vitc.errors import UserError
-from lightning_vitc.records import sealed
+from lightning_vitc.files.atomic import write_atomically
+from lightning_vitc.files.records import sealed
 from lightning_vitc.schema import DataConfig
-from lightning_vitc.training.checkpoints import write_atomically
 
 
 class VisionData(LightningDataModule):

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec, BlockSpec
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.blocks import Block, Branch
+from lightning_vitc.networks.spec import ArchSpec
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,13 @@ class DynamicCosts:
             spec: the network.
             measure: the cost model; of gates it counts that everything runs.
         """
-        bare = measure(replace(spec, blocks=()))
+        bare = measure(spec.with_stage())
 
-        def alone(block: BlockSpec) -> int:
-            return measure(replace(spec, blocks=(block,))) - bare
+        def alone(*branches: Branch | None) -> int:
+            ungated = (branch and replace(branch, gate=None) for branch in branches)
+            return measure(spec.with_stage(Block(tuple(ungated)))) - bare
 
-        branches = tuple(
-            (alone(BlockSpec(block.attn, None)), alone(BlockSpec(None, block.hidden))) for block in spec.blocks
-        )
+        branches = tuple((alone(attn, None), alone(None, mlp)) for attn, mlp in spec.blocks)
         return cls(measure(spec) - sum(map(sum, branches)), branches)
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_vitc.dynamic.gate_networks import GateNetwork, RunningNorm
+from lightning_vitc.networks.gates.networks import GateNetwork, RunningNorm
 
 # So that what is normalized alike, and what has one activation, are neighbors.
 ORDER = ("relu", "relu_bn", "relu_ln", "gelu_ln_3", "gelu_ln", "gelu", "linear")

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_vitc.dynamic.gate_networks import GateNetwork
 from lightning_vitc.dynamic.gate_places import stacked_state
-from lightning_vitc.dynamic.gate_shapes import gate_macs
 from lightning_vitc.dynamic.gate_stack import GateStack
 from lightning_vitc.dynamic.late_gradients import Deciding
+from lightning_vitc.networks.gates.networks import GateNetwork
+from lightning_vitc.networks.gates.shapes import gate_macs
 
 
 class GateSelection(nn.Module):

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_vitc.dynamic.gate_networks import GateNetwork, RunningNorm
 from lightning_vitc.dynamic.gate_places import ORDER, places_of, stacked_state
-from lightning_vitc.dynamic.gate_shapes import GATES
+from lightning_vitc.networks.gates.networks import GateNetwork, RunningNorm
+from lightning_vitc.networks.gates.shapes import GATES
 
 Weights = dict[str, Tensor]
 

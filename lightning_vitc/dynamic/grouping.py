@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_vitc.transfer import sent
+from lightning_vitc.networks.transfer import sent
 
 GROUPINGS = ("recursive", "avg-32", "avg-8", "random", "sample", "batch")
 

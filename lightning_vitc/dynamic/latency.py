@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.budget.target import LATENCY, as_number
-from lightning_vitc.dynamic.skipping import noting_decisions
 from lightning_vitc.dynamic.targets import DynamicTargets
 from lightning_vitc.latency.by_image import share_by_image
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.measuring import network_of
+from lightning_vitc.networks.gates.skipping import noting_decisions
+from lightning_vitc.networks.spec import ArchSpec
 
 if TYPE_CHECKING:
-    from lightning_vitc.dynamic.moving import Moving
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.dynamic.gate_shift import Moving
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 WORST = "worst_latency_ms"
 IMAGES = 32  # that are timed one by one

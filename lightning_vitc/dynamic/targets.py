@@ -4,20 +4,20 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.budget.masks import Masks
-from lightning_vitc.budget.planning import Plan, Reach, Typical
+from lightning_vitc.budget.plan import Plan, Reachable, Sketch
 from lightning_vitc.budget.projection import project
 from lightning_vitc.budget.prunable import pruned_spec
-from lightning_vitc.budget.reach import multiples, reach_of
+from lightning_vitc.budget.reachable import multiples, reachable_of
+from lightning_vitc.budget.sketch import importances
 from lightning_vitc.budget.target import LATENCY, Target, latency_amount, parse_amount, target_of
-from lightning_vitc.budget.typical import importances
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.dynamic.costs import DynamicCosts
-from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
 from lightning_vitc.errors import UserError
 from lightning_vitc.latency.table import LatencyTable
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.gates.shapes import GATES, gate_macs
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig
 
 
@@ -106,20 +106,20 @@ def plan_of(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names
     units, quantity = targets.unit_costs(spec), targets.quantity
     target = replace(targets.resident(spec), quantity=quantity, table=targets.table,
                      amount=targets.static or targets.dense, dense=targets.dense)  # fmt: skip
-    pruned = reach_of(spec, units, budget, target, prune=True, skip=False, share=None)
+    pruned = reachable_of(spec, units, budget, target, prune=True, skip=False, share=None)
     gates = 2 * spec.depth * max((targets.gate_cost(name, spec.embed_dim) for name in names), default=0)
     static = replace(pruned, least=pruned.least + gates)
     least = {key: value for key, value in vars(budget.min_keep).items() if key != "blocks"}
     details = {"min_keep": least, **multiples(spec, budget), "gates": list(names)}
-    typical = partial(_typical, spec, targets, budget, names)
+    sketch = partial(_sketch, spec, targets, budget, names)
     if not names:
-        return Plan(quantity, targets.expected, static, details, dense=target.measured_dense, typical=typical)
+        return Plan(quantity, targets.expected, static, details, dense=target.measured_dense, sketch=sketch)
     further = {} if targets.static is None else {"static": Plan(quantity, targets.static, static)}
-    reach = Reach(units.fixed + gates, units.dense, 1)
-    return Plan(quantity, targets.expected, reach, details, further, target.measured_dense, typical)
+    reachable = Reachable(units.fixed + gates, units.dense, 1)
+    return Plan(quantity, targets.expected, reachable, details, further, target.measured_dense, sketch)
 
 
-def _typical(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names: tuple[str, ...]) -> Typical:
+def _sketch(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names: tuple[str, ...]) -> Sketch:
     """The resident model with the dearest gates, and how often its branches run."""
     gate = max(names, key=lambda name: targets.gate_cost(name, spec.embed_dim), default=None)
     gates = 0 if gate is None else 2 * spec.depth * targets.gate_cost(gate, spec.embed_dim)
@@ -127,13 +127,12 @@ def _typical(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, name
     if targets.static is not None:
         limit = targets.static - gates
         masks = project(masks, *importances(masks, units), units, limit, budget.min_keep, budget.round_to)
-    gated = replace(spec, blocks=tuple(replace(block, gates=(gate, gate)) for block in spec.blocks))
-    network = pruned_spec(gated, masks)
+    network = pruned_spec(spec.with_gates([(gate, gate)] * spec.depth), masks)
     if gate is None:
-        return Typical(network)
+        return Sketch(network)
     parts = targets.dynamic_costs(network)
     run = min((targets.expected - parts.fixed) / (parts.worst - parts.fixed), 1.0)
-    return Typical(network, run, f"{100 * run:.0f} % of its branches run for the mean image")
+    return Sketch(network, run, f"{100 * run:.0f} % of its branches run for the mean image")
 
 
 def gate_names(search: str) -> tuple[str, ...]:

@@ -9,10 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone, BranchGate
-from lightning_vitc.dynamic.gate_networks import settle
 from lightning_vitc.dynamic.grouping import (
     GroupGates,
     generator_of,
@@ -24,6 +20,10 @@ from lightning_vitc.dynamic.grouping import (
 )
 from lightning_vitc.dynamic.rates import RunRates
 from lightning_vitc.dynamic.targets import DynamicTargets
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.backbone import Backbone, BranchGate
+from lightning_vitc.networks.gates.networks import settle
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import OptimizerConfig
 from lightning_vitc.training.losses import distilled_cross_entropy
 from lightning_vitc.training.module import CompressionModule, StepResult, Variant

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_vitc.backbone import Backbone
-from lightning_vitc.compact import compact_backbone
-from lightning_vitc.few_shot.dropped_attention import without_blocks
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.compaction import compact_backbone
+from lightning_vitc.networks.dropped_attention import without_blocks
 
 
 def adapted(network: Backbone, block: int) -> Backbone:

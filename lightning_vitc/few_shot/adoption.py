@@ -9,12 +9,12 @@ from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.candidates import STAGES, chosen_candidates, in_parts, read_stages
 from lightning_vitc.few_shot.metric_set import FILE, PICTURE
-from lightning_vitc.training.checkpoints import write_atomically
-from lightning_vitc.training.class_record import classes_of_run
-from lightning_vitc.training.run_directory import FREE, RunDirectory, flat, write_json
+from lightning_vitc.files.atomic import write_atomically
+from lightning_vitc.runs.class_record import classes_of_run
+from lightning_vitc.runs.directory import FREE, RunDirectory, flat, write_json
 
 if TYPE_CHECKING:
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 UNRELATED = ("name", "description", "method.trials_of")  # to what a trial computes
 

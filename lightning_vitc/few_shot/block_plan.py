@@ -9,14 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec, BlockSpec
 from lightning_vitc.budget.masks import uniform
-from lightning_vitc.budget.planning import Plan, Reach, Typical
+from lightning_vitc.budget.plan import Plan, Reachable, Sketch
 from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.table import LatencyTable
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.blocks import Block, mlp
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig
 
 COLLAPSE = 40  # percent: beyond this reduction the method is known to fail
@@ -32,9 +33,8 @@ class BlockPlan:
     def apply(self, spec: ArchSpec, chosen: tuple[int, ...] | None = None) -> ArchSpec:
         """The architecture with the `chosen` blocks compressed; which ones does not change what it costs."""
         chosen = tuple(range(self.blocks)) if chosen is None else chosen
-        small = BlockSpec(None, self.hidden)
-        blocks = tuple(small if number in chosen else block for number, block in enumerate(spec.blocks))
-        return replace(spec, blocks=blocks)
+        small = Block((None, mlp(self.hidden)))
+        return spec.with_blocks([small if number in chosen else block for number, block in enumerate(spec.blocks)])
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,17 @@ class BlockCosts:
         attn, hidden = uniform(spec)
         if target.table is not None:  # the same of costs that are measured: linear, and exact for the whole
             units = target.unit_costs(spec)
-            whole = units.attn + attn.num_heads * units.head + attn.value_dim * units.dim
+            whole = units.attn + attn.groups * units.head + attn.width * units.dim
             return cls(whole, units.channel, hidden, whole + units.mlp + hidden * units.channel)
 
-        def measure(*blocks: BlockSpec) -> int:
-            return target.measure(replace(spec, blocks=blocks))
+        def measure(*blocks: Block) -> int:
+            return target.measure(spec.with_stage(*blocks))
 
-        whole, mlp, less = (
-            measure(BlockSpec(*parts)) for parts in ((attn, hidden), (None, hidden), (None, hidden - 1))
+        dense = Block((attn, mlp(hidden)))
+        whole, alone, less = (
+            measure(block) for block in (dense, Block((None, mlp(hidden))), Block((None, mlp(hidden - 1))))
         )
-        return cls(attn=whole - mlp, unit=mlp - less, hidden=hidden, block=whole - measure())
+        return cls(attn=whole - alone, unit=alone - less, hidden=hidden, block=whole - measure())
 
     def removed(self, plan: BlockPlan) -> int:
         """What a plan takes off the original network."""
@@ -161,9 +162,11 @@ def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int =
     macs = costs.macs(small, target.convention, target.method)
     details = {"blocks": chosen.blocks, "hidden": chosen.hidden, "macs": macs, "params": costs.params(small)}
     least = target.dense - parts.removed(BlockPlan(candidates, 0))
-    reach = Reach(least, target.dense - (first_reached(parts, extra) + extra) * parts.attn, candidates * parts.unit)
-    return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense,
-                typical=lambda: Typical(small))  # fmt: skip
+    reachable = Reachable(
+        least, target.dense - (first_reached(parts, extra) + extra) * parts.attn, candidates * parts.unit
+    )
+    return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense,
+                sketch=lambda: Sketch(small))  # fmt: skip
 
 
 def measured_plan(

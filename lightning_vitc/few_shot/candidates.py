@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_vitc import costs
-from lightning_vitc.backbone import Backbone
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.feature_matching import FeatureMatching
-from lightning_vitc.training.run_directory import read_json
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.runs.directory import read_json
 
 if TYPE_CHECKING:
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 SAVED = 3  # numbers a parameter in a checkpoint: itself and AdamW's two moments
 GENERATIONS = 3  # checkpoints of a stage in training: the last, the one before it, and the one being written

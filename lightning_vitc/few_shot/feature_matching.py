@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_vitc.backbone import Backbone
+from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.schema import OptimizerConfig
 from lightning_vitc.training.module import CompressionModule, StepResult
 from lightning_vitc.training.teacher import Teacher

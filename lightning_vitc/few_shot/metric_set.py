@@ -11,16 +11,16 @@ from safetensors.torch import save
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from lightning_vitc.backbone import Backbone
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.synthetic import synthesize
+from lightning_vitc.files.atomic import write_atomically
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.weights.files import read_weights
+from lightning_vitc.runs.tensorboard import cleared_board
 from lightning_vitc.schema import SyntheticConfig
-from lightning_vitc.training.checkpoints import write_atomically
-from lightning_vitc.training.fresh_board import fresh_board
-from lightning_vitc.weights.files import read_weights
 
 if TYPE_CHECKING:
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 FILE, PICTURE = "synthetic.safetensors", "synthetic.png"
 SEEN = 64  # pixels: smaller images are enlarged in the picture
@@ -60,6 +60,6 @@ def _show(run: "Pipeline", grid: Tensor) -> None:
     file = io.BytesIO()
     save_image(grid, file, format="png")
     write_atomically(run.directory.path / PICTURE, file.getvalue())
-    logger = fresh_board(run.directory.path, "synthetic")
+    logger = cleared_board(run.directory.path, "synthetic")
     logger.experiment.add_image("synthetic metric set", grid)
     logger.finalize("success")

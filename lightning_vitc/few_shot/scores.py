@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vitc.backbone import Backbone
 from lightning_vitc.few_shot.feature_matching import token_loss
+from lightning_vitc.networks.backbone import Backbone
 
 Score = Literal["kl", "mse"]
 AT_ONCE = 50  # images in a forward pass

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_vitc.latency.measuring import threads
 from lightning_vitc.latency.place import Place
-from lightning_vitc.measuring.timing import interleaved
+from lightning_vitc.latency.timing import interleaved
 
 ROUNDS = 5
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.files.atomic import write_atomically
+from lightning_vitc.files.records import opened, sealed
 from lightning_vitc.latency.place import Place
-from lightning_vitc.records import opened, sealed
-from lightning_vitc.training.checkpoints import write_atomically
+from lightning_vitc.networks.spec import ArchSpec
 
 FORMAT = 2  # of the files, and of how their numbers are measured
 DENSE = "dense"

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.dynamic.attaching import lower
 from lightning_vitc.latency.place import Place
-from lightning_vitc.measuring.timing import interleaved
-from lightning_vitc.vit import build, initialize
+from lightning_vitc.latency.timing import interleaved
+from lightning_vitc.networks.families.plain.network import build, initialize
+from lightning_vitc.networks.gates.attaching import lower
+from lightning_vitc.networks.spec import ArchSpec
 
 Rounds = dict[str, list[float]]  # milliseconds of every network, round by round
 Measure = Callable[[Mapping[str, ArchSpec], Place], Rounds]

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.latency import cache, measuring
 from lightning_vitc.latency.cache import DENSE
 from lightning_vitc.latency.measuring import shares
 from lightning_vitc.latency.place import Place
 from lightning_vitc.latency.table import LatencyTable, points_of
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.schema import Experiment
-from lightning_vitc.training.run_directory import RunDirectory
 
 TOGETHER = 8  # networks that are measured beside the dense one at a time, which bounds the memory
 RECORD = "latency"  # of a run: what its budget was reckoned with

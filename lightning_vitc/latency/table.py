@@ -6,15 +6,16 @@ All entries are scaled together so that they add up to the dense network, which 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from sklearn.linear_model import LinearRegression
 
-from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.masks import uniform
 from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.networks.blocks import ATTN, Block, Branch, attention, mlp
+from lightning_vitc.networks.spec import ArchSpec
 
 STACK = 4  # blocks, so that their weights do not stay in the nearest cache
 BARE = "bare"
@@ -29,13 +30,13 @@ def points_of(dense: ArchSpec, gates: Sequence[str] = ()) -> dict[str, ArchSpec]
     """
     attn, hidden = uniform(dense)
     blocks = {
-        _attn_name(heads, dim): BlockSpec(AttentionSpec(attn.head_dim, (dim,) * heads), None)
-        for heads in knots(attn.num_heads) for dim in knots_of_dims(attn.head_dim)
+        _attn_name(heads, dim): Block((attention(attn.query, (dim,) * heads), None))
+        for heads in knots(attn.groups) for dim in knots_of_dims(attn.query)
     }  # fmt: skip
-    blocks |= {_mlp_name(units): BlockSpec(None, units) for units in knots(hidden)}
-    blocks |= {_gate_name(name): BlockSpec(attn, hidden, (name, name)) for name in gates}
-    stacks = {name: replace(dense, blocks=(block,) * STACK) for name, block in blocks.items()}
-    return {BARE: replace(dense, blocks=()), **stacks}
+    blocks |= {_mlp_name(units): Block((None, mlp(units))) for units in knots(hidden)}
+    blocks |= {_gate_name(name): Block((attn, mlp(hidden))).with_gates((name, name)) for name in gates}
+    stacks = {name: dense.with_stage(*[block] * STACK) for name, block in blocks.items()}
+    return {BARE: dense.with_stage(), **stacks}
 
 
 def knots(size: int) -> list[int]:
@@ -78,8 +79,8 @@ class LatencyTable:
         def branch(name: str) -> float:
             return max(measured[name] - bare, STACK) / STACK
 
-        dims = knots_of_dims(attn.head_dim)
-        attns = _rising([[branch(_attn_name(heads, dim)) for dim in dims] for heads in knots(attn.num_heads)])
+        dims = knots_of_dims(attn.query)
+        attns = _rising([[branch(_attn_name(heads, dim)) for dim in dims] for heads in knots(attn.groups)])
         mlps = _rising([[branch(_mlp_name(units)) for units in knots(hidden)]])[0]
         block = float(attns[-1, -1] + mlps[-1])
         scale = max(dense - bare, 1) / (spec.depth * block)
@@ -95,19 +96,18 @@ class LatencyTable:
         if spec.embed_dim != self.spec.embed_dim:
             raise ValueError(f"a table of embed_dim {self.spec.embed_dim} says nothing about {spec.embed_dim}")
         total = float(self.fixed)
-        for block in spec.blocks:
-            total += 0.0 if block.attn is None else self.attention(block.attn)
-            total += 0.0 if block.hidden is None else self.hidden(block.hidden)
-            total += sum(self.gates[gate] for gate in block.gates if gate)
+        for _, position, branch in spec.branches():
+            total += self.attention(branch) if position == ATTN else self.hidden(branch.width)
+            total += self.gates[branch.gate] if branch.gate else 0
         return round(total)
 
-    def attention(self, attn: AttentionSpec) -> float:
+    def attention(self, attn: Branch) -> float:
         """Of an attention, between the knots by its heads and by the mean of their value widths."""
         whole, _ = uniform(self.spec)
         at_dim = [
-            np.interp(attn.value_dim / attn.num_heads, knots_of_dims(whole.head_dim), row) for row in self.attn
+            np.interp(attn.width / attn.groups, knots_of_dims(whole.query), row) for row in self.attn
         ]  # fmt: skip
-        return float(np.interp(attn.num_heads, knots(whole.num_heads), at_dim))
+        return float(np.interp(attn.groups, knots(whole.groups), at_dim))
 
     def hidden(self, units: int) -> float:
         """Of an MLP, between the knots; its norm alone, as far as that can be told, without any unit."""
@@ -118,12 +118,12 @@ class LatencyTable:
     def unit_costs(self) -> UnitCosts:
         """The linear costs nearest to the table that are exact for the dense network: for searches and projections."""
         attn, hidden = uniform(self.spec)
-        sizes = [(heads, heads * dim) for heads in knots(attn.num_heads) for dim in knots_of_dims(attn.head_dim)]
+        sizes = [(heads, heads * dim) for heads in knots(attn.groups) for dim in knots_of_dims(attn.query)]
         whole_attn, whole_mlp = round(float(self.attn[-1, -1])), round(float(self.mlp[-1]))
         head, dim = _slopes(sizes, self.attn.flatten(), whole_attn)
         (channel,) = _slopes([(units,) for units in knots(hidden)], self.mlp, whole_mlp)
         fixed = self.dense - self.spec.depth * (whole_attn + whole_mlp)
-        attn_alone = whole_attn - attn.num_heads * head - attn.value_dim * dim
+        attn_alone = whole_attn - attn.groups * head - attn.width * dim
         return UnitCosts(fixed, attn_alone, whole_mlp - hidden * channel, head, dim, channel, self.dense)
 
 

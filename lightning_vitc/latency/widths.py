@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from itertools import pairwise
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.budget.planning import Plan, Reach, Typical
+from lightning_vitc.budget.plan import Plan, Reachable, Sketch
 from lightning_vitc.budget.target import LATENCY, as_number, latency_amount
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.spec import ArchSpec
 
 
 def plan_of_measured(choices: Mapping[str, ArchSpec], nanoseconds: Mapping[str, int], text: str | float) -> Plan:
@@ -28,10 +28,10 @@ def plan_of_measured(choices: Mapping[str, ArchSpec], nanoseconds: Mapping[str, 
         for name, spec in choices.items()
     ]  # fmt: skip
     amounts = sorted(nanoseconds[name] for name in choices)
-    reach = Reach(amounts[0], max(amounts[-1], dense), max((b - a for a, b in pairwise(amounts)), default=0))
+    reachable = Reachable(amounts[0], max(amounts[-1], dense), max((b - a for a, b in pairwise(amounts)), default=0))
     name = largest_within(choices, nanoseconds, target)
-    typical = None if name is None else (lambda: Typical(choices[name], note=name))
-    return Plan(LATENCY, target, reach, {"within_budget": name, "networks": rows}, dense=dense, typical=typical)
+    sketch = None if name is None else (lambda: Sketch(choices[name], note=name))
+    return Plan(LATENCY, target, reachable, {"within_budget": name, "networks": rows}, dense=dense, sketch=sketch)
 
 
 def largest_within(choices: Mapping[str, ArchSpec], costs_of: Mapping[str, float], limit: float) -> str | None:

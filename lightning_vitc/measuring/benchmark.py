@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.latency.timing import interleaved, peak_bytes, percentiles, ratio, scatter
 from lightning_vitc.measuring.subjects import Candidate, Settings, Subject, subjects_of
-from lightning_vitc.measuring.timing import interleaved, peak_bytes, percentiles, ratio, scatter
 
 NOISY = 2.0  # p90 over p10 from which a measurement is not worth much ...
 TELLING = 10  # ... told after so many rounds

@@ -9,18 +9,18 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import create_timm
+from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts.formats import FILES, RUNNABLE
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import UserError
-from lightning_vitc.export import artifact
-from lightning_vitc.export.elastic import ElasticViT
-from lightning_vitc.export.formats import FILES, RUNNABLE
+from lightning_vitc.errors.suggest import did_you_mean
 from lightning_vitc.measuring.exported import pipeline_of_export
 from lightning_vitc.measuring.subjects import Candidate
-from lightning_vitc.suggest import did_you_mean
-from lightning_vitc.vit import build, initialize
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.backbone import create_timm
+from lightning_vitc.networks.elastic import ElasticViT
+from lightning_vitc.networks.families.plain.network import build, initialize
+from lightning_vitc.networks.spec import ArchSpec
 
 
 def candidates_of(sources: list[str], timm_arguments: dict[str, Any] | None = None) -> list[Candidate]:

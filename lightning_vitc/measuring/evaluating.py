@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec, as_ratio
+from lightning_vitc.artifacts import artifact
 from lightning_vitc.data.catalog import TREES
 from lightning_vitc.errors import UserError
-from lightning_vitc.export import artifact
-from lightning_vitc.export.deployed import open_format
-from lightning_vitc.export.elastic import ElasticViT
+from lightning_vitc.exporting.deployed import open_format
 from lightning_vitc.measuring.exported import pipeline_of_export
-from lightning_vitc.training.evaluation import evaluate
-from lightning_vitc.training.finished import networks_of_run, pick
-from lightning_vitc.training.limits import must_leave_a_batch
-from lightning_vitc.training.pipeline import Pipeline
-from lightning_vitc.training.processes import part
-from lightning_vitc.training.trainers import test_trainer
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.elastic import ElasticViT
+from lightning_vitc.networks.spec import ArchSpec, as_ratio
+from lightning_vitc.pipeline.evaluation import evaluate
+from lightning_vitc.pipeline.finished import networks_of_run, pick
+from lightning_vitc.pipeline.limits import must_leave_a_batch
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.pipeline.processes import part
+from lightning_vitc.pipeline.trainers import test_trainer
 
 
 @dataclass

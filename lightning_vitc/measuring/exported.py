@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_vitc.artifacts import artifact
 from lightning_vitc.config import experiment_of
 from lightning_vitc.errors import UserError
-from lightning_vitc.export import artifact
-from lightning_vitc.training.class_record import classes_of_export
-from lightning_vitc.training.pipeline import Pipeline
-from lightning_vitc.training.run_directory import RunDirectory
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.runs.class_record import classes_of_export
+from lightning_vitc.runs.directory import RunDirectory
 
 
 def pipeline_of_export(directory: str | Path, document: dict[str, Any], overrides: Sequence[str] = ()) -> Pipeline:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_vitc.artifacts.formats import FILES
 from lightning_vitc.errors import UserError
-from lightning_vitc.export.deployed import OnnxNetwork, Pt2Network
-from lightning_vitc.export.formats import FILES
-from lightning_vitc.export.write_formats import Shape, write_int8, write_onnx, write_pt2
+from lightning_vitc.exporting.deployed import OnnxNetwork, Pt2Network
+from lightning_vitc.exporting.write_formats import Shape, write_int8, write_onnx, write_pt2
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -4,21 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec, as_ratio
-from lightning_vitc.backbone import Backbone
-from lightning_vitc.compact import compact
 from lightning_vitc.config import load_experiment
 from lightning_vitc.data.catalog import check_root
 from lightning_vitc.errors import UserError
-from lightning_vitc.kept import Kept
+from lightning_vitc.files.checkpoint import read_settings
 from lightning_vitc.measuring.evaluating import Candidate, rows_of
 from lightning_vitc.methods.scala import Scala, width_name
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.compaction import compact
+from lightning_vitc.networks.kept import Kept
+from lightning_vitc.networks.spec import ArchSpec, as_ratio
+from lightning_vitc.pipeline.initial_network import starting_network
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.schema import Experiment
-from lightning_vitc.starting_point import starting_network
-from lightning_vitc.training.checkpoints import read_settings
-from lightning_vitc.training.pipeline import Pipeline
-from lightning_vitc.training.run_directory import RunDirectory
 
 OF_RELEASED_SCALA = {"s": "smallest_ratio", "l": "largest_ratio"}  # keys of `method:` and what its authors call them
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget.planning import Plan
+from lightning_vitc.budget.plan import Plan
 from lightning_vitc.few_shot.adoption import adopt_trials
 from lightning_vitc.few_shot.block_plan import BlockPlan, block_target, measured_plan, plan_blocks, plan_of_blocks
 from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
-from lightning_vitc.few_shot.dropped_attention import drop_attention, units_that_stay
 from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
 from lightning_vitc.few_shot.metric_set import metric_set
 from lightning_vitc.few_shot.scores import score
 from lightning_vitc.latency.meter import table_for
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.dropped_attention import drop_attention, units_that_stay
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import (
     Experiment,
     SyntheticConfig,
@@ -34,7 +34,7 @@ from lightning_vitc.schema import (
 )
 
 if TYPE_CHECKING:
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 
 @dataclass

@@ -5,20 +5,16 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
-
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget.planning import Plan, plan_of_choices
-from lightning_vitc.errors import UserError
+from lightning_vitc.budget.plan import Plan, plan_of_choices
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
-from lightning_vitc.training.losses import distilled_cross_entropy, hard_distilled_cross_entropy
-from lightning_vitc.training.module import CompressionModule, StepResult
+from lightning_vitc.training.supervised import Distillation, Supervised
 from lightning_vitc.training.teacher import Teacher, must_train_both_heads
 
 if TYPE_CHECKING:
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 
 @dataclass
@@ -41,10 +37,8 @@ class Arguments:
             raise ValueError(f"method.widths: {self.widths} names a width twice")
 
 
-class Dense(CompressionModule):
-    """Cross-entropy; with a teacher, DeiT's hard distillation or a soft one.
-
-    Where there is a distillation token, its head alone learns from the teacher, and the class head from the targets.
+class Dense(Supervised):
+    """Trained by labels, and by the teacher where there is one.
 
     Args:
         backbone: the network.
@@ -55,20 +49,9 @@ class Dense(CompressionModule):
 
     def __init__(self, backbone: Backbone, optimizer: OptimizerConfig, teacher: Teacher | None = None,
                  arguments: Arguments | None = None):  # fmt: skip
-        super().__init__(backbone, optimizer, teacher)
-        self.arguments = arguments or Arguments()
-        if teacher is not None and self.arguments.distillation == "hard" and not backbone.spec.distilled:
-            raise UserError(
-                f"method.distillation: hard needs a distillation token, which {backbone.spec.name} lacks; set soft"
-            )
-
-    def step(self, images: Tensor, targets: Tensor) -> StepResult:
-        """One forward pass."""
-        keys, logits = self.arguments, self.backbone(images)
-        taught, a = None if self.teacher is None else self.teacher(images), keys.distillation_weight
-        if taught is not None and keys.distillation == "hard":
-            return StepResult(hard_distilled_cross_entropy(logits, targets, taught.argmax(-1), a))
-        return StepResult(distilled_cross_entropy(logits, targets, taught, a, keys.temperature, keys.kd_reduction))
+        keys = arguments or Arguments()
+        taught = Distillation(keys.distillation, keys.distillation_weight, keys.temperature, keys.kd_reduction)
+        super().__init__(backbone, optimizer, teacher, taught)
 
     @classmethod
     def _at_width(cls, run: "Pipeline", width: Fraction, teacher: Teacher | None) -> "Dense":

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone
 from lightning_vitc.budget.masks import Masks, check_minima, uniform
-from lightning_vitc.budget.planning import Plan, Reach
+from lightning_vitc.budget.plan import Plan, Reachable
 from lightning_vitc.budget.projection import rounded_up
 from lightning_vitc.budget.prunable import energies
 from lightning_vitc.budget.target import target_of
@@ -17,12 +15,14 @@ from lightning_vitc.budget.unit_costs import UnitCosts, removed
 from lightning_vitc.errors import UserError
 from lightning_vitc.latency.meter import table_for
 from lightning_vitc.methods.dense import Dense
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.pipeline.post_training import decided_masks, post_train, teacher_of
 from lightning_vitc.schema import BudgetConfig, Experiment, PostTrainingArguments, must_be_trained
-from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
 from lightning_vitc.training.teacher import must_train_both_heads
 
 if TYPE_CHECKING:
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 
 @dataclass
@@ -56,8 +56,8 @@ class OneShot(Dense):
         details: dict[str, int] = {}
         if least <= target.amount <= costs.dense:
             details = dict(zip(("heads", "channels"), uniform_size(spec, costs, target.amount, budget), strict=True))
-        reach = Reach(least, costs.dense, spec.depth * costs.channel * size)
-        return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense)
+        reachable = Reachable(least, costs.dense, spec.depth * costs.channel * size)
+        return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
@@ -90,11 +90,11 @@ def uniform_size(spec: ArchSpec, costs: UnitCosts, limit: int, budget: BudgetCon
     """
     attn, hidden = uniform(spec)
     size, found = budget.round_to or 1, []
-    for heads in range(budget.min_keep.heads, attn.num_heads + 1):
+    for heads in range(budget.min_keep.heads, attn.groups + 1):
         room = (limit - _total(costs, spec, heads, 0)) // (spec.depth * costs.channel)
         channels = min(hidden, room) // size * size
         if channels >= budget.min_keep.channels:
-            found.append((abs(heads / attn.num_heads - channels / hidden), heads, channels))
+            found.append((abs(heads / attn.groups - channels / hidden), heads, channels))
     if not found:
         raise UserError(
             f"budget.round_to: {size} and budget.min_keep leave no number of heads and channels within "
@@ -122,5 +122,5 @@ def _largest(energy: Tensor, count: int) -> Tensor:
 
 def _total(costs: UnitCosts, spec: ArchSpec, heads: int, channels: int) -> int:
     attn, _ = uniform(spec)
-    block = costs.attn + heads * (costs.head + attn.head_dim * costs.dim) + costs.mlp + channels * costs.channel
+    block = costs.attn + heads * (costs.head + attn.query * costs.dim) + costs.mlp + channels * costs.channel
     return costs.fixed + spec.depth * block

@@ -9,27 +9,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget.planning import Plan, Reach, Typical
+from lightning_vitc.budget.plan import Plan, Reachable, Sketch
 from lightning_vitc.budget.target import Target
-from lightning_vitc.compact import compact_backbone
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.adaptors import adapted
 from lightning_vitc.few_shot.adoption import adopt_trials
 from lightning_vitc.few_shot.block_plan import BlockCosts, block_target, fewest_blocks
 from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
-from lightning_vitc.few_shot.dropped_attention import without_blocks
 from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
 from lightning_vitc.few_shot.latency import latencies
 from lightning_vitc.few_shot.scores import score
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.meter import table_for
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.compaction import compact_backbone
+from lightning_vitc.networks.dropped_attention import without_blocks
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import Experiment, bounded, must_be_trained, must_keep_precision, must_read_no_label, path
 
 if TYPE_CHECKING:
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 LEAST = 1e-3  # percent: a reduction that noise hides
 
@@ -70,9 +70,9 @@ class Practise(FeatureMatching):
         block, small = BlockCosts.of(spec, target).block, _without(spec, number)
         details = {"blocks": number, "macs": costs.macs(small, target.convention, target.method),
                    "params": costs.params(small)}  # fmt: skip
-        reach = Reach(target.dense - len(candidates) * block, target.dense - block, block)
-        return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense,
-                    typical=lambda: Typical(small))  # fmt: skip
+        reachable = Reachable(target.dense - len(candidates) * block, target.dense - block, block)
+        return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense,
+                    sketch=lambda: Sketch(small))  # fmt: skip
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
@@ -157,7 +157,7 @@ def dropped_blocks(spec: ArchSpec, target: Target, candidates: int) -> int:
 
 
 def _without(spec: ArchSpec, number: int) -> ArchSpec:
-    return replace(spec, blocks=spec.blocks[number:])
+    return spec.with_blocks([None] * number + list(spec.blocks[number:]))
 
 
 def _trainable(network: Backbone) -> Backbone:

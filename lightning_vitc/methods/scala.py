@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget.planning import Plan, plan_of_choices
-from lightning_vitc.compact import compact
-from lightning_vitc.export.elastic import Cut, ElasticViT
-from lightning_vitc.kept import Heads, Kept
+from lightning_vitc.budget.plan import Plan, plan_of_choices
 from lightning_vitc.latency.meter import latencies_for
 from lightning_vitc.latency.widths import plan_of_measured
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.compaction import compact
+from lightning_vitc.networks.elastic import Cut, ElasticViT
+from lightning_vitc.networks.kept import Heads, Kept
+from lightning_vitc.networks.slicing import End, slice_width
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
-from lightning_vitc.slicing import End, slice_width
 from lightning_vitc.training.losses import (
     Logits,
     both_heads,
@@ -35,7 +35,7 @@ from lightning_vitc.training.module import CompressionModule, StepResult, Varian
 from lightning_vitc.training.teacher import Teacher, must_train_both_heads
 
 if TYPE_CHECKING:
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 
 RELEASED_EPS = 1e-5  # torch's own, to which the released code leaves its LayerNorms

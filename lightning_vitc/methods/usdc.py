@@ -6,23 +6,19 @@ expected MACs from their target.
 """
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone, BranchGate
 from lightning_vitc.budget.masks import Masks, check_minima
-from lightning_vitc.budget.planning import Plan
+from lightning_vitc.budget.plan import Plan
 from lightning_vitc.budget.projection import project
 from lightning_vitc.budget.prunable import energies, kept_of, masked_weights, pruned_spec
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.unit_costs import removed
-from lightning_vitc.dynamic.attaching import with_gates, without_gates
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_selection import GateSelection
 from lightning_vitc.dynamic.late_gradients import Deciding
@@ -31,6 +27,11 @@ from lightning_vitc.dynamic.report import settled
 from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, targets_of
 from lightning_vitc.dynamic.training import GatedTraining
 from lightning_vitc.latency.meter import table_for
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.backbone import Backbone, BranchGate
+from lightning_vitc.networks.gates.attaching import with_gates, without_gates
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.pipeline.post_training import decided_masks, post_train, teacher_of
 from lightning_vitc.schema import (
     BudgetConfig,
     Experiment,
@@ -41,11 +42,10 @@ from lightning_vitc.schema import (
     must_keep_precision,
 )
 from lightning_vitc.training.module import StepResult, Variant
-from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
 from lightning_vitc.training.teacher import Teacher, must_train_both_heads
 
 if TYPE_CHECKING:
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 
 @dataclass
@@ -100,7 +100,7 @@ class USDC(GatedTraining):
 
     Our realization. The paper leaves open what its gates see, which seven networks they are chosen from, how groups
     of a size that is no power of two are split, how heads and channels are scored, and how its loss weighs two
-    budgets. Here a gate sees the mean of the branch's normalized tokens; the networks are `gate_shapes.GATES`; heads,
+    budgets. Here a gate sees the mean of the branch's normalized tokens; the networks are `gates.shapes.GATES`; heads,
     value dimensions and channels are pruned by UVC's primal-dual search under `budget.static`; and the training ends
     with a stage on the compacted network, where a share of the images decides alone and without noise, which is what
     L_res counts.
@@ -223,9 +223,7 @@ class USDC(GatedTraining):
         spec = pruned_spec(self.backbone.spec, self._masks())
         if self.gates is None:
             return spec
-        pairs = [(attn.name, mlp.name) for attn, mlp in self.gates.winners()]
-        blocks = zip(spec.blocks, pairs, strict=True)
-        return replace(spec, blocks=tuple(replace(block, gates=pair) for block, pair in blocks))
+        return spec.with_gates([(attn.name, mlp.name) for attn, mlp in self.gates.winners()])
 
     def expected_target(self) -> float:
         """On the way that PruningSchedule goes."""

@@ -14,19 +14,20 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone
 from lightning_vitc.budget.gates import SkipGates
 from lightning_vitc.budget.masks import Masks, check_minima
-from lightning_vitc.budget.planning import Plan
+from lightning_vitc.budget.plan import Plan
 from lightning_vitc.budget.projection import project
 from lightning_vitc.budget.prunable import energies, masked_weights, pruned_spec
-from lightning_vitc.budget.reach import least_blocks, multiples, reach_of, smallest
+from lightning_vitc.budget.reachable import least_blocks, multiples, reachable_of, smallest
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
+from lightning_vitc.budget.sketch import sketch_of
 from lightning_vitc.budget.target import Target, target_of
-from lightning_vitc.budget.typical import typical_of
 from lightning_vitc.budget.unit_costs import removed
 from lightning_vitc.latency.meter import table_for
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.pipeline.post_training import decided_masks, post_train, teacher_of
 from lightning_vitc.schema import (
     BudgetConfig,
     Experiment,
@@ -38,11 +39,10 @@ from lightning_vitc.schema import (
 )
 from lightning_vitc.training.losses import distilled_cross_entropy
 from lightning_vitc.training.module import CompressionModule, StepResult, Variant
-from lightning_vitc.training.post_training import decided_masks, post_train, teacher_of
 from lightning_vitc.training.teacher import Teacher, must_train_both_heads
 
 if TYPE_CHECKING:
-    from lightning_vitc.training.pipeline import Pipeline
+    from lightning_vitc.pipeline.pipeline import Pipeline
 
 UNDECIDED = -1.0
 PIECES = ("heads", "dims", "channels")
@@ -235,11 +235,11 @@ class UVC(CompressionModule):
         target = target_of(budget, spec, "uvc", table_for(experiment, spec))
         costs = target.unit_costs(spec)
         skip, share = keys.skip != "none", keys.share_of_skipping
-        reach = reach_of(spec, costs, budget, target, prune=keys.prune, skip=skip, share=share)
+        reachable = reachable_of(spec, costs, budget, target, prune=keys.prune, skip=skip, share=share)
         blocks = least_blocks(budget.min_keep.blocks, share, target.ratio, spec.depth) if skip else spec.depth
         details = {**multiples(spec, budget), "min_keep": vars(budget.min_keep) | {"blocks": blocks}}
-        typical = partial(typical_of, spec, costs, target.amount, budget, blocks if skip else None, keys.prune)
-        return Plan(target.quantity, target.amount, reach, details, dense=target.measured_dense, typical=typical)
+        sketch = partial(sketch_of, spec, costs, target.amount, budget, blocks if skip else None, keys.prune)
+        return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense, sketch=sketch)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:

@@ -1,1 +1,1 @@
-"""Figures and the page of `vitc report`."""
+"""The page of `vitc report`."""

@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lightning_vitc.reporting.figures import SERIES_COLORS
-from lightning_vitc.training.metrics_file import read_lines
+from lightning_vitc.figures.accuracy import SERIES_COLORS
+from lightning_vitc.runs.metrics_file import read_lines
 
 Curves = dict[str, list[tuple[float, float]]]  # (steps since the run began, value) by name
 LOSS, ACCURACY = "train/loss", "val_top1"

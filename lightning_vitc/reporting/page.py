@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lightning_vitc.figures.accuracy import number_with_unit
 from lightning_vitc.measuring.subjects import Settings
-from lightning_vitc.reporting.figures import number_with_unit
 
 TEMPLATE = "report.html"
 CLOSE = 1.0  # percent of top-1 below the dense model that still counts as accurate

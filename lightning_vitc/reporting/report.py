@@ -10,18 +10,18 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
+from lightning_vitc.artifacts.formats import RUNNABLE
 from lightning_vitc.errors import UserError
-from lightning_vitc.export.directory_swap import swapped_in
-from lightning_vitc.export.formats import RUNNABLE
+from lightning_vitc.figures.architecture import architecture_figure
+from lightning_vitc.figures.front import Point, front_figure
+from lightning_vitc.figures.png import png_of, show
+from lightning_vitc.files.directory_swap import swapped_in
 from lightning_vitc.measuring.benchmark import benchmark, device_name
 from lightning_vitc.measuring.subjects import Settings
-from lightning_vitc.reporting.architecture_figure import architecture_figure
+from lightning_vitc.pipeline.results import environment
 from lightning_vitc.reporting.curves import curves_figure, read_curves
-from lightning_vitc.reporting.front import Point, front_figure
 from lightning_vitc.reporting.page import Picture, Section, page
-from lightning_vitc.reporting.png import png_of, show
 from lightning_vitc.reporting.sources import Entry, Source, sources_of
-from lightning_vitc.training.results import environment
 
 DOCUMENT, PAGE = "report.json", "index.html"
 CSS_PIXELS = 96  # an inch

@@ -5,16 +5,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
+from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts.formats import RUNNABLE
 from lightning_vitc.errors import UserError
-from lightning_vitc.export import artifact
-from lightning_vitc.export.formats import RUNNABLE
 from lightning_vitc.measuring.candidates import candidate_of, candidates_of, directories_of
 from lightning_vitc.measuring.subjects import Candidate
-from lightning_vitc.training.finished import networks_of_run
-from lightning_vitc.training.pipeline import Network, Pipeline
-from lightning_vitc.training.results import split_of
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.pipeline.finished import networks_of_run
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.pipeline.results import split_of
+from lightning_vitc.runs.networks import Network
 
 BUDGETS = ("macs", "params", "latency_ms", "drop_blocks")
 

@@ -1,1 +1,1 @@
-"""Runs: their directory, stages, Trainer, checkpoints and results."""
+"""One training: the LightningModule that all methods share, its losses, optimizer and teacher."""

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_vitc.errors import Interrupted
-from lightning_vitc.signals import SIGNALS, taken_over
+from lightning_vitc.errors.signals import SIGNALS, taken_over
 
 CHECK_EVERY = 10  # optimizer steps between two questions to the other ranks, each of which waits for the device
 BEFORE_EXIT = 5  # seconds that the first rank has to put the job back: once one exits, Slurm ends the others

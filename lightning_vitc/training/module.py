@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone
-from lightning_vitc.budget.planning import Plan, plan_of_choices
+from lightning_vitc.budget.plan import Plan, plan_of_choices
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import Experiment, OptimizerConfig
 from lightning_vitc.training.finite_loss import FiniteLoss
 from lightning_vitc.training.optimizer import build_optimizer

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.errors import UserError
+from lightning_vitc.networks.spec import ArchSpec
 
 
 class Teacher:

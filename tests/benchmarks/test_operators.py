@@ -7,7 +7,7 @@ import torch
 from operators import Operators, operators_of, tensors_by_tensor  # of benchmarks/
 from scaling_measured import build  # of benchmarks/
 
-from lightning_vitc.backbone import create_backbone
+from lightning_vitc.networks.backbone import create_backbone
 
 LIMITS = {  # of a dense step, which has the same teacher where there is one
     "uvc": ("taught", 1.3), "usdc": ("taught", 2.2), "scala": ("dense", 4.3),

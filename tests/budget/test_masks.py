@@ -2,13 +2,14 @@
 
 import pytest
 
-from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.masks import check_minima
 from lightning_vitc.errors import UserError
+from lightning_vitc.networks.blocks import attention
+from lightning_vitc.networks.families.plain.shape import vit, vit_block
 from lightning_vitc.schema import MinKeepConfig
 
 ALL = {"heads": 2, "dims": 3, "channels": 5, "blocks": 4}
-SPEC = ArchSpec("small", (8, 8), (4, 4), 1, 10, 6, (BlockSpec(AttentionSpec(3, (3, 3)), 5),) * 4, 1.0)
+SPEC = vit("small", (8, 8), (4, 4), 1, 10, 6, [vit_block(attention(3, (3, 3)), 5)] * 4, 1.0)
 
 
 @pytest.mark.parametrize("key", ALL)

@@ -6,17 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.projection import multiple_of, project
 from lightning_vitc.budget.prunable import pruned_spec
 from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.networks.blocks import attention
+from lightning_vitc.networks.families.plain.shape import vit, vit_block
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import MinKeepConfig
 
-SPEC = ArchSpec("small", (32, 32), (4, 4), 3, 10, 48, (BlockSpec(AttentionSpec(16, (16,) * 3), 96),) * 4, 0.25)
-DEIT_S = ArchSpec(
-    "deit", (224, 224), (16, 16), 3, 1000, 384, (BlockSpec(AttentionSpec(64, (64,) * 6), 1536),) * 12, 0.125
-)
+SPEC = vit("small", (32, 32), (4, 4), 3, 10, 48, (vit_block(attention(16, (16,) * 3), 96),) * 4, 0.25)
+DEIT_S = vit("deit", (224, 224), (16, 16), 3, 1000, 384, (vit_block(attention(64, (64,) * 6), 1536),) * 12, 0.125)
 
 
 def importances(spec: ArchSpec, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,7 +135,7 @@ def test_branches_that_do_not_run_are_left_alone() -> None:
 
 # By hand: one block of two heads with two dimensions each, and four channels
 
-BLOCK = ArchSpec("block", (8, 8), (4, 4), 1, 10, 4, (BlockSpec(AttentionSpec(2, (2, 2)), 4),), 1.0)
+BLOCK = vit("block", (8, 8), (4, 4), 1, 10, 4, [vit_block(attention(2, (2, 2)), 4)], 1.0)
 PIECES = UnitCosts(fixed=0, attn=0, mlp=0, head=4, dim=5, channel=2, dense=2 * (4 + 2 * 5) + 4 * 2)
 
 

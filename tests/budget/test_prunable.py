@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
 
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.budget.masks import Masks, as_indices, from_indices, uniform
 from lightning_vitc.budget.prunable import kept_of, masked_weights, pruned_spec
-from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
+from lightning_vitc.networks.backbone import Backbone, create_backbone
+from lightning_vitc.networks.compaction import compact
+from lightning_vitc.networks.spec import ArchSpec
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 3, "num_classes": 7}
 KINDS = {

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates, lowest, smallest
 from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.networks.blocks import attention
+from lightning_vitc.networks.families.plain.shape import vit, vit_block
 from lightning_vitc.schema import MinKeepConfig
 
-BLOCK = BlockSpec(AttentionSpec(16, (16,) * 6), 384)
-SPEC = ArchSpec("small", (8, 8), (2, 2), 1, 10, 96, (BLOCK,) * 4, 0.25)
+BLOCK = vit_block(attention(16, (16,) * 6), 384)
+SPEC = vit("small", (8, 8), (2, 2), 1, 10, 96, (BLOCK,) * 4, 0.25)
 
 
 def search(**rates: float) -> BudgetedSearch:

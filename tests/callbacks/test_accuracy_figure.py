@@ -10,9 +10,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_vitc import ArchSpec, costs
-from lightning_vitc.backbone import create_backbone
 from lightning_vitc.callbacks import accuracy_figure
 from lightning_vitc.callbacks.accuracy_figure import AccuracyFigure
+from lightning_vitc.networks.backbone import create_backbone
 from lightning_vitc.training.module import Variant
 
 

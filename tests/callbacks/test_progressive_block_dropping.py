@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_vitc.backbone import create_backbone
 from lightning_vitc.callbacks.progressive_block_dropping import ProgressiveBlockDropping
-from lightning_vitc.few_shot.dropped_attention import drop_attention
-from lightning_vitc.registry import callbacks, load_callback
+from lightning_vitc.config.registry import callbacks, load_callback
+from lightning_vitc.networks.backbone import create_backbone
+from lightning_vitc.networks.dropped_attention import drop_attention
 
 
 @pytest.fixture

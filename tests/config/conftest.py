@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_vitc import registry
+from lightning_vitc.config import registry
 
 SCALED = '''
 """Scaled: a method for these tests.

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils.data import DataLoader
 
 from lightning_vitc.callbacks.step_seed import StepSeed
-from lightning_vitc.slicing import slice_width
+from lightning_vitc.networks.slicing import slice_width
 
 STEPS = 4
 OF_EVERY_STEP = "training/finite_loss.py:check"  # it waits for the forward pass alone, see `FiniteLoss`

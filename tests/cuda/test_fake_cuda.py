@@ -10,7 +10,7 @@ from fake_cuda import CUDA, FakeCuda, HostWaits
 from tape import backward
 from torch import Tensor, nn
 
-from lightning_vitc.transfer import sent
+from lightning_vitc.networks.transfer import sent
 
 WAITS: dict[str, Callable[[Tensor], Any]] = {
     "item": lambda x: x.sum().item(),

@@ -13,19 +13,19 @@ from fake_cuda import CUDA, FakeCuda
 from fitting import batches, trainer_on
 from trainings import scala, usdc, uvc  # of benchmarks/
 
-from lightning_vitc.backbone import Backbone, create_backbone
+from lightning_vitc.artifacts import artifact
 from lightning_vitc.budget.prunable import kept_of
-from lightning_vitc.compact import compact
-from lightning_vitc.dynamic.attaching import with_gates
-from lightning_vitc.dynamic.report import RateEvaluation
-from lightning_vitc.dynamic.skipping import set_gating
-from lightning_vitc.export import artifact
-from lightning_vitc.few_shot.dropped_attention import drop_attention
+from lightning_vitc.dynamic.rate_evaluation import RateEvaluation
 from lightning_vitc.few_shot.scores import score
 from lightning_vitc.few_shot.synthetic import synthesize
+from lightning_vitc.networks.backbone import Backbone, create_backbone
+from lightning_vitc.networks.compaction import compact
+from lightning_vitc.networks.dropped_attention import drop_attention
+from lightning_vitc.networks.gates.attaching import with_gates
+from lightning_vitc.networks.gates.skipping import set_gating
+from lightning_vitc.networks.slicing import slice_width
+from lightning_vitc.pipeline.evaluation import Evaluation
 from lightning_vitc.schema import SyntheticConfig
-from lightning_vitc.slicing import slice_width
-from lightning_vitc.training.evaluation import Evaluation
 
 
 def backbone() -> Backbone:

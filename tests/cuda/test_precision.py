@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from trainings import TRAININGS, scala, search  # of benchmarks/
 
-from lightning_vitc.backbone import Backbone, create_backbone
+from lightning_vitc.networks.backbone import Backbone, create_backbone
 
 # Losses, probabilities, norms and orders: what half precision would spoil. A fused attention's softmax is within it.
 FULL = ("_softmax", "_log_softmax", "nll_loss_forward", "mse_loss", "linalg_vector_norm", "sort", "argsort", "exp")

@@ -15,7 +15,6 @@ from fitting import OF_EVERY_STEP, OF_FP16, OF_LOGGING, STEPS, batches, fit
 from lightning.pytorch import Trainer
 from trainings import dcvit, dense, one_shot, practise, scala, usdc, usdc_finetuning, uvc  # of benchmarks/
 
-from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.callbacks.ema import EMA
 from lightning_vitc.callbacks.gate_freezing import GateFreezing
 from lightning_vitc.callbacks.gate_staging import GateStaging
@@ -26,6 +25,7 @@ from lightning_vitc.callbacks.step_seed import StepSeed
 from lightning_vitc.callbacks.width_sampling import WidthSampling
 from lightning_vitc.dynamic.grouping import GROUPINGS
 from lightning_vitc.methods.uvc import UNDECIDED
+from lightning_vitc.networks.backbone import Backbone, create_backbone
 
 pytestmark = pytest.mark.slow
 

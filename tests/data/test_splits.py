@@ -6,7 +6,7 @@ import torch
 
 from lightning_vitc.data.subsets import balanced_subset, hold_out
 from lightning_vitc.errors import UserError
-from lightning_vitc.records import opened
+from lightning_vitc.files.records import opened
 
 DIGITS = [17024, 108887, 53704]
 

@@ -1,15 +1,14 @@
 """A network whose gates differ, by block and by image."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from lightning_vitc.backbone import Backbone, create_backbone, from_spec
-from lightning_vitc.dynamic.gate_networks import GateNetwork
-from lightning_vitc.dynamic.gate_shapes import GATES
+from lightning_vitc.networks.backbone import Backbone, create_backbone, from_spec
+from lightning_vitc.networks.gates.networks import GateNetwork
+from lightning_vitc.networks.gates.shapes import GATES
 
 TINY = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "num_heads": 3, "depth": 4, "num_classes": 10}
 
@@ -25,8 +24,7 @@ def with_random_gates(**keys: Any) -> Backbone:
     torch.manual_seed(1)
     dense, names = create_backbone("deit_tiny_patch16_224", **TINY, **keys), list(GATES)
     pairs = [(names[number], names[(number + 4) % 7]) for number in range(4)]
-    blocks = tuple(replace(block, gates=pair) for block, pair in zip(dense.spec.blocks, pairs, strict=True))
-    network = from_spec(replace(dense.spec, blocks=blocks))
+    network = from_spec(dense.spec.with_gates(pairs))
     for gate in network.modules():
         if isinstance(gate, GateNetwork):
             nn.init.normal_(gate.last.weight, std=5.0)

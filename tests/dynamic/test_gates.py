@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_vitc.dynamic.gate_networks import MOMENTUM, GateNetwork, RunningNorm, settle
 from lightning_vitc.dynamic.gate_places import places_of
 from lightning_vitc.dynamic.gate_selection import GateSelection
-from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs, gate_params
+from lightning_vitc.networks.gates.networks import MOMENTUM, GateNetwork, RunningNorm, settle
+from lightning_vitc.networks.gates.shapes import GATES, gate_macs, gate_params
 
 NAMES = tuple(GATES)
 

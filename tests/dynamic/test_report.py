@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from lightning_vitc.backbone import Backbone
-from lightning_vitc.dynamic.report import SHOWN, RateEvaluation
+from lightning_vitc.dynamic.rate_evaluation import SHOWN, RateEvaluation
 from lightning_vitc.dynamic.targets import DynamicTargets
+from lightning_vitc.networks.backbone import Backbone
 
 
 def test_the_extreme_images_of_two_processes_with_unlike_counts(gated: Backbone, monkeypatch: Any) -> None:

@@ -1,6 +1,5 @@
 """Skipping is exact in every mode, through compaction, saving and export, and its costs are counted."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +7,17 @@ import pytest
 import torch
 
 from lightning_vitc import ArchSpec, compact, costs, load
-from lightning_vitc.backbone import Backbone
+from lightning_vitc.artifacts.artifact import save
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.prunable import kept_of, masked_weights
-from lightning_vitc.dynamic.attaching import lower, without_gates
 from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.dynamic.rates import RunRates
-from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
-from lightning_vitc.export.artifact import save
-from lightning_vitc.export.deployed import OnnxNetwork, Pt2Network
-from lightning_vitc.export.write_formats import write_int8, write_onnx, write_pt2
+from lightning_vitc.exporting.deployed import OnnxNetwork, Pt2Network
+from lightning_vitc.exporting.write_formats import write_int8, write_onnx, write_pt2
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.blocks import Block
+from lightning_vitc.networks.gates.attaching import lower, without_gates
+from lightning_vitc.networks.gates.skipping import noting_decisions, set_gating
 
 TOLERANCE = dict(rtol=0, atol=1e-5)
 
@@ -106,10 +106,11 @@ def test_costs(gated: Backbone, images: torch.Tensor) -> None:
     by_hand = []
     for image in ran:
         blocks = tuple(
-            replace(block, attn=block.attn if attn else None, hidden=block.hidden if mlp else None)
-            for block, (attn, mlp) in zip(spec.blocks, image.tolist(), strict=True)
+            Block(tuple(branch if runs else None for branch, runs in zip(block, which, strict=True)))
+            for block, which in zip(spec.blocks, image.tolist(), strict=True)
         )
-        by_hand.append(costs.macs(replace(spec, blocks=blocks)))
+        gates = costs.parts(spec)["gates"] - costs.parts(spec.with_stage(*blocks))["gates"]  # which run all the same
+        by_hand.append(costs.macs(spec.with_stage(*blocks)) + gates)
     assert found.expected(ran.double()).tolist() == by_hand
     assert float(found.expected(ran.double().mean(0))) == pytest.approx(sum(by_hand) / len(by_hand))
 
@@ -139,7 +140,11 @@ def test_a_saved_network_skips(gated: Backbone, images: torch.Tensor, tmp_path: 
 
 def test_a_file_without_gates_is_read(gated: Backbone) -> None:
     plain = without_gates(gated).spec
-    older = {**vars(plain), "blocks": [{"attn": vars(block.attn), "hidden": block.hidden} for block in plain.blocks]}
+    common = {key: getattr(plain, key) for key in ("name", "img_size", "in_chans", "num_classes", "embed_dim")}
+    blocks = [
+        {"attn": {"head_dim": attn.query, "value_dims": attn.pieces}, "hidden": mlp.width} for attn, mlp in plain.blocks
+    ]
+    older = {**common, **vars(plain.options), "blocks": blocks}
     assert ArchSpec.from_dict(older) == plain
 
 

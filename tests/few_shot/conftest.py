@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_vitc.backbone import Backbone, create_backbone
+from lightning_vitc.networks.backbone import Backbone, create_backbone
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

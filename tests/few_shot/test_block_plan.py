@@ -11,8 +11,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
-from lightning_vitc.backbone import template
 from lightning_vitc.budget.target import Target
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.errors import UserError
@@ -24,6 +22,10 @@ from lightning_vitc.few_shot.block_plan import (
     plan_blocks,
     plan_of_blocks,
 )
+from lightning_vitc.networks.backbone import template
+from lightning_vitc.networks.blocks import attention
+from lightning_vitc.networks.families.plain.shape import positions, vit, vit_block
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig, ModelConfig
 
 PUBLISHED = {
@@ -134,12 +136,12 @@ def test_one_more_block_costs_the_same():
 def test_reach_of_a_plan_by_hand():
     """From ten whole blocks without attention and MLP to one without its attention, in units of ten blocks."""
     spec = spec_of("vit_base_patch16_224")
-    reach = plan_of_blocks(spec, target_of_blocks(spec, 2), 10).reach
-    assert reach.most == 16_398_243_840
-    assert reach.step == 10 * 2 * 197 * 768
+    reachable = plan_of_blocks(spec, target_of_blocks(spec, 2), 10).reachable
+    assert reachable.most == 16_398_243_840
+    assert reachable.step == 10 * 2 * 197 * 768
 
 
-SMALL = ArchSpec("small", (8, 8), (4, 4), 1, 10, 4, (BlockSpec(AttentionSpec(2, (2, 2)), 4),) * 4, 1.0)
+SMALL = vit("small", (8, 8), (4, 4), 1, 10, 4, [vit_block(attention(2, (2, 2)), 4)] * 4, 1.0)
 MEASURED = UnitCosts(fixed=0, attn=1, mlp=2, head=3, dim=4, channel=5, dense=180)
 
 
@@ -161,9 +163,9 @@ def test_a_latency_between_two_that_can_be_reached_leads_to_attentions_alone():
 @st.composite
 def networks(draw: st.DrawFn) -> ArchSpec:
     heads, head_dim = draw(st.integers(1, 6)), draw(st.integers(1, 40))
-    block = BlockSpec(AttentionSpec(head_dim, (head_dim,) * heads), draw(st.integers(1, 900)))
+    block = vit_block(attention(head_dim, (head_dim,) * heads), draw(st.integers(1, 900)))
     side = draw(st.integers(1, 6))
-    return ArchSpec(
+    return vit(
         name="any", img_size=(4 * side, 4 * side), patch_size=(4, 4), in_chans=3, num_classes=7,
         embed_dim=heads * head_dim, blocks=(block,) * draw(st.integers(3, 14)), scale=1.0,
     )  # fmt: skip
@@ -188,7 +190,7 @@ def test_any_network_and_any_budget(spec, share, convention):
     cost = target.measure(plan.apply(spec))
     assert 0 <= target.amount - cost < k * parts.unit
     if convention == "paper":
-        assert parts.unit == 2 * spec.num_tokens * spec.embed_dim
+        assert parts.unit == 2 * positions(spec)[0] * spec.embed_dim
     assert cost == target.measure(plan.apply(spec, tuple(range(1, 1 + k))))  # whichever blocks they are
 
 

@@ -12,8 +12,8 @@ from lightning_vitc import costs
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot import candidates
-from lightning_vitc.training.pipeline import Pipeline
-from lightning_vitc.training.run_directory import RunDirectory
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.runs.directory import RunDirectory
 
 
 def run_in(place: Path, count: int = 1, read_only: bool = False) -> Pipeline:

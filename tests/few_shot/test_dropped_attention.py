@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from lightning_vitc import compact, costs
-from lightning_vitc.few_shot import least_squares
-from lightning_vitc.few_shot.dropped_attention import (
+from lightning_vitc.networks import least_squares
+from lightning_vitc.networks.dropped_attention import (
     active_units,
     compressed_blocks,
     drop_attention,
@@ -16,6 +16,7 @@ from lightning_vitc.few_shot.dropped_attention import (
     train_around,
     without_blocks,
 )
+from lightning_vitc.networks.families.plain.shape import positions
 
 
 def test_the_block_is_the_formula(any_network, images):
@@ -23,7 +24,7 @@ def test_the_block_is_the_formula(any_network, images):
     small = drop_attention(any_network, 2, 40, seed=3, images=images)
     before, block = any_network.blocks[2], small.blocks[2]
     units = random_units(96, 40, 3, 2)
-    x = torch.randn(2, any_network.spec.num_tokens, 24)
+    x = torch.randn(2, positions(any_network.spec)[0], 24)
     hidden = before.mlp.act(F.linear(before.norm2(x), before.mlp.fc1.weight[units], before.mlp.fc1.bias[units]))
     expected = x + before.ls2(F.linear(hidden, before.mlp.fc2.weight[:, units], before.mlp.fc2.bias))
     torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-6)
@@ -115,7 +116,7 @@ def test_no_hidden_unit_leaves_the_bias(make_network, images, init):
     network = make_network("deit3")
     small = drop_attention(network, 1, 0, seed=5, images=images, init=init)
     train_around(small)
-    x, block = torch.randn(2, network.spec.num_tokens, 24), small.blocks[1]
+    x, block = torch.randn(2, positions(network.spec)[0], 24), small.blocks[1]
     torch.testing.assert_close(block(x), x + block.ls2(block.mlp.fc2.bias), rtol=0, atol=1e-6)
     if init == "least_squares":  # the mean of what the block did, shrunk by the ridge
         with torch.no_grad():
@@ -140,7 +141,7 @@ def test_what_is_trained(any_network, images):
     assert {name.split(".")[1] for name in trained if name.startswith("blocks")} == {"0", "1", "2"}
     assert {name.partition(".")[0] for name in frozen} == {"blocks", "head"} | (
         {"head_dist"} if small.spec.distilled else set()
-    ) | ({"fc_norm"} if small.spec.fc_norm else set())
+    ) | ({"fc_norm"} if small.spec.options.fc_norm else set())
     small.forward_features(images).square().mean().backward()
     assert all(small.get_parameter(name).grad is not None for name in trained)
     assert all(small.get_parameter(name).grad is None for name in frozen)

@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_vitc.callbacks.progressive_block_dropping import ProgressiveBlockDropping
-from lightning_vitc.few_shot.dropped_attention import drop_attention
 from lightning_vitc.few_shot.feature_matching import original_tokens, token_loss
 from lightning_vitc.methods.dcvit import DCViT
+from lightning_vitc.networks.dropped_attention import drop_attention
 from lightning_vitc.schema import OptimizerConfig
 from lightning_vitc.training.module import CompressionModule
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_vitc.architecture import ArchSpec
 from lightning_vitc.latency import measuring
 from lightning_vitc.latency.place import Place
+from lightning_vitc.networks.spec import ArchSpec
 
 
 class Clock:
@@ -28,10 +28,11 @@ def linear(spec: ArchSpec) -> float:
     """Milliseconds of a network as a sum over its pieces, at any embedding width."""
     total = 0.1 + 0.001 * spec.embed_dim
     for block in spec.blocks:
-        if block.attn is not None:
-            total += 0.05 + 0.2 * block.attn.num_heads + 0.004 * block.attn.value_dim
-        if block.hidden is not None:
-            total += 0.03 + 0.001 * block.hidden
+        attn, mlp = block
+        if attn is not None:
+            total += 0.05 + 0.2 * attn.groups + 0.004 * attn.width
+        if mlp is not None:
+            total += 0.03 + 0.001 * mlp.width
         total += 0.01 * sum(gate is not None for gate in block.gates)
     return total * spec.embed_dim
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.latency import cache, measuring, place
@@ -16,10 +15,12 @@ from lightning_vitc.latency.measuring import FEWEST, MOST, in_turns, shares
 from lightning_vitc.latency.meter import Meter
 from lightning_vitc.latency.place import Place
 from lightning_vitc.latency.table import points_of
+from lightning_vitc.networks.blocks import attention
+from lightning_vitc.networks.families.plain.shape import vit, vit_block
 
-BLOCK = BlockSpec(AttentionSpec(8, (8,) * 4), 64)
-SPEC = ArchSpec("small", (16, 16), (8, 8), 3, 10, 32, (BLOCK,) * 3, 0.35)
-HALF, OTHER = (replace(SPEC, blocks=SPEC.blocks[:depth]) for depth in (1, 2))
+BLOCK = vit_block(attention(8, (8,) * 4), 64)
+SPEC = vit("small", (16, 16), (8, 8), 3, 10, 32, (BLOCK,) * 3, 0.35)
+HALF, OTHER = (SPEC.with_stage(*SPEC.blocks[:depth]) for depth in (1, 2))
 
 
 def files() -> list[Path]:
@@ -46,7 +47,7 @@ def test_the_second_time_nothing_is_measured(clock, capsys):
 
 @pytest.mark.parametrize("other", [
     Meter(SPEC, Place(batch_size=2)), Meter(SPEC, Place(threads=2)),
-    Meter(replace(SPEC, img_size=(24, 24)), Place()), Meter(replace(SPEC, blocks=SPEC.blocks[:2]), Place()),
+    Meter(replace(SPEC, img_size=(24, 24)), Place()), Meter(SPEC.with_stage(*(SPEC.blocks[:2])), Place()),
 ])  # fmt: skip
 def test_another_place_or_shape_is_measured_anew(clock, other):
     Meter(SPEC, Place()).table()
@@ -167,8 +168,8 @@ def test_shares_are_of_the_same_round():
 def test_networks_take_turns_and_the_threads_come_back():
     before = torch.get_num_threads()
     state = torch.random.get_rng_state()
-    gated = replace(SPEC, blocks=(BlockSpec(BLOCK.attn, 64, ("relu", "relu_bn")),))
-    rounds = in_turns({"dense": SPEC, "gated": gated, "bare": replace(SPEC, blocks=())}, Place("cpu", 2, before + 1))
+    gated = SPEC.with_stage(vit_block(BLOCK.branches[0], 64).with_gates(("relu", "relu_bn")))
+    rounds = in_turns({"dense": SPEC, "gated": gated, "bare": SPEC.with_stage()}, Place("cpu", 2, before + 1))
     counts = {len(times) for times in rounds.values()}
     assert len(counts) == 1
     assert counts <= set(range(FEWEST, MOST + 1))  # fewer on a busy machine

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,20 +12,20 @@ import pytest
 import torch
 
 from lightning_vitc import costs, load
-from lightning_vitc.architecture import ArchSpec, BlockSpec
 from lightning_vitc.config import load_experiment
 from lightning_vitc.dynamic import latency as dynamic_latency
-from lightning_vitc.dynamic.skipping import noting_decisions
 from lightning_vitc.errors import UserError
-from lightning_vitc.export.exporting import export
-from lightning_vitc.latency import cache
+from lightning_vitc.exporting.exporting import export
+from lightning_vitc.latency import cache, timing
 from lightning_vitc.latency.fitting import TRIES
-from lightning_vitc.measuring import timing
 from lightning_vitc.measuring.benchmark import benchmark
 from lightning_vitc.measuring.candidates import candidates_of
 from lightning_vitc.measuring.subjects import Settings
-from lightning_vitc.training import post_training
-from lightning_vitc.training.train import train
+from lightning_vitc.networks.blocks import Block
+from lightning_vitc.networks.gates.skipping import noting_decisions
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.pipeline import post_training
+from lightning_vitc.pipeline.train import train
 
 SMALL = (
     "model.depth=4", "model.embed_dim=48", "model.num_heads=3", "model.patch_size=4", "data.num_samples=256",
@@ -58,10 +57,10 @@ def by_decisions(parts: Any, network: Any, dense: Any, images: torch.Tensor, pla
     spec, total = ArchSpec.of(network), 0.0
     for ran in torch.stack(decisions, dim=1).unflatten(1, (-1, 2)).tolist():
         blocks = [
-            BlockSpec(block.attn if attn else None, block.hidden if mlp else None, block.gates)
-            for block, (attn, mlp) in zip(spec.blocks, ran, strict=True)
+            Block(tuple(branch if runs else None for branch, runs in zip(block, which, strict=True)))
+            for block, which in zip(spec.blocks, ran, strict=True)
         ]
-        total += parts(replace(spec, blocks=tuple(blocks)))
+        total += parts(spec.with_stage(*blocks))
     return 1.09 * total / len(images) / parts(ArchSpec.of(dense))
 
 
@@ -100,7 +99,7 @@ def test_what_is_built_is_measured_to_be_within_the_budget(world, experiment, ov
     assert "budget of latency_ms" in Path("out/README.md").read_text()
     assert costs.macs(spec) == row["macs"]
     assert row["latency_ms"] == pytest.approx(
-        dense * world.milliseconds(spec) / world.milliseconds(replace(spec, blocks=dense_blocks(path))), rel=1e-3
+        dense * world.milliseconds(spec) / world.milliseconds(spec.with_stage(*(dense_blocks(path)))), rel=1e-3
     )
     assert world.asked == asked, "a finished run is not measured again"
 
@@ -109,7 +108,7 @@ def overrides_share(overrides: tuple[str, ...]) -> str:
     return next(text for text in overrides if text.startswith("budget.latency_ms")).partition("=")[2].rstrip("%")
 
 
-def dense_blocks(path: Path) -> tuple[BlockSpec, ...]:
+def dense_blocks(path: Path) -> tuple[Block, ...]:
     return ArchSpec.from_dict(json.loads(Path("out/arch.json").read_text())["dense"]).blocks
 
 

@@ -1,19 +1,18 @@
 """The table predicts what it was measured from, and its linear costs add up to the dense network."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_vitc.architecture import ArchSpec, AttentionSpec, BlockSpec
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.latency.meter import Meter
 from lightning_vitc.latency.place import Place
 from lightning_vitc.latency.table import LatencyTable, knots, knots_of_dims, points_of
+from lightning_vitc.networks.blocks import attention
+from lightning_vitc.networks.families.plain.shape import vit, vit_block
 
-ATTN = AttentionSpec(16, (16,) * 6)
-SPEC = ArchSpec("small", (32, 32), (8, 8), 3, 10, 96, (BlockSpec(ATTN, 384),) * 5, 0.25)
+ATTN = attention(16, (16,) * 6)
+SPEC = vit("small", (32, 32), (8, 8), 3, 10, 96, (vit_block(ATTN, 384),) * 5, 0.25)
 METER = Meter(SPEC, Place())
 
 
@@ -29,12 +28,12 @@ def test_values_narrower_than_the_whole_have_a_knot_just_below_it():
 
 
 @pytest.mark.parametrize("blocks", [
-    SPEC.blocks, SPEC.blocks[:2], (BlockSpec(None, 100),), (BlockSpec(AttentionSpec(16, (16, 3, 9)), None),),
-    (BlockSpec(AttentionSpec(16, (7,)), 1), BlockSpec(AttentionSpec(16, (16,) * 5), 383)),
-    (BlockSpec(ATTN, 384, ("relu", "relu")), BlockSpec(None, 64, (None, "relu"))),
+    SPEC.blocks, SPEC.blocks[:2], (vit_block(None, 100),), (vit_block(attention(16, (16, 3, 9)), None),),
+    (vit_block(attention(16, (7,)), 1), vit_block(attention(16, (16,) * 5), 383)),
+    (vit_block(ATTN, 384).with_gates(("relu", "relu")), vit_block(None, 64).with_gates((None, "relu"))),
 ])  # fmt: skip
 def test_a_linear_world_is_predicted_exactly(clock, blocks):
-    spec = replace(SPEC, blocks=blocks)
+    spec = SPEC.with_stage(*blocks)
     table = METER.table(gates=["relu"])
     assert table.measure(spec) == pytest.approx(1e6 * 1.5 * clock.milliseconds(spec), rel=0.001)
     assert table.measure(SPEC) == pytest.approx(table.dense, abs=2)
@@ -42,15 +41,17 @@ def test_a_linear_world_is_predicted_exactly(clock, blocks):
 
 def test_a_world_with_steps_is_predicted_at_its_steps(clock):
     """As a GPU that computes in tiles: the time of an MLP moves in steps of 96 units."""
-    clock.milliseconds = lambda spec: 1.0 + sum(-(-(block.hidden or 0) // 96) for block in spec.blocks)
+    clock.milliseconds = lambda spec: (
+        1.0 + sum(-(-(block.branches[1].width if block.branches[1] else 0) // 96) for block in spec.blocks)
+    )
     table = METER.table()
     for units in (96, 192, 288, 384):
-        spec = replace(SPEC, blocks=(BlockSpec(None, units),) * 3)
+        spec = SPEC.with_stage(*[vit_block(None, units)] * 3)
         assert table.measure(spec) == pytest.approx(1.5e6 * clock.milliseconds(spec), rel=0.001)
 
 
 def test_noise_never_makes_more_faster(clock):
-    clock.milliseconds = lambda spec: 1.0 + sum(5 if block.hidden == 192 else 4 for block in spec.blocks)
+    clock.milliseconds = lambda spec: 1.0 + sum(5 if branch.width == 192 else 4 for _, _, branch in spec.branches())
     table = METER.table()
     times = [table.hidden(units) for units in range(1, 385)]
     assert times == sorted(times)

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from lightning_vitc import costs
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import create_backbone
-from lightning_vitc.compact import compact
+from lightning_vitc.artifacts import artifact
 from lightning_vitc.errors import UserError
-from lightning_vitc.export import artifact
+from lightning_vitc.latency.timing import interleaved, peak_bytes, percentiles
 from lightning_vitc.measuring.benchmark import benchmark
 from lightning_vitc.measuring.candidates import candidate_of, candidates_of
 from lightning_vitc.measuring.subjects import Candidate, Settings
-from lightning_vitc.measuring.timing import interleaved, peak_bytes, percentiles
-from lightning_vitc.slicing import slice_width
+from lightning_vitc.networks.backbone import create_backbone
+from lightning_vitc.networks.compaction import compact
+from lightning_vitc.networks.slicing import slice_width
+from lightning_vitc.networks.spec import ArchSpec
 
 CPU = torch.device("cpu")
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 4, "num_classes": 5}
@@ -104,7 +104,7 @@ def clock(monkeypatch):
         rounds[seconds] = rounds.get(seconds, -1) + 1
         return 1e3 * seconds * (10 if rounds[seconds] % 2 else 1)
 
-    monkeypatch.setattr("lightning_vitc.measuring.timing._timed", timed)
+    monkeypatch.setattr("lightning_vitc.latency.timing._timed", timed)
     monkeypatch.setattr("lightning_vitc.measuring.subjects.Subject.call_with",
                         lambda subject, images: lambda: subject.candidate.module.seconds)  # fmt: skip
 

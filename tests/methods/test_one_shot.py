@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lightning_vitc import costs
-from lightning_vitc.backbone import create_backbone
 from lightning_vitc.budget.prunable import energies, pruned_spec
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.one_shot import cut, uniform_size
+from lightning_vitc.networks.backbone import create_backbone
 from lightning_vitc.schema import BudgetConfig, MinKeepConfig
 
 TINY = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 96, "num_heads": 6, "depth": 4, "num_classes": 10}
@@ -25,7 +25,7 @@ def test_within_half_a_percent_and_never_over(percent: int) -> None:
     heads, channels = uniform_size(NETWORK.spec, COSTS, limit, BudgetConfig())
     spec = pruned_spec(NETWORK.spec, cut(NETWORK, "magnitude", heads, channels, seed=0))
     assert limit - 0.005 * COSTS.dense <= costs.macs(spec) <= limit
-    assert {(len(block.attn.value_dims), block.hidden) for block in spec.blocks} == {(heads, channels)}
+    assert {(attn.groups, mlp.width) for attn, mlp in spec.blocks} == {(heads, channels)}
 
 
 def test_heads_and_channels_shrink_alike() -> None:

@@ -1,7 +1,6 @@
 """PRACTISE: adaptors that start as nothing, scores by measured time, whole blocks dropped, nothing else left."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,19 +8,19 @@ import pytest
 import torch
 
 from lightning_vitc import costs
-from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.budget.target import Target
-from lightning_vitc.compact import compact
 from lightning_vitc.config import load_experiment
 from lightning_vitc.few_shot.adaptors import adapted
-from lightning_vitc.few_shot.dropped_attention import without_blocks
 from lightning_vitc.few_shot.latency import latencies
+from lightning_vitc.files.records import opened
 from lightning_vitc.methods import practise
 from lightning_vitc.methods.dcvit import DCViT
 from lightning_vitc.methods.practise import Practise
-from lightning_vitc.records import opened
-from lightning_vitc.training.pipeline import Pipeline
-from lightning_vitc.training.run_directory import RunDirectory
+from lightning_vitc.networks.backbone import Backbone, create_backbone
+from lightning_vitc.networks.compaction import compact
+from lightning_vitc.networks.dropped_attention import without_blocks
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.runs.directory import RunDirectory
 
 TINY = (
     "model.depth=5", "model.embed_dim=24", "model.num_heads=2", "model.patch_size=4", "teacher.epochs=1",
@@ -73,7 +72,7 @@ def test_scores_by_hand(network, monkeypatch):
 
 def test_a_budget_within_a_block_drops_it(network):
     spec, dense = network.spec, costs.macs(network.spec)
-    block = (dense - costs.macs(replace(spec, blocks=()))) // 5
+    block = (dense - costs.macs(spec.with_stage())) // 5
     for removed, number in ((1, 1), (block, 1), (block + 1, 2), (3 * block // 2, 2)):
         assert practise.dropped_blocks(spec, Target("macs", dense - removed, dense, "full", "dcvit"), 3) == number
 

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vitc.architecture import ArchSpec
-from lightning_vitc.backbone import Backbone, create_backbone, template
-from lightning_vitc.compact import compact
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
+from lightning_vitc.files.checkpoint import read_settings
 from lightning_vitc.measuring.weights_file import evaluate_weights
 from lightning_vitc.methods.scala import Arguments, Scala
+from lightning_vitc.networks.backbone import Backbone, create_backbone, template
+from lightning_vitc.networks.compaction import compact
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.schema import ModelConfig, OptimizerConfig
-from lightning_vitc.training.checkpoints import read_settings
-from lightning_vitc.training.pipeline import Pipeline
-from lightning_vitc.training.run_directory import RunDirectory
 
 SMALL = {"img_size": 16, "patch_size": 8, "in_chans": 1, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
 WIDTHS = tuple(Fraction(number, 8) for number in range(2, 9))  # .25, .375, ..., 1
@@ -87,7 +87,7 @@ def test_every_width_computes_what_the_released_network_does(width: Fraction) ->
         torch.testing.assert_close(module(images, width), wanted, rtol=1e-5, atol=1e-5)
         small = compact(module.backbone, module.evaluated(width))
         torch.testing.assert_close(small(images), wanted, rtol=1e-5, atol=1e-5)
-        assert ArchSpec.of(small).norm_eps == 1e-5
+        assert ArchSpec.of(small).options.norm_eps == 1e-5
         elastic = module.elastic()
         elastic.set_width(width)
         torch.testing.assert_close(elastic(images), wanted, rtol=1e-5, atol=1e-5)
@@ -117,8 +117,8 @@ def test_norm_eps_is_that_of_every_norm() -> None:
     norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
     assert len(norms) == 2 * 2 + 1
     assert {norm.eps for norm in norms} == {1e-3}
-    assert (model.spec.norm_eps, network().spec.norm_eps) == (1e-3, 1e-6)
-    assert template(ModelConfig(name="vit_small_patch16_224", norm_eps=1e-4)).spec.norm_eps == 1e-4
+    assert (model.spec.options.norm_eps, network().spec.options.norm_eps) == (1e-3, 1e-6)
+    assert template(ModelConfig(name="vit_small_patch16_224", norm_eps=1e-4)).spec.options.norm_eps == 1e-4
 
 
 def test_a_new_epsilon_changes_what_is_computed_and_described() -> None:

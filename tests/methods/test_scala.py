@@ -5,11 +5,11 @@ import timm
 import torch
 from torch import Tensor
 
-from lightning_vitc.backbone import from_timm
-from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods import scala
 from lightning_vitc.methods.scala import Arguments, Scala, width_name
+from lightning_vitc.networks.backbone import from_timm
+from lightning_vitc.networks.compaction import compact
 from lightning_vitc.schema import OptimizerConfig
 from lightning_vitc.training.teacher import Teacher
 

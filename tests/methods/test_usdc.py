@@ -20,7 +20,6 @@ from same_run import differences
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_vitc import ArchSpec, compact, costs, load
-from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.prunable import kept_of, pruned_spec
 from lightning_vitc.callbacks.gate_freezing import GateFreezing
@@ -28,21 +27,22 @@ from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
 from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
 from lightning_vitc.callbacks.run_rate_figure import RunRateFigure
 from lightning_vitc.dynamic import training
-from lightning_vitc.dynamic.attaching import gates_of
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_places import places_of
-from lightning_vitc.dynamic.gate_shapes import GATES, gate_macs
+from lightning_vitc.dynamic.gate_shift import Moving
 from lightning_vitc.dynamic.grouping import GROUPINGS, GroupGates, generator_of, group_sizes, gumbel_noise, units
-from lightning_vitc.dynamic.moving import Moving
-from lightning_vitc.dynamic.report import RateEvaluation
-from lightning_vitc.dynamic.skipping import noting_decisions, set_gating
+from lightning_vitc.dynamic.rate_evaluation import RateEvaluation
 from lightning_vitc.dynamic.targets import DynamicTargets, plan_of, targets_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.usdc import USDC, Arguments
+from lightning_vitc.networks.backbone import Backbone, create_backbone
+from lightning_vitc.networks.gates.attaching import gates_of
+from lightning_vitc.networks.gates.shapes import GATES, gate_macs
+from lightning_vitc.networks.gates.skipping import noting_decisions, set_gating
+from lightning_vitc.pipeline.finished import networks_of_run
+from lightning_vitc.pipeline.initial_network import starting_network
+from lightning_vitc.pipeline.stages import load_selected
 from lightning_vitc.schema import BudgetConfig, ModelConfig, OptimizerConfig
-from lightning_vitc.starting_point import starting_network
-from lightning_vitc.training.finished import networks_of_run
-from lightning_vitc.training.stages import load_selected
 from lightning_vitc.training.teacher import Teacher
 
 TINY = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "num_heads": 3, "depth": 3, "num_classes": 10}
@@ -74,7 +74,7 @@ def finetuning(module: USDC) -> GatedFinetuning:
 
 
 def replace_with(gated: Backbone, small: Any) -> Backbone:
-    from lightning_vitc.backbone import from_spec
+    from lightning_vitc.networks.backbone import from_spec
 
     backbone = from_spec(ArchSpec.of(small), rates=gated.rates)
     backbone.load_state_dict(small.state_dict())
@@ -321,7 +321,7 @@ def test_what_a_validation_logs() -> None:
     module.log_dict = logged.update  # type: ignore[method-assign, assignment]
     module._log_costs()
     spec = module.backbone.spec
-    bare = costs.macs(replace(spec, blocks=()))
+    bare = costs.macs(spec.with_stage())
     assert float(logged["usdc/val_worst_ratio"]) == pytest.approx(1)
     assert float(logged["usdc/val_expected_ratio"]) == pytest.approx(bare / costs.macs(spec))
     assert logged["usdc/val_params"] == costs.params(module.resident())
@@ -518,7 +518,7 @@ def test_two_gates_a_block_are_part_of_what_a_plan_can_reach() -> None:
     spec, budget = network().spec, BudgetConfig(macs="49%")
     targets, gates = targets_of(budget, spec, True, True), 2 * 3 * max(gate_macs(name, 48) for name in GATES)
     plan, without = (plan_of(spec, targets, budget, names) for names in (tuple(GATES), ()))
-    assert plan.reach.least == costs.macs(replace(spec, blocks=())) + gates
+    assert plan.reach.least == costs.macs(spec.with_stage()) + gates
     assert plan.further["static"].reach.least == without.reach.least + gates
 
 

@@ -14,12 +14,12 @@ from lightning.pytorch import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_vitc import costs, load
-from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.budget.prunable import energies, kept_of, pruned_spec
 from lightning_vitc.budget.target import target_of
-from lightning_vitc.compact import compact
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.uvc import UVC, Arguments
+from lightning_vitc.networks.backbone import Backbone, create_backbone
+from lightning_vitc.networks.compaction import compact
 from lightning_vitc.schema import BudgetConfig, MinKeepConfig, OptimizerConfig
 from lightning_vitc.training.teacher import Teacher
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightning_vitc.figures.front import Point, front_figure, pareto_front
 from lightning_vitc.reporting.curves import read_curves
-from lightning_vitc.reporting.front import Point, front_figure, pareto_front
 from lightning_vitc.reporting.page import _tiles
 
 BROWSER = next(

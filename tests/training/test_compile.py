@@ -16,13 +16,13 @@ from torch.distributed import HashStore, destroy_process_group, init_process_gro
 from torch.nn.parallel import DistributedDataParallel
 from trainings import TRAININGS, search  # of benchmarks/
 
-from lightning_vitc import compilation
-from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.callbacks.step_seed import StepSeed
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
+from lightning_vitc.networks.backbone import Backbone, create_backbone
+from lightning_vitc.networks.modules import compilation
+from lightning_vitc.runs.directory import FREE
 from lightning_vitc.training.module import CompressionModule
-from lightning_vitc.training.run_directory import FREE
 
 CASES = [(name, "blocks") for name in TRAININGS] + [(name, "whole") for name in ("dense", "scala", "uvc")]
 # Widths; networks; norms, attentions and MLPs. Blocks where nothing is dropped have a graph of their own.
@@ -197,7 +197,8 @@ RUN = """
 import os, sys, torch
 from functools import cache
 from pathlib import Path
-from lightning_vitc import cli, compilation
+from lightning_vitc import cli
+from lightning_vitc.networks.modules import compilation
 compilation.graph_of = cache(lambda function: torch.compile(function, backend="eager", fullgraph=True, dynamic=False))
 os.chdir(place)
 code = cli.main(arguments)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from lightning_vitc.backbone import create_backbone
 from lightning_vitc.callbacks.checkpoint import StageCheckpoint
 from lightning_vitc.data import VisionData
 from lightning_vitc.methods.dense import Dense
+from lightning_vitc.networks.backbone import create_backbone
+from lightning_vitc.pipeline.trainers import DurableCheckpointIO
 from lightning_vitc.schema import DataConfig, OptimizerConfig
 from lightning_vitc.training.finite_loss import FiniteLoss, NotFinite, check_weights
 from lightning_vitc.training.module import StepResult
-from lightning_vitc.training.trainers import DurableCheckpointIO
 
 RECIPE = OptimizerConfig(lr=1e-2, weight_decay=0.1)
 

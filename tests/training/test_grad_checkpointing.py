@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from trainings import TRAININGS, uvc  # of benchmarks/
 
-from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.config import load_experiment
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
-from lightning_vitc.training.run_directory import FREE
+from lightning_vitc.networks.backbone import Backbone, create_backbone
+from lightning_vitc.runs.directory import FREE
 
 RATES = {"drop_path_rate": 0.4, "drop_rate": 0.1, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1}
 METHODS = {**TRAININGS, "uvc_sublayer": partial(uvc, skip="sublayer")}
@@ -104,7 +104,7 @@ def test_it_is_no_setting_of_timm_and_free_to_change():
 def test_nothing_is_recomputed_without_gradients(monkeypatch):
     network = backbone().eval()
     network.set_grad_checkpointing()
-    monkeypatch.setattr("lightning_vitc.vit.recomputed", None)
+    monkeypatch.setattr("lightning_vitc.networks.families.plain.layers.recomputed", None)
     with torch.no_grad():
         network(torch.randn(2, 1, 8, 8))
     with pytest.raises(TypeError):

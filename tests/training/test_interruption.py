@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lightning_vitc.errors import Interrupted
-from lightning_vitc.signals import SIGNALS
+from lightning_vitc.errors.signals import SIGNALS
 from lightning_vitc.training import interruption
 from lightning_vitc.training.interruption import Interruption, between_stages
 

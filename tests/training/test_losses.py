@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vitc.backbone import Backbone, create_backbone, template
 from lightning_vitc.budget.prunable import kept_of
 from lightning_vitc.budget.target import target_of
-from lightning_vitc.compact import compact_backbone
 from lightning_vitc.config import load_experiment
+from lightning_vitc.config.registry import load_method
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.targets import targets_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods import dense, scala, usdc, uvc
-from lightning_vitc.registry import load_method
+from lightning_vitc.networks.backbone import Backbone, create_backbone, template
+from lightning_vitc.networks.compaction import compact_backbone
 from lightning_vitc.schema import BudgetConfig, OptimizerConfig
 from lightning_vitc.training.losses import distilled_cross_entropy, hard_distilled_cross_entropy
 from lightning_vitc.training.module import CompressionModule

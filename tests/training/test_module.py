@@ -14,11 +14,11 @@ from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
-from lightning_vitc.backbone import Backbone, create_backbone
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.methods.scala import Arguments, Scala
+from lightning_vitc.networks.backbone import Backbone, create_backbone
 from lightning_vitc.schema import DataConfig, OptimizerConfig
 from lightning_vitc.training.module import CompressionModule, StepResult, Variant
 from lightning_vitc.training.optimizer import lr_factor

@@ -5,9 +5,9 @@ import pytest
 import timm
 import torch
 
-from lightning_vitc.backbone import from_timm
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods.dense import Dense
+from lightning_vitc.networks.backbone import from_timm
 from lightning_vitc.schema import OptimizerConfig
 from lightning_vitc.training.optimizer import build_optimizer, lr_factor
 

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import torch
 
-from lightning_vitc.backbone import create_backbone
+from lightning_vitc.networks.backbone import create_backbone
 from lightning_vitc.training.teacher import Teacher
 
 

@@ -1,0 +1,1 @@
+"""Networks on disk: a directory with `arch.json`, weights and a model card."""

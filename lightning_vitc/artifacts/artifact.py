@@ -1,0 +1,242 @@
+"""A compressed model as a directory: `model.safetensors`, `arch.json` and a model card. Nothing is pickled.
+
+`arch.json` holds the digests of the other files, and `model.safetensors` that of the architecture, with the widths of
+a network that switches between them: files of two exports do not pass for one.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as serialize
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from lightning_vitc.artifacts.formats import FILES
+from lightning_vitc.artifacts.model_card import model_card
+from lightning_vitc.errors import UserError
+from lightning_vitc.files.directory_swap import swapped_in
+from lightning_vitc.files.records import opened, sealed
+from lightning_vitc.networks.elastic import ElasticViT
+from lightning_vitc.networks.families.plain.network import build
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.weights.files import read_weights
+from lightning_vitc.networks.weights.strict import load_strictly
+
+WEIGHTS, ARCH, CARD, SEVERAL = FILES["safetensors"], "arch.json", "README.md", "models.json"
+FORMAT, READ = 2, (1, 2)  # what is written, and what is read
+DIGEST = "architecture_sha256"  # in the metadata of the weights
+SECTIONS = ("files", "formats", "budget", "accuracy", "costs", "dense", "preprocessing", "experiment", "provenance")
+Model = VisionTransformer | ElasticViT
+KINDS: dict[str, Callable[[VisionTransformer, dict[str, Any]], Model]] = {"elastic": ElasticViT.restored}
+
+
+def load(directory: str | Path) -> Model:
+    """The model in an exported directory, in evaluation mode, on the CPU: a plain ViT, or an `ElasticViT`.
+
+    Its `classes` are the names of class 0, 1, ..., or `None` where the export has none.
+
+    Raises:
+        UserError: where a file is missing, damaged, or does not belong to the other.
+    """
+    directory = Path(directory)
+    document = read_arch(directory)
+    network = _empty(document["architecture"], directory / ARCH)
+    weights = read_weights(directory / WEIGHTS)
+    load_strictly(network, weights, str(directory / WEIGHTS), assign=True)
+    check(directory, WEIGHTS)
+    classes = classes_in(document, directory, network.num_classes)
+    try:
+        model = KINDS[document["kind"]](network, document) if "kind" in document else network.eval()
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{directory / ARCH}: damaged: no such network ({error}); export the model again") from None
+    model.classes = classes  # type: ignore[assignment]
+    return model
+
+
+def classes_in(document: dict[str, Any], directory: str | Path, count: int) -> tuple[str, ...] | None:
+    """The names of the classes in `arch.json`, as many as the network has, or `None`.
+
+    Raises:
+        UserError: where they are damaged.
+    """
+    names = document.get("classes")
+    if not names:
+        return None
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{Path(directory) / ARCH}: damaged: classes are not {count} names; export the model again")
+    return tuple(names)
+
+
+def check(directory: str | Path, name: str) -> Path:
+    """The path of a file that belongs to the directory's `arch.json`.
+
+    Raises:
+        UserError: where it is missing, was changed, or comes from another export.
+    """
+    path, document = Path(directory) / name, read_arch(directory)
+    again = "the directory was changed after its export; export the model again"
+    if not path.is_file():
+        there = [form for form, file in FILES.items() if (Path(directory) / file).is_file()]
+        raise UserError(f"{path}: no such file; {directory} was exported as {', '.join(there) or 'nothing'}")
+    if (document.get("files") or {}).get(name) != _digest_of_file(path):
+        raise UserError(f"{path}: not the file that {ARCH} describes; {again}")
+    if name == WEIGHTS:
+        with safe_open(path, "pt") as file:
+            belongs = (file.metadata() or {}).get(DIGEST)
+        if belongs != _digest_of_architecture(document["architecture"], document):
+            raise UserError(f"{Path(directory) / ARCH}: not the architecture that {WEIGHTS} was written for; {again}")
+    return path
+
+
+def _empty(architecture: dict[str, Any], path: Path) -> VisionTransformer:
+    try:
+        with torch.device("meta"):
+            return build(ArchSpec.from_dict(architecture))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (ArithmeticError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: no such network can be built ({type(error).__name__}: {error})") from None
+
+
+def read_arch(directory: str | Path) -> dict[str, Any]:
+    """The content of `arch.json`.
+
+    Raises:
+        UserError: where it is missing, damaged or of a later format.
+    """
+    path = Path(directory) / ARCH
+    try:
+        document = opened(path.read_bytes())
+        known = document["format"] in READ
+        sections = [document["architecture"] if known else {}, *(document.get(key) or {} for key in SECTIONS)]
+        if not all(isinstance(section, dict) for section in sections):
+            raise TypeError
+    except OSError:
+        if (Path(directory) / SEVERAL).is_file():
+            names = ", ".join(models_in(directory))
+            raise UserError(f"{directory}: holds several models; name one of its folders: {names}") from None
+        raise UserError(f"{path}: no such file; expected a directory written by 'vitc export'") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; export the model again") from None
+    if not known:
+        ours = " and ".join(map(str, READ))
+        raise UserError(f"{path}: format {document['format']} is not known to this version, which reads {ours}")
+    return document
+
+
+def models_in(directory: str | Path) -> list[str]:
+    """The folders of an export of several models.
+
+    Raises:
+        UserError: where the list of them is damaged.
+    """
+    path = Path(directory) / SEVERAL
+    try:
+        return [str(name) for name in list(opened(path.read_bytes())["models"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; export the models again") from None
+
+
+Complete = Callable[[Path], dict[str, Any]]
+
+
+def save(model: Model, directory: str | Path, facts: dict[str, Any], complete: Complete | None = None) -> None:
+    """Write the directory whole, or leave what is there.
+
+    Args:
+        model: a compacted model, or one that switches its width.
+        directory: a new one, or an earlier export, which is replaced.
+        facts: `method`, `budget`, `accuracy`, `preprocessing`, `provenance`, ... for `arch.json` and the card.
+        complete: writes other formats into the folder it is given, and returns more facts.
+
+    Raises:
+        UserError: where the directory holds something else or cannot be written.
+    """
+
+    def fill(folder: Path) -> None:
+        _write(model, folder, facts, complete)
+
+    _replace(directory, fill)
+
+
+def save_several(models: Mapping[str, tuple[Model, dict[str, Any], Complete | None]], directory: str | Path) -> None:
+    """Write several models into folders of one directory, whole as `save` does; the values are its arguments."""
+    _replace(directory, lambda folder: _write_several(models, folder))
+
+
+def write_several(models: Mapping[str, tuple[Model, dict[str, Any], Complete | None]], directory: Path) -> None:
+    """The same, in place of whatever is there.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    with swapped_in(directory) as folder:
+        _write_several(models, folder)
+
+
+def check_target(directory: str | Path) -> None:
+    """Refuse to write over what is no export.
+
+    Raises:
+        UserError: where the directory is a file or holds something else.
+    """
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"--out: {directory} is a file; name a directory")
+    ours = any((target / name).is_file() for name in (ARCH, SEVERAL))
+    if target.exists() and not ours and any(target.iterdir()):
+        raise UserError(f"--out: {directory} is not empty and no exported model; name another directory")
+
+
+def _replace(directory: str | Path, fill: Callable[[Path], None]) -> None:
+    check_target(directory)
+    try:
+        with swapped_in(Path(directory)) as folder:
+            fill(folder)
+    except OSError as error:
+        raise UserError(f"--out: {directory} cannot be written ({error.strerror or error})") from None
+
+
+def _write(model: Model, folder: Path, facts: dict[str, Any], complete: Complete | None) -> None:
+    fields, weights = model.stored() if isinstance(model, ElasticViT) else ({}, model.state_dict())
+    full = model.full if isinstance(model, ElasticViT) else model
+    architecture = json.loads(ArchSpec.of(full).to_json())
+    (folder / WEIGHTS).write_bytes(_serialize(weights, _digest_of_architecture(architecture, {**fields, **facts})))
+    facts = {**facts, **(complete(folder) if complete else {})}
+    files = {path.name: _digest_of_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    document = {"format": FORMAT, "architecture": architecture, "files": files, **fields, **facts}
+    (folder / ARCH).write_text(json.dumps(sealed(document), indent=1) + "\n")
+    (folder / CARD).write_text(model_card(ArchSpec.of(full), {**fields, **facts}))
+
+
+def _write_several(models: Mapping[str, tuple[Model, dict[str, Any], Complete | None]], folder: Path) -> None:
+    for name, (model, facts, complete) in models.items():
+        (folder / name).mkdir()
+        _write(model, folder / name, facts, complete)
+    (folder / SEVERAL).write_text(json.dumps(sealed({"format": FORMAT, "models": list(models)})) + "\n")
+
+
+def _serialize(weights: dict[str, Tensor], digest: str) -> bytes:
+    """Not by safetensors' save_file, which makes files that only the owner can read."""
+    metadata = {"format": "pt", DIGEST: digest}
+    return serialize({name: weight.contiguous() for name, weight in weights.items()}, metadata)
+
+
+def _digest_of_architecture(architecture: dict[str, Any], document: dict[str, Any]) -> str:
+    """Of the shape, of the names of the classes, and of what `ElasticViT.stored` adds."""
+    how = {key: document[key] for key in ("kind", "widths", "classes") if document.get(key)}
+    return _digest(json.dumps({**architecture, **how}, sort_keys=True).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,135 @@
+"""The model card of an export: `README.md` with the metadata block that model hubs read."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from lightning_vitc.artifacts.formats import FILES
+from lightning_vitc.networks import costs
+from lightning_vitc.networks.spec import ArchSpec
+
+_LOAD = {
+    "onnx": ("import onnxruntime", 'session = onnxruntime.InferenceSession("model.onnx")',
+             '(logits,) = session.run(None, {"images": images})  # float32 [B, C, H, W], any B'),
+    "int8": ("import onnxruntime", 'session = onnxruntime.InferenceSession("model.int8.onnx")'),
+    "pt2": ("import torch", 'model = torch.export.load("model.pt2").module()'),
+    "timm": ("import timm", 'model = timm.create_model("local-dir:timm", pretrained=True).eval()'),
+}  # fmt: skip
+SHOWN = 20  # names of classes
+PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # timm's words
+LIMITS = ("macs", "static", "params", "latency_ms", "drop_blocks")  # keys of `budget:` that say how much
+
+
+def model_card(spec: ArchSpec, facts: dict[str, Any]) -> str:
+    """Markdown: what the model is, how accurate, on which data, how to load it, and with what it was made.
+
+    Args:
+        spec: of the exported network; the full one where it switches its width.
+        facts: of `artifact.save`.
+    """
+    method = facts.get("method")
+    sections = [
+        _metadata(facts),
+        f"# {spec.name}, {'dense' if method == 'dense' else f'compressed by {method}'}",
+        _table(["", ""], _properties(spec, facts)),
+        *_formats(facts),
+        "## Load it",
+        *_loading(facts),
+        *_provenance(facts),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _metadata(facts: dict[str, Any]) -> str:
+    block: dict[str, Any] = {
+        "library_name": "lightning-vitc",
+        "pipeline_tag": "image-classification",
+        "license": facts.get("license") or "unknown",
+    }
+    if name := _data_name(facts):
+        block["datasets"] = [name]
+    block["tags"] = ["vision-transformer", "model-compression", facts.get("method")]
+    return f"---\n{yaml.safe_dump(block, sort_keys=False, allow_unicode=True)}---"
+
+
+def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    dense = facts.get("dense")
+    share = f" ({100 * costs.macs(spec) / costs.macs(ArchSpec.from_dict(dense)):.1f} % of dense)" if dense else ""
+    rows = [(name, str(value)) for name, value in _budget_of(facts).items()]
+    rows += [("MACs of one image", f"{costs.macs(spec):,}{share}"), ("parameters", f"{costs.params(spec):,}")]
+    rows += [("MACs that run, values of narrow heads padded", f"{n:,}") for n in costs.executed_beside(spec).values()]
+    rows += [(name.replace("_", " "), f"{value:,}") for name, value in (facts.get("costs") or {}).items()]
+    rows += [(name, f"{value:.2f} %") for name, value in (facts.get("accuracy") or {}).items()]
+    if name := _data_name(facts):
+        rows.append(("data", f"{name}, {facts.get('split', 'test')} split"))
+    rows += [
+        ("input", f"{spec.in_chans} x {spec.img_size[0]} x {spec.img_size[1]}"),
+        ("classes", _classes(spec.num_classes, facts.get("classes") or [])),
+    ]
+    preprocessing = facts.get("preprocessing") or {}
+    rows += [(key, str(preprocessing[key])) for key in PREPROCESSING if key in preprocessing]
+    if ((facts.get("experiment") or {}).get("data") or {}).get("exif"):
+        rows.append(("orientation", "as EXIF says"))
+    if facts.get("kind") == "elastic":
+        rows.append(("widths", ", ".join(row["width"] for row in facts["widths"])))
+    return [*rows, ("license", facts.get("license") or "unknown: set it with vitc export --license")]
+
+
+def _classes(count: int, names: Sequence[str]) -> str:
+    """How many, and the first names, as they can stand in a table."""
+    few = [re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", name.encode(errors="replace").decode()) for name in names[:SHOWN]]
+    more = ", ... (all of them in `arch.json`)" if len(names) > SHOWN else ""
+    return f"{count}: {', '.join(few)}{more}" if names else str(count)
+
+
+def _formats(facts: dict[str, Any]) -> list[str]:
+    """A table of what was written, as it was checked against PyTorch; none for the weights alone."""
+    formats = facts.get("formats") or {}
+    if not formats.keys() - {"safetensors"}:
+        return []
+    rows = []
+    for name, found in formats.items():
+        difference = f"{found['max_difference']:.1e}" if "max_difference" in found else ""
+        top1 = f"{found['top1']:.2f} %" if "top1" in found else ""
+        rows.append((f"`{FILES[name]}`", f"{found['bytes']:,}", top1, difference))
+    return ["## Files", _table(["file", "bytes", "top-1", "largest difference of a logit"], rows)]
+
+
+def _loading(facts: dict[str, Any]) -> list[str]:
+    lines = ["import lightning_vitc", 'model = lightning_vitc.load("this directory")']
+    if facts.get("kind") == "elastic":
+        lines.append(f'model.set_width("{facts["widths"][0]["width"]}")')
+    blocks = ["\n".join(["```python", *lines, "```"])]
+    for name in facts.get("formats") or {}:
+        if name in _LOAD:
+            blocks.append("\n".join(["```python", *_LOAD[name], "```"]))
+    return [*blocks, "`arch.json` holds the architecture, the preprocessing and where the model comes from."]
+
+
+def _provenance(facts: dict[str, Any]) -> list[str]:
+    provenance = facts.get("provenance") or {}
+    rows = [(key, str(provenance[key])) for key in ("run", "seed", "commit", "device", "python") if key in provenance]
+    rows += [(name, version) for name, version in (provenance.get("versions") or {}).items()]
+    return ["## Where it comes from", _table(["", ""], rows)] if rows else []
+
+
+def _table(header: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _data_name(facts: dict[str, Any]) -> str | None:
+    return ((facts.get("experiment") or {}).get("data") or {}).get("name")
+
+
+def _budget_of(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the network had to fit: its width, the limits, how MACs are counted, and where a latency holds."""
+    budget = facts.get("budget") or {}
+    names = {"width": "width", **{key: f"budget of {key}" for key in LIMITS}}
+    if budget.get("convention", "full") != "full":
+        names["convention"] = "MACs of the budget as counted by"
+    if budget.get("latency_ms") is not None:
+        names |= {key: f"latency: {key.replace('_', ' ')}" for key in ("device_name", "batch_size", "threads")}
+    return {title: budget[key] for key, title in names.items() if budget.get(key) is not None}

@@ -1,0 +1,108 @@
+"""The batch script of an experiment: one task a device, requeued and resumed where it stopped."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from lightning_vitc.data.sampler import EpochBatchSampler
+from lightning_vitc.errors import UserError
+from lightning_vitc.files.atomic import write_atomically
+from lightning_vitc.pipeline.planning import check_start
+from lightning_vitc.runs.directory import RunDirectory
+from lightning_vitc.schema import Experiment
+
+
+def write_script(experiment: Experiment, name: str, overrides: list[str]) -> Path:
+    """Write `<run directory>/train.sbatch` and return its path.
+
+    Args:
+        experiment: typed, with the `slurm` section to use.
+        name: of the experiment, as given by the user.
+        overrides: `key=value` of the user, repeated in the script.
+
+    Raises:
+        UserError: where sbatch or the run would refuse it.
+    """
+    _check(experiment)
+    directory = RunDirectory.of(experiment)
+    directory.open(experiment)  # the script belongs to the run: the same checks, the same config.yaml
+    try:
+        path = directory.path / "train.sbatch"
+        write_atomically(path, script(experiment, name, overrides).encode())
+    finally:
+        directory.close()  # not before: who opens the run removes what seems to be half written
+    return path
+
+
+def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
+    """The text of the batch script."""
+    slurm = experiment.slurm
+    tasks = _tasks(experiment)
+    directory = RunDirectory.of(experiment).path
+    options: dict[str, object] = {
+        "job-name": f"{experiment.name}-{experiment.run_name}",
+        "nodes": slurm.nodes,
+        "ntasks-per-node": tasks,
+        "cpus-per-task": slurm.cpus_per_task,
+        "gpus-per-node": slurm.gpus_per_node or None,
+        "time": slurm.time,
+        "account": slurm.account,
+        "partition": slurm.partition,
+        "constraint": slurm.constraint,
+        "mem": slurm.mem,
+        "output": f"{directory.absolute()}/slurm-%j.log",
+        "open-mode": "append",
+        "requeue": True,  # after a node failed or was taken away; the run continues
+        "signal": f"SIGUSR1@{slurm.signal_seconds}",  # to the tasks: save, and back into the queue
+    }
+    placement = [f"trainer.num_nodes={slurm.nodes}", f"trainer.devices={tasks}",
+                 f"trainer.accelerator={'gpu' if slurm.gpus_per_node else 'cpu'}"]  # fmt: skip
+    # -P: no folder of the submit directory, such as one called `timm`, takes the place of an installed package.
+    command = shlex.join([sys.executable, "-P", "-m", "lightning_vitc", "train", name, *overrides, *placement])
+    header = [f"#SBATCH --{_option(key, value)}" for key, value in options.items() if value is not None]
+    # Since Slurm 22.05 srun does not take the cores of a task over from sbatch: without them, each task has one.
+    srun = f"srun --kill-on-bad-exit=1 --cpus-per-task={slurm.cpus_per_task}"
+    return "\n".join(["#!/bin/bash", *header, "", "set -euo pipefail", f"cd {shlex.quote(str(Path.cwd()))}",
+                      *slurm.setup, "", f"{srun} {command}", ""])  # fmt: skip
+
+
+def submit(script_path: Path) -> str:
+    """Call sbatch; the job number and how to watch it.
+
+    Raises:
+        UserError: where there is no sbatch, or it refuses.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("--submit: there is no sbatch on this machine; submit the script from a login node")
+    done = subprocess.run(["sbatch", "--parsable", str(script_path)], check=False, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip() or "it gave no reason").splitlines()[-1]
+        raise UserError(f"--submit: sbatch refused: {reason}")
+    job = done.stdout.strip().split(";")[0]
+    log = shlex.quote(f"{script_path.parent}/slurm-{job}.log")
+    return f"job {job}; watch it with: squeue -j {job}, tail -f {log}"
+
+
+def _option(key: str, value: object) -> str:
+    return key if value is True else f"{key}={shlex.quote(str(value))}"
+
+
+def _tasks(experiment: Experiment) -> int:
+    """Processes a node."""
+    return max(1, experiment.slurm.gpus_per_node)
+
+
+def _check(experiment: Experiment) -> None:
+    slurm, size = experiment.slurm, experiment.data.batch_size
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", slurm.time):
+        raise UserError(
+            f"slurm.time: {slurm.time!r} is no time limit; give minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
+        )
+    check_start(experiment, measure=False)  # a latency is measured where the job runs
+    EpochBatchSampler(  # of a single batch: refuses one that does not divide over the processes
+        size, batch_size=size, seed=experiment.seed, world_size=slurm.nodes * _tasks(experiment),
+        accumulate=experiment.trainer.accumulate_grad_batches,
+    )  # fmt: skip

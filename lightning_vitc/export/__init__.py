@@ -1,1 +1,0 @@
-"""Compressed models on disk: the directory, its formats, and how it is loaded."""

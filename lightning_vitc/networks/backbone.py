@@ -1,0 +1,211 @@
+"""The shared backbone: a timm VisionTransformer that can also run as any of its sub-networks.
+
+State-dict keys are timm's, so a timm or official DeiT checkpoint loads strictly.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.func import functional_call
+
+from lightning_vitc.errors import UserError
+from lightning_vitc.errors.suggest import did_you_mean
+from lightning_vitc.networks.families.plain.network import Described, build, initialize, place_buffers
+from lightning_vitc.networks.kept import Kept
+from lightning_vitc.networks.modules.compilation import Compilable, method_of
+from lightning_vitc.networks.shared_weights import shared
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.weights.fitting import load_pretrained
+from lightning_vitc.schema import SOURCES, ModelConfig
+
+BranchGate = Callable[[int, int, Tensor], Tensor]
+NOT_TIMMS = ("name", "pretrained", "new_head", "resample_antialias", "grad_checkpointing")  # keys of `model`
+RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+
+
+class Backbone(Described, Compilable, VisionTransformer):
+    """A Vision Transformer [B, C, H, W] -> [B, classes] whose `kept` argument selects a sub-network.
+
+    Attributes:
+        spec: the full architecture.
+        pretrained_cfg: timm's (normalization, crop, ...), where the model has one.
+    """
+
+    rates: dict[str, float]
+    pretrained_cfg: Any = None
+    distilled_training: bool = False
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, kept: Kept | None = None, gates: Tensor | BranchGate | None = None
+    ) -> Tensor:
+        """Logits; a pair (class, distillation) when training a distilled model with `distilled_training`.
+
+        Args:
+            x: images [B, C, H, W].
+            kept: run this sub-network. It is timm's own forward pass over slices of these parameters, so what
+                runs here is what `compact` will make of the same `kept`.
+            gates: skip by gates: [L] weighs a block against its input, [L, 2] its attention and its MLP; a function
+                of the block's number, the branch (0 attention, 1 MLP) and its mean normalized token [B, D] gives the
+                weights of the images [B].
+        """
+        if gates is not None:
+            whole = self.compiled == "whole" and isinstance(gates, Tensor)
+            return self.forward_head(method_of(self, Backbone._gated_features, whole)(x, gates))
+        if kept is None:
+            return super().forward(x)
+        small = self._skeleton(kept.spec, x.device)
+        return functional_call(small, shared(dict(self.named_parameters()), kept), (x,))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep fewer activations for the backward pass, of sub-networks too; timm's method, done by the blocks."""
+        for block in self.blocks:
+            block.grad_checkpointing = enable  # type: ignore[assignment]
+
+    def set_norm_eps(self, eps: float) -> None:
+        """The epsilon of every LayerNorm from now on, of sub-networks too."""
+        self.spec = self.spec.with_options(norm_eps=eps)
+        for module in self.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = eps
+
+    def _gated_features(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        each = _by_block(gates) if isinstance(gates, Tensor) else (partial(gates, n) for n in range(len(self.blocks)))
+        for block, gate in zip(self.blocks, each, strict=True):
+            whole = isinstance(gate, Tensor)
+            x = x + gate * (block(x) - x) if whole else block(x, gates=gate)
+        return self.norm(x)
+
+    def _skeleton(self, spec: ArchSpec, device: torch.device) -> VisionTransformer:
+        """The sub-network without weights, made once a device."""
+        skeletons = self.__dict__.setdefault("_skeletons", {})
+        if (spec, device) not in skeletons:
+            with torch.device("meta"):
+                skeletons[spec, device] = build(spec, rates=self.rates)
+            place_buffers(skeletons[spec, device], device)
+        small = skeletons[spec, device]
+        if small.training != self.training:
+            small.train(self.training)
+        for own, block in zip(self.blocks, small.blocks, strict=False):  # a sub-network has no more blocks
+            block.grad_checkpointing = own.grad_checkpointing
+        small.set_compiled(self.compiled)
+        if isinstance(small, VisionTransformerDistilled):
+            small.distilled_training = self.distilled_training
+        return small
+
+
+class DistilledBackbone(Backbone, VisionTransformerDistilled):
+    """The backbone with a distillation token and its head (DeiT)."""
+
+
+def create_backbone(
+    name: str, pretrained: bool | str = False, *, new_head: bool = False, resample_antialias: bool = True,
+    **timm_kwargs: Any,
+) -> Backbone:  # fmt: skip
+    """The backbone of a timm model.
+
+    Args:
+        name: any plain `vit_*`, `deit_*` or `deit3_*` of timm.
+        pretrained: `True` for timm's weights from the hub, or the path of a checkpoint (`.safetensors`, or a `.pth` of
+            tensors), see `weights`; loaded strictly.
+        new_head: a new classifier instead of that of the weights.
+        resample_antialias: of position embeddings in a file, where its images had another size.
+        timm_kwargs: passed to timm, e.g. `img_size=32, patch_size=4, num_classes=100`.
+
+    Raises:
+        UserError: for an unknown or unsupported model, or a checkpoint of another model.
+    """
+    vit = create_timm(name, pretrained=pretrained is True, **timm_kwargs)
+    model = from_timm(vit, {key: timm_kwargs[key] for key in RATES if timm_kwargs.get(key)})
+    if isinstance(pretrained, str):
+        load_pretrained(model, pretrained, new_head=new_head, antialias=resample_antialias)
+    elif pretrained and new_head:
+        model.reset_classifier(model.num_classes)
+    return model
+
+
+def template(config: ModelConfig, num_classes: int | None = None) -> Backbone:
+    """The network of a `model` section without weights: what it is and costs, in a moment."""
+    kwargs = timm_kwargs(config) | ({} if num_classes is None else {"num_classes": num_classes})
+    with torch.device("meta"):
+        return from_timm(create_timm(config.name, **kwargs))
+
+
+def timm_kwargs(config: ModelConfig) -> dict[str, Any]:
+    """The keys of a `model` section that timm is told."""
+    return {key: value for key, value in vars(config).items() if key not in NOT_TIMMS and value is not None}
+
+
+def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
+    """timm's `create_model` with errors for users.
+
+    Raises:
+        UserError: for a name timm does not know, arguments it does not take, or a hub out of reach.
+    """
+    if not timm.is_model(name) and not name.startswith(SOURCES):
+        known = [model for model in timm.list_models() if model.startswith(("vit_", "deit"))]
+        raise UserError(f"model.name: unknown timm model {name!r}{did_you_mean(name, known)}")
+    if (eps := timm_kwargs.pop("norm_eps", None)) is not None:  # ours; timm takes the layer
+        timm_kwargs["norm_layer"] = partial(torch.nn.LayerNorm, eps=eps)
+    try:
+        return timm.create_model(name, **timm_kwargs)
+    except (TypeError, AssertionError, KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"model: timm cannot build {name} with these arguments: {_first_line(error)}") from None
+    except Exception as error:  # the hub's client has errors of its own, and keeps no file that it has half
+        if not (timm_kwargs.get("pretrained") or isinstance(error, OSError)):
+            raise
+        raise UserError(
+            f"model.pretrained: the weights of {name} cannot be fetched ({_first_line(error)}); "
+            "try again, or give the path of a file instead"
+        ) from None
+
+
+def create_teacher(
+    name: str, pretrained: bool | str, num_classes: int, img_size: tuple[int, int], in_chans: int = 3
+) -> torch.nn.Module:
+    """Any timm model, with weights of the hub, of a file, or (`False`) random ones.
+
+    The hub's weights come with their own classifier: for another number of classes it would be a random one.
+    """
+    kwargs: dict[str, Any] = {"in_chans": in_chans} | ({} if pretrained is True else {"num_classes": num_classes})
+    if name.startswith(("vit_", "deit")):
+        kwargs["img_size"] = img_size
+    model = create_timm(name, pretrained=pretrained is True, **kwargs)
+    if isinstance(pretrained, str):
+        load_pretrained(model, pretrained, remedy="; a teacher needs one for the classes of the data")
+    return model
+
+
+def from_timm(vit: Any, rates: Mapping[str, float] | None = None) -> Backbone:
+    """Take over a timm model's architecture and, unless it is on the `meta` device, its weights."""
+    model = from_spec(ArchSpec.of(vit), fresh=False, rates=rates)
+    if not vit.patch_embed.proj.weight.is_meta:
+        model.load_state_dict(vit.state_dict())
+    model.pretrained_cfg = getattr(vit, "pretrained_cfg", None)
+    return model
+
+
+def from_spec(spec: ArchSpec, fresh: bool = True, rates: Mapping[str, float] | None = None) -> Backbone:
+    """A backbone of the described shape; with `fresh`, newly initialized as timm does."""
+    model = build(spec, DistilledBackbone if spec.distilled else Backbone, rates)
+    assert isinstance(model, Backbone)
+    model.rates = dict(rates or {})
+    if fresh:
+        initialize(model)
+    return model
+
+
+def _by_block(gates: Tensor) -> Sequence[Tensor | tuple[Tensor, ...]]:
+    """Of [L] the gate of every block, of [L, 2] the pair; one operator puts all their gradients together again."""
+    scalars = gates.flatten().unbind()
+    return scalars if gates.ndim == 1 else list(zip(scalars[::2], scalars[1::2], strict=True))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,136 @@
+"""A block without its attention: which hidden units stay, from which weights it starts, what is trained around it.
+
+The compressed block computes y = x + FC2'(GELU(FC1'(LN2(x)))); LayerScale and the norm's epsilon stay as they are.
+"""
+
+import zlib
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_vitc.networks.axes import Inner
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.blocks import ATTN, MLP, Block, mlp
+from lightning_vitc.networks.compaction import compact_backbone
+from lightning_vitc.networks.kept import Kept
+from lightning_vitc.networks.least_squares import fit_second_layer
+from lightning_vitc.networks.spec import ArchSpec
+
+Units = Literal["random", "activation"]
+Init = Literal["reuse", "reinit", "least_squares"]
+FRONT = ("patch_embed", "pos_embed", "cls_token", "dist_token", "reg_token", "norm_pre", "norm")
+SEEN_AT_ONCE = 50  # images in a forward pass that trains nothing
+
+
+def drop_attention(
+    network: Backbone, block: int, hidden: int | Tensor, *, seed: int, images: Tensor, units: Units = "random",
+    init: Init = "reuse",
+) -> Backbone:  # fmt: skip
+    """A copy of the network whose block has lost its attention and all but `hidden` units of its MLP.
+
+    Args:
+        network: dense, or with other blocks compressed; not changed.
+        block: its number.
+        hidden: h, or the positions [h] of the units that stay, sorted.
+        seed: of what is drawn, together with the number of the block.
+        images: [M, C, H, W], seen where units or weights are chosen by what they do.
+        units: how h units are chosen, see `units_that_stay`.
+        init: keep the units' weights; `reinit` draws new ones; `least_squares` keeps them and then fits FC2' to
+            what the removed part of the block contributed (ours).
+    """
+    if isinstance(hidden, int):
+        hidden = units_that_stay(network, block, hidden, seed=seed, images=images, units=units)
+    small = compact_backbone(network, without_attention(network, block, hidden))
+    if init == "reinit":
+        _draw(small, block, seed)
+    elif init == "least_squares":
+        fit_second_layer(network, small, block, images)
+    return small
+
+
+def units_that_stay(
+    network: Backbone, block: int, hidden: int, *, seed: int, images: Tensor, units: Units = "random"
+) -> Tensor:
+    """Sorted positions [hidden] in the MLP of a block.
+
+    Args:
+        network: before the block is compressed.
+        block: its number.
+        hidden: h.
+        seed: of random units, together with the number of the block.
+        images: [M, C, H, W], seen where units are chosen by what they do.
+        units: random ones, or those with the largest mean activation after GELU.
+    """
+    if units == "random":
+        branch = network.spec.blocks[block].branches[MLP]
+        return random_units(branch.width if branch else 0, hidden, seed, block)
+    return active_units(network, block, hidden, images)
+
+
+def without_attention(network: Backbone, block: int, positions: Tensor) -> Kept:
+    """The sub-network that keeps everything but the attention of a block and all but some of its hidden units."""
+    smaller = network.spec.with_block(block, Block((None, mlp(len(positions)))))
+    return Kept.of(network.spec, smaller, {Inner(block, MLP, "pieces"): positions})
+
+
+def without_blocks(network: Backbone, dropped: tuple[int, ...]) -> Kept:
+    """The sub-network that lacks whole blocks."""
+    spec = network.spec
+    left = tuple(number for number in range(spec.depth) if number not in dropped)
+    smaller = spec.with_blocks([block if number in left else None for number, block in enumerate(spec.blocks)])
+    return Kept.of(spec, smaller, {}, left)
+
+
+def random_units(total: int, count: int, seed: int, block: int) -> Tensor:
+    """Sorted positions [count] of `total` hidden units; a function of (seed, block) alone."""
+    return torch.randperm(total, generator=_generator("units", seed, block))[:count].sort().values
+
+
+@torch.no_grad()
+def active_units(network: Backbone, block: int, count: int, images: Tensor) -> Tensor:
+    """Sorted positions [count] of the units whose activation after GELU is largest on average over all tokens."""
+    network = deepcopy(network).eval()
+    activation: Any = network.blocks.get_submodule(f"{block}.mlp.act")
+    sums: list[Tensor] = []
+    activation.register_forward_hook(lambda *call: sums.append(call[-1].mean(1).sum(0)))  # of [B, N, hidden]
+    for part in images.split(SEEN_AT_ONCE):
+        network.forward_features(part.to(next(network.parameters()).device))
+    return torch.stack(sums).sum(0).topk(count).indices.sort().values.cpu()
+
+
+def compressed_blocks(spec: ArchSpec) -> list[int]:
+    """The blocks that have lost their attention."""
+    return [number for number, block in enumerate(spec.blocks) if block.branches[ATTN] is None]
+
+
+def train_around(network: Backbone, beyond: int | None = 1) -> None:
+    """Let gradients reach the embedding, the blocks up to the last compressed one and beyond, and the final norm.
+
+    Everything else is frozen, the classifier always: no loss reaches it.
+
+    Args:
+        network: with compressed blocks.
+        beyond: blocks after the last compressed one; `None` for all.
+    """
+    last = network.spec.depth if beyond is None else max(compressed_blocks(network.spec), default=-1) + beyond
+    for name, parameter in network.named_parameters():
+        part, _, rest = name.partition(".")
+        trained = part in FRONT or (part == "blocks" and int(rest.partition(".")[0]) <= last)
+        parameter.requires_grad_(trained)
+
+
+@torch.no_grad()
+def _draw(network: Backbone, block: int, seed: int) -> None:
+    """New MLP weights as timm draws them; biases are zero, but FC2's stays whole."""
+    mlp: Any = network.blocks.get_submodule(f"{block}.mlp")
+    generator = _generator("weights", seed, block)
+    for weight in (mlp.fc1.weight, mlp.fc2.weight):
+        weight.copy_(torch.nn.init.trunc_normal_(torch.empty(weight.shape), std=0.02, generator=generator))
+    if mlp.fc1.bias is not None:
+        mlp.fc1.bias.zero_()
+
+
+def _generator(purpose: str, seed: int, block: int) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32(f"{purpose} {seed} {block}".encode()))

@@ -1,0 +1,45 @@
+"""The families of networks: one folder each, with what only they know; found by their names.
+
+`shape.py` (no torch) says what a network of the family costs, what its weights are called and along which axes they
+run, and what is narrower or smaller of it; `network.py` builds it, reads it off a model, and walks through it. What
+both have to offer is in `family.py`.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The families; where several know a kind of model, the first one."""
+    return tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/shape.py")))
+
+
+def shape(family: str) -> Any:
+    """The half without torch, a `family.Shape`.
+
+    Raises:
+        KeyError: for an unknown family.
+    """
+    return _half(family, "shape")
+
+
+def network(family: str) -> Any:
+    """The half with torch, a `family.Network`."""
+    return _half(family, "network")
+
+
+def each_network() -> Iterator[Any]:
+    """That half of all families that can be built."""
+    folder = Path(__file__).parent
+    return (network(name) for name in names() if (folder / name / "network.py").exists())
+
+
+@cache
+def _half(family: str, half: str) -> Any:
+    if family not in names():
+        raise KeyError(family)
+    return import_module(f"{__name__}.{family}.{half}")

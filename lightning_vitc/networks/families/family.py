@@ -1,0 +1,74 @@
+"""What a family of networks offers to everything that reads networks."""
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from lightning_vitc.networks import families
+from lightning_vitc.networks.axes import Layout
+from lightning_vitc.networks.spec import ArchSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Parts = dict[str, int]
+
+
+class Shape(Protocol):
+    """`shape.py`: it imports no torch."""
+
+    Options: type  # a frozen dataclass of numbers, texts and tuples of them
+    PAPERS: Mapping[str, Callable[[ArchSpec], Parts]]  # `parts` as the authors of a method count, by its name
+
+    def parts(self, spec: ArchSpec) -> Parts:
+        """Multiply-accumulates of one image by part of the network, as `costs` counts them."""
+
+    def params(self, spec: ArchSpec) -> int:
+        """Parameters of the network, frozen ones included."""
+
+    def layout(self, spec: ArchSpec) -> Layout:
+        """Names and axes of all that its state dict holds."""
+
+    def block_prefix(self, stage: int, number: int) -> str:
+        """What the names of a block's weights begin with, such as `blocks.3.`."""
+
+    def positions(self, spec: ArchSpec) -> tuple[int, ...]:
+        """How many positions the stream has in each stage."""
+
+    def attended(self, spec: ArchSpec) -> tuple[int, ...]:
+        """In each stage, how many pairs of positions an attention compares; 0 where there is none."""
+
+    def narrow(self, spec: ArchSpec, ratio: Fraction, cut: str) -> ArchSpec:
+        """The uniformly narrower network; see `ArchSpec.at_width`."""
+
+    def at_size(self, spec: ArchSpec, size: tuple[int, int]) -> ArchSpec:
+        """The same network for images of another size; see `ArchSpec.with_img_size`."""
+
+
+class Network(Protocol):
+    """`network.py`."""
+
+    def read(self, model: "nn.Module") -> ArchSpec | None:
+        """The description of a model; `None` for a model of another family.
+
+        Raises:
+            UserError: for a relative that is not supported, by its name.
+        """
+
+    def build(self, spec: ArchSpec, rates: Mapping[str, float]) -> Any:
+        """A model of the described shape under its upstream's names, its weights not set; on `meta` too.
+
+        Args:
+            spec: of this family.
+            rates: timm's `drop_rate`, `proj_drop_rate`, `attn_drop_rate` and `drop_path_rate`.
+        """
+
+
+def shape_of(spec: ArchSpec) -> Shape:
+    """The half without torch of a network's family."""
+    return cast(Shape, families.shape(spec.family))
+
+
+def network_of(spec: ArchSpec) -> Network:
+    """The half with torch of a network's family."""
+    return cast(Network, families.network(spec.family))

@@ -1,0 +1,1 @@
+"""Plain Vision Transformers: one stream, every block an attention and an MLP."""

@@ -1,0 +1,93 @@
+"""Plain Vision Transformers of any shape an ArchSpec can describe: timm's model with blocks of our own.
+
+State-dict keys are timm's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from lightning_vitc.networks.families.plain.layers import Block
+from lightning_vitc.networks.families.plain.read import read as read
+from lightning_vitc.networks.modules.compilation import Compilable
+from lightning_vitc.networks.spec import ArchSpec
+
+
+class Described:
+    """A timm model that says what it is, whatever timm's methods make of it.
+
+    Attributes:
+        spec: the architecture.
+    """
+
+    spec: ArchSpec
+
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """timm's."""
+        super().set_input_size(*args, **kwargs)  # type: ignore[misc]
+        self.spec = ArchSpec.of(self)
+
+    def reset_classifier(self, *args: Any, **kwargs: Any) -> None:
+        """timm's."""
+        super().reset_classifier(*args, **kwargs)  # type: ignore[misc]
+        self.spec = ArchSpec.of(self)
+
+
+class PlainViT(Described, Compilable, VisionTransformer):
+    """timm's model with blocks of our own."""
+
+
+class PlainDistilledViT(Described, Compilable, VisionTransformerDistilled):
+    """The same with a distillation token."""
+
+
+def build(
+    spec: ArchSpec, model_class: type[VisionTransformer] | None = None, rates: Mapping[str, float] | None = None
+) -> VisionTransformer:
+    """A model of the described shape, weights not yet set (see `initialize`).
+
+    Args:
+        spec: the architecture.
+        model_class: a subclass of timm's class that fits the spec; default a plain one.
+        rates: timm's `drop_rate`, `proj_drop_rate`, `attn_drop_rate`, `drop_path_rate`.
+    """
+    rates = rates or {}
+    if model_class is None:
+        model_class = PlainDistilledViT if spec.distilled else PlainViT
+    model = model_class(**_timm_arguments(spec), drop_rate=rates.get("drop_rate", 0.0))
+    drop_path = torch.linspace(0, rates.get("drop_path_rate", 0.0), spec.depth, device="cpu").tolist()
+    drops = {"proj_drop": rates.get("proj_drop_rate", 0.0), "attn_drop": rates.get("attn_drop_rate", 0.0)}
+    model.spec = spec  # type: ignore[assignment]
+    model.blocks = nn.Sequential(
+        *(Block(spec, block, drop_path=rate, **drops) for block, rate in zip(spec.blocks, drop_path, strict=True))
+    )
+    return model
+
+
+def place_buffers(model: VisionTransformer, device: torch.device) -> None:
+    """Move the index buffers, which `build` makes on the CPU, to where the weights are."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.to(device))
+
+
+def initialize(model: VisionTransformer) -> None:
+    """Draw fresh weights in place, as timm does for a new model."""
+    model.weight_init_mode = ""  # `build` told timm to skip it, which timm remembers
+    model.init_weights()
+
+
+def _timm_arguments(spec: ArchSpec) -> dict[str, Any]:
+    o = spec.options
+    return dict(
+        img_size=spec.img_size, patch_size=o.patch_size, in_chans=spec.in_chans, num_classes=spec.num_classes,
+        global_pool=o.global_pool, embed_dim=spec.embed_dim, depth=0, class_token=o.class_token,
+        pos_embed="learn" if o.pos_embed else "none", no_embed_class=o.no_embed_class,
+        reg_tokens=o.reg_tokens, pre_norm=o.pre_norm, final_norm=o.final_norm, fc_norm=o.fc_norm,
+        pool_include_prefix=o.pool_include_prefix, weight_init="skip",
+        norm_layer=lambda dim, **kwargs: nn.LayerNorm(dim, eps=o.norm_eps, **kwargs),
+    )  # fmt: skip

@@ -1,0 +1,216 @@
+"""Plain Vision Transformers (ViT, DeiT, DeiT-III, DINOv2, ...): options, costs, weights and smaller relatives."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from lightning_vitc.errors import UserError
+from lightning_vitc.networks.axes import Axes, Axis, Layout, linear, norm, stream
+from lightning_vitc.networks.blocks import ATTN, MLP, Block, Branch, Stage, mlp, narrow_stages
+from lightning_vitc.networks.branch_costs import (
+    attention_macs,
+    attention_params,
+    gates_macs,
+    gates_params,
+    mlp_macs,
+    mlp_params,
+)
+from lightning_vitc.networks.branch_layouts import attention_layout, mlp_layout
+from lightning_vitc.networks.families.family import Parts
+from lightning_vitc.networks.gates.shapes import gate_axes
+from lightning_vitc.networks.spec import ArchSpec
+
+PART_NAMES = ("patch_embed", "qkv", "qk", "av", "proj", "mlp", "norm", "classifier", "gates")
+BLOCK = ((("norm1", "attn", "ls1", "gate1")), ("norm2", "mlp", "ls2", "gate2"))  # timm's names, by branch
+
+
+@dataclass(frozen=True)
+class Options:
+    """What timm's `VisionTransformer` is told, by timm's names.
+
+    `scale` is the factor on QKᵀ: a sub-network may carry that of the network it was cut from. `act` is a name that
+    timm's `get_act_layer` knows.
+    """
+
+    patch_size: tuple[int, int]
+    scale: float
+    class_token: bool = True
+    distilled: bool = False
+    reg_tokens: int = 0
+    no_embed_class: bool = False
+    pos_embed: bool = True
+    global_pool: str = "token"
+    pool_include_prefix: bool = False
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    proj_bias: bool = True
+    layer_scale: bool = False
+    pre_norm: bool = False
+    final_norm: bool = True
+    fc_norm: bool = False
+    norm_eps: float = 1e-6
+    act: str = "gelu"
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Class, distillation and register tokens."""
+        return int(self.class_token) + int(self.distilled) + self.reg_tokens
+
+
+def vit(name: str, img_size: tuple[int, int], patch_size: tuple[int, int], in_chans: int, num_classes: int,
+          embed_dim: int, blocks: Sequence[Block], scale: float, **options: Any) -> ArchSpec:  # fmt: skip
+    """A plain Vision Transformer; `options` are further fields of `Options`."""
+    stage = Stage(embed_dim, tuple(blocks))
+    return ArchSpec(name, "plain", img_size, in_chans, num_classes, (stage,), Options(patch_size, scale, **options))
+
+
+def vit_block(attn: Branch | None, hidden: int | None) -> Block:
+    """A block; a branch that is `None` is gone, together with its norm."""
+    return Block((attn, None if hidden is None else mlp(hidden)))
+
+
+def grid(spec: ArchSpec) -> tuple[int, int]:
+    """Patches of an image, down and across."""
+    (height, width), (down, across) = spec.img_size, spec.options.patch_size
+    return height // down, width // across
+
+
+def patches(spec: ArchSpec) -> int:
+    """Patches of an image."""
+    down, across = grid(spec)
+    return down * across
+
+
+def positions(spec: ArchSpec) -> tuple[int, ...]:
+    """Tokens that run through the blocks."""
+    return (patches(spec) + spec.options.prefix_tokens,)
+
+
+def classifiers(spec: ArchSpec) -> int:
+    """Two with a distillation token, else one."""
+    return 2 if spec.options.distilled else 1
+
+
+def attended(spec: ArchSpec) -> tuple[int, ...]:
+    """All tokens among themselves."""
+    return tuple(count * count for count in positions(spec))
+
+
+# Costs
+
+
+def parts(spec: ArchSpec) -> Parts:
+    """Multiply-accumulates of one image by part."""
+    count = Counter(dict.fromkeys(PART_NAMES, 0))
+    dim, (tokens,) = spec.embed_dim, positions(spec)
+    patch = spec.options.patch_size[0] * spec.options.patch_size[1]
+    count["patch_embed"] = patches(spec) * dim * spec.in_chans * patch
+    for _, position, branch in spec.branches():
+        count.update((attention_macs if position == ATTN else mlp_macs)(branch, dim, tokens))
+    count["gates"] = gates_macs(spec)
+    count["classifier"] = classifiers(spec) * dim * spec.num_classes
+    return dict(count)
+
+
+def params(spec: ArchSpec) -> int:
+    """Parameters."""
+    o, dim = spec.options, spec.embed_dim
+    embed = dim * (spec.in_chans * o.patch_size[0] * o.patch_size[1] + (not o.pre_norm)) + o.prefix_tokens * dim
+    if o.pos_embed:
+        embed += dim * (patches(spec) + (0 if o.no_embed_class else o.prefix_tokens))
+    norms = 2 * dim * (int(o.pre_norm) + int(o.final_norm))
+    heads = classifiers(spec) * spec.num_classes * (dim + 1) if spec.num_classes else 0
+    branches = sum(_branch_params(spec, position, branch) for _, position, branch in spec.branches())
+    return embed + norms + heads + branches + gates_params(spec)
+
+
+def _branch_params(spec: ArchSpec, position: int, branch: Branch) -> int:
+    o, dim = spec.options, spec.embed_dim
+    frame = 2 * dim + (dim if o.layer_scale else 0)  # LayerNorm and LayerScale
+    if position == MLP:
+        return frame + mlp_params(branch, dim, o.proj_bias)
+    return frame + attention_params(branch, dim, o.qkv_bias, o.proj_bias) + 4 * o.qk_norm * branch.query
+
+
+def _uvc(spec: ArchSpec) -> Parts:
+    count = parts(spec) | {"classifier": 0}
+    for _, position, branch in spec.branches():
+        if position == ATTN:  # a pruned value dimension still costs its row of the value projection
+            count["qkv"] += positions(spec)[0] * spec.embed_dim * (branch.query_width - branch.width)
+    return count
+
+
+def _dcvit(spec: ArchSpec) -> Parts:
+    norms = sum(1 for _ in spec.branches()) + int(spec.options.pre_norm) + int(spec.options.final_norm)
+    return parts(spec) | {"qk": 0, "av": 0, "norm": 4 * positions(spec)[0] * spec.embed_dim * norms}
+
+
+PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = {
+    "dcvit": _dcvit, "practise": _dcvit, "uvc": _uvc, "one_shot": _uvc, "scala": parts, "usdc": parts,
+}  # fmt: skip
+
+
+# Weights
+
+
+def block_prefix(stage: int, number: int) -> str:
+    """As in timm."""
+    return f"blocks.{number}."
+
+
+def layout(spec: ArchSpec) -> Layout:
+    """Names and axes of the state dict."""
+    return Layout(dict(_around(spec)), tuple(_block(spec, number) for number in range(spec.depth)))
+
+
+def _around(spec: ArchSpec) -> Iterator[tuple[str, tuple[Axis, ...]]]:
+    o, embed = spec.options, stream(0)
+    yield "patch_embed.proj.weight", (embed, None, None, None)
+    if not o.pre_norm:
+        yield "patch_embed.proj.bias", (embed,)
+    given = {
+        "cls_token": o.class_token, "dist_token": o.distilled, "reg_token": o.reg_tokens > 0, "pos_embed": o.pos_embed,
+    }  # fmt: skip
+    yield from ((name, (None, None, embed)) for name, there in given.items() if there)
+    last = "fc_norm" if o.fc_norm else "norm"
+    for name, there in {"norm_pre": o.pre_norm, last: o.final_norm}.items():
+        yield from norm(name, embed) if there else ()
+    for name in ("head", "head_dist")[: classifiers(spec)] if spec.num_classes else ():
+        yield from linear(name, None, embed)
+
+
+def _block(spec: ArchSpec, number: int) -> Axes:
+    o, embed, found = spec.options, stream(0), Axes()
+    for position, branch in enumerate(spec.blocks[number]):
+        if branch is None:
+            continue
+        norm_name, _, scale, gate = BLOCK[position]
+        found |= dict(norm(norm_name, embed))
+        if position == ATTN:
+            flags = {"qkv_bias": o.qkv_bias, "qk_norm": o.qk_norm, "proj_bias": o.proj_bias}
+            found |= dict(attention_layout(number, ATTN, embed, **flags))
+        else:
+            found |= dict(mlp_layout(number, MLP, embed, bias=o.proj_bias))
+        found |= {f"{scale}.gamma": (embed,)} if o.layer_scale else {}
+        found |= gate_axes(gate, branch.gate)
+    return found
+
+
+# Smaller relatives
+
+
+def narrow(spec: ArchSpec, ratio: Fraction, cut: str) -> ArchSpec:
+    """`ratio` of the embedding, attention and hidden widths."""
+    return replace(spec, stages=narrow_stages(spec.stages, ratio, cut))
+
+
+def at_size(spec: ArchSpec, size: tuple[int, int]) -> ArchSpec:
+    """For images that whole patches make up."""
+    for side, patch in zip(size, spec.options.patch_size, strict=True):
+        if side <= 0 or side % patch:
+            below, above = side // patch * patch, max(side // patch + 1, 1) * patch
+            near = f"{below} or {above}" if below > 0 else f"{above}"
+            raise UserError(f"img_size: {side} is not a multiple of the patch size {patch}; try {near}")
+    return replace(spec, img_size=size)

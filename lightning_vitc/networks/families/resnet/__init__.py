@@ -1,0 +1,1 @@
+"""ResNets of basic blocks: 18 and 34 layers."""

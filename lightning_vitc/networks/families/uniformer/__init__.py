@@ -1,0 +1,1 @@
+"""UniFormer: convolutions in the first two stages, attention in the last two."""

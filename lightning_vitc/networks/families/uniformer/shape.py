@@ -1,0 +1,209 @@
+"""UniFormer (Li et al., ICLR 2022), S and the one with a convolutional stem: options, costs, weights, smaller ones.
+
+Every block first adds a depthwise convolution, its position. Then two branches: in the first stages a *mixer* (a
+depthwise convolution between two pointwise ones) and an MLP, with batch norms; in the others an attention and an MLP.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+
+from lightning_vitc.errors import UserError
+from lightning_vitc.networks.axes import Axes, Axis, Inner, Layout, batch_norm, linear, norm, stream
+from lightning_vitc.networks.blocks import Block, Branch, Stage, attention, mlp, narrow_stages, scaled
+from lightning_vitc.networks.branch_costs import (
+    attention_macs,
+    attention_params,
+    gates_macs,
+    gates_params,
+    mlp_macs,
+    mlp_params,
+)
+from lightning_vitc.networks.branch_layouts import attention_layout, mlp_layout
+from lightning_vitc.networks.families.family import Parts
+from lightning_vitc.networks.gates.shapes import gate_axes
+from lightning_vitc.networks.spec import ArchSpec
+
+MLP = 1  # the position of a block's MLP; the mixer or the attention is before it
+GATES = ("gate1", "gate2")
+STEM = "stem"  # the axis of the channels between the two convolutions of a stem
+POSITION, MIXED = 3 * 3, 5 * 5  # pixels that the depthwise convolutions see
+
+
+@dataclass(frozen=True)
+class Options:
+    """`stem` are the channels inside of a convolutional stem, 0 for patches; `scale` is the factor on QKᵀ."""
+
+    scale: float
+    stem: int = 0
+    norm_eps: float = 1e-6
+    act: str = "gelu"
+
+
+def uniformer(name: str, depths: tuple[int, ...], head_dim: int, stem: int, img_size: int = 224,
+              num_classes: int = 1000) -> ArchSpec:  # fmt: skip
+    """A UniFormer of the authors' widths."""
+    stages = []
+    for stage, (width, depth) in enumerate(zip((64, 128, 320, 512), depths, strict=True)):
+        first = Branch("mixer", (width,)) if stage < 2 else attention(head_dim, (head_dim,) * (width // head_dim))
+        stages.append(Stage(width, (Block((first, mlp(4 * width))),) * depth))
+    options = Options(head_dim**-0.5, stem)
+    return ArchSpec(name, "uniformer", (img_size, img_size), 3, num_classes, tuple(stages), options)
+
+
+NAMES: Mapping[str, Callable[[], ArchSpec]] = {
+    "uniformer_small": lambda: uniformer("uniformer_small", (3, 4, 8, 3), 64, 0),
+    "uniformer_small_plus": lambda: uniformer("uniformer_small_plus", (3, 5, 9, 3), 32, 32),
+    "uniformer_small_plus_dim64": lambda: uniformer("uniformer_small_plus_dim64", (3, 5, 9, 3), 64, 32),
+    "uniformer_base": lambda: uniformer("uniformer_base", (5, 8, 20, 7), 64, 0),
+}
+
+
+def positions(spec: ArchSpec) -> tuple[int, ...]:
+    """Of each stage."""
+    height, width = spec.img_size
+    return tuple(-(-height // 2**step) * -(-width // 2**step) for step in range(2, 2 + len(spec.stages)))
+
+
+def is_convolutional(stage: int) -> bool:
+    """Whether a stage mixes by convolutions, in images; else by attention, among tokens."""
+    return stage < 2
+
+
+def attended(spec: ArchSpec) -> tuple[int, ...]:
+    """All tokens among themselves."""
+    return tuple(0 if is_convolutional(stage) else count * count for stage, count in enumerate(positions(spec)))
+
+
+# Costs
+
+
+def parts(spec: ArchSpec) -> Parts:
+    """Multiply-accumulates of one image by part."""
+    there = positions(spec)
+    count = Counter(stem=_stem_macs(spec), downsampling=0, position=0, mixer=0)
+    seen = 9 if spec.options.stem else 4
+    for stage, (before, behind) in enumerate(pairwise(spec.stages), 1):
+        count["downsampling"] += there[stage] * seen * before.width * behind.width
+    for number in range(spec.depth):
+        count["position"] += POSITION * there[spec.place(number)[0]] * spec.width_at(number)
+    for number, _, branch in spec.branches():
+        count.update(_branch_macs(branch, spec.width_at(number), there[spec.place(number)[0]]))
+    count["gates"] = gates_macs(spec)
+    count["classifier"] = spec.feature_width * spec.num_classes
+    return dict(count)
+
+
+def _branch_macs(branch: Branch, width: int, there: int) -> Counter[str]:
+    if branch.kind == "mixer":
+        return Counter(mixer=there * branch.width * (2 * width + MIXED))
+    return (mlp_macs if not branch.query else attention_macs)(branch, width, there)
+
+
+def _stem_macs(spec: ArchSpec) -> int:
+    there, width, inside = positions(spec)[0], spec.stages[0].width, spec.options.stem
+    if not inside:
+        return there * 4 * 4 * spec.in_chans * width
+    half = -(-spec.img_size[0] // 2) * -(-spec.img_size[1] // 2)
+    return 9 * inside * (half * spec.in_chans + there * width)
+
+
+def params(spec: ArchSpec) -> int:
+    """Parameters; two of every norm's channel."""
+    inside, widths = spec.options.stem, [stage.width for stage in spec.stages]
+    seen = 9 if inside else 4
+    total = sum(behind * (seen * before + 3) for before, behind in pairwise(widths))
+    if inside:
+        total += inside * (9 * spec.in_chans + 3) + widths[0] * (9 * inside + 3)
+    else:
+        total += widths[0] * (16 * spec.in_chans + 3)
+    total += 2 * widths[-1] + (widths[-1] + 1) * spec.num_classes + gates_params(spec)
+    total += sum(spec.width_at(number) * (POSITION + 1) for number in range(spec.depth))
+    return total + sum(_branch_params(branch, spec.width_at(number)) for number, _, branch in spec.branches())
+
+
+def _branch_params(branch: Branch, width: int) -> int:
+    if branch.kind == "mixer":
+        return 2 * width + branch.width * (2 * width + MIXED + 2) + width
+    return 2 * width + (mlp_params if not branch.query else attention_params)(branch, width)
+
+
+PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = {"scala": parts, "usdc": parts}
+
+
+# Weights
+
+
+def block_prefix(stage: int, number: int) -> str:
+    """As in the authors' files."""
+    return f"blocks{stage + 1}.{number}."
+
+
+def layout(spec: ArchSpec) -> Layout:
+    """Names and axes of the state dict."""
+    return Layout(dict(_around(spec)), tuple(_block(spec, number) for number in range(spec.depth)))
+
+
+def _around(spec: ArchSpec) -> Iterator[tuple[str, tuple[Axis, ...]]]:
+    before: Axis = None
+    for stage in range(len(spec.stages)):
+        name, width = f"patch_embed{stage + 1}.proj", stream(stage)
+        if spec.options.stem:
+            layers = [(0, before, width)] if stage else [(0, None, STEM), (3, STEM, width)]
+            for layer, columns, rows in layers:
+                yield from _convolution(f"{name}.{layer}", rows, columns)
+                yield from batch_norm(f"{name}.{layer + 1}", rows)
+        else:
+            yield from _convolution(name, width, before)
+            yield from norm(f"patch_embed{stage + 1}.norm", width)
+        before = width
+    yield from batch_norm("norm", before)
+    yield from linear("head", None, before) if spec.num_classes else ()
+
+
+def _convolution(name: str, rows: Axis, columns: Axis) -> Iterator[tuple[str, tuple[Axis, ...]]]:
+    yield f"{name}.weight", (rows, columns, None, None)
+    yield f"{name}.bias", (rows,)
+
+
+def _block(spec: ArchSpec, number: int) -> Axes:
+    stage = spec.place(number)[0]
+    width, found = stream(stage), dict(_convolution("pos_embed", stream(stage), None))
+    for position, branch in enumerate(spec.blocks[number]):
+        if branch is not None:
+            in_images = is_convolutional(stage)
+            found |= dict((batch_norm if in_images else norm)(f"norm{position + 1}", width))
+            found |= _of_images(number, position, width) if in_images else _of_tokens(number, position, width)
+            found |= gate_axes(GATES[position], branch.gate)
+    return found
+
+
+def _of_images(number: int, position: int, width: Axis) -> Axes:
+    inner = Inner(number, position, "pieces")
+    if position == MLP:
+        return dict(_convolution("mlp.fc1", inner, width)) | dict(_convolution("mlp.fc2", width, inner))
+    layers = {"conv1": (inner, width), "attn": (inner, None), "conv2": (width, inner)}
+    return {key: axes for name, (rows, columns) in layers.items() for key, axes in _convolution(name, rows, columns)}
+
+
+def _of_tokens(number: int, position: int, width: Axis) -> Axes:
+    return dict((mlp_layout if position == MLP else attention_layout)(number, position, width))
+
+
+# Smaller relatives
+
+
+def narrow(spec: ArchSpec, ratio: Fraction, cut: str) -> ArchSpec:
+    """All streams, branches and the stem."""
+    stem = scaled(spec.options.stem, ratio, "the stem's channels")
+    return replace(spec, stages=narrow_stages(spec.stages, ratio, cut), options=replace(spec.options, stem=stem))
+
+
+def at_size(spec: ArchSpec, size: tuple[int, int]) -> ArchSpec:
+    """For multiples of 32 pixels, which every stage halves without a rest."""
+    for side in size:
+        if side <= 0 or side % 32:
+            raise UserError(f"img_size: {side} is not a multiple of 32")
+    return replace(spec, img_size=size)

@@ -1,0 +1,53 @@
+"""The second layer of a compressed block by ridge regression on a few images (ours)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_vitc.networks.backbone import Backbone
+
+SEEN_AT_ONCE = 50  # images
+RIDGE = 1e-2  # of the mean energy of a hidden unit: what the images do not determine stays as it was
+
+
+@torch.no_grad()
+def fit_second_layer(network: Backbone, small: Backbone, block: int, images: Tensor) -> None:
+    """Let FC2' of the compressed block add what the removed part of the block did, as far as its units can.
+
+    With a the activations of the units that stay and r what the block's output lacks without the others, per token,
+    the change W of (weight, bias) minimizes sum |r - W (a, 1)|² + ridge |W|². The attention counts as removed too.
+
+    Args:
+        network: before the block was compressed.
+        small: after it; FC2' is changed in place.
+        block: its number.
+        images: [M, C, H, W].
+    """
+    device = next(small.parameters()).device
+    fc2: Any = small.blocks.get_submodule(f"{block}.mlp.fc2")
+    units = fc2.in_features + 1
+    gram = torch.zeros(units, units, dtype=torch.float64, device=device)
+    moment = torch.zeros(units, fc2.out_features, dtype=torch.float64, device=device)
+    for part in images.split(SEEN_AT_ONCE):
+        activations, lacking = _of_block(network, small, block, part.to(device))
+        gram += activations.T @ activations
+        moment += activations.T @ lacking
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    change = torch.linalg.solve(gram, moment).T.to(fc2.weight.dtype)
+    fc2.weight.add_(change[:, :-1])
+    if fc2.bias is not None:
+        fc2.bias.add_(change[:, -1])
+
+
+def _of_block(network: Backbone, small: Backbone, block: int, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Activations with a one [B N, h + 1], and what the compressed block's output lacks [B N, D], before LayerScale."""
+    networks: tuple[Any, Any] = network.eval(), small.eval()
+    before, after = (one.blocks[block] for one in networks)
+    x = small.norm_pre(small.patch_drop(small._pos_embed(small.patch_embed(images))))
+    x = small.blocks[:block](x)
+    activations = after.mlp.act(after.mlp.fc1(after.norm2(x))).flatten(0, 1).double()
+    lacking = (before(x) - after(x)).flatten(0, 1).double()
+    if (scale := getattr(after.ls2, "gamma", None)) is not None:
+        lacking = lacking / scale
+    return torch.cat([activations, activations.new_ones(len(activations), 1)], dim=1), lacking

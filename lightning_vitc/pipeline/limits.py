@@ -1,0 +1,69 @@
+"""Lightning's limits on batches, and what of them leaves nothing: refused before anything is trained."""
+
+from typing import TYPE_CHECKING
+
+from lightning_vitc.errors import UserError
+from lightning_vitc.pipeline.trainers import processes_of
+from lightning_vitc.schema import TrainerConfig
+
+if TYPE_CHECKING:
+    from lightning_vitc.pipeline.pipeline import Pipeline
+
+LIMITS = {
+    "train": ("limit_train_batches", "overfit_batches"), "val": ("limit_val_batches", "overfit_batches"),
+    "test": ("limit_test_batches",),
+}  # fmt: skip
+"""By the loader that they are a share of."""
+
+
+def check_limits(run: "Pipeline") -> None:
+    """Refuse data of which nothing can be learned, or of which the limits leave no batch.
+
+    Raises:
+        UserError: for a single class, a batch that is larger than the training set, a share of the batches that comes
+            to none, or a validation after more batches than an epoch has.
+    """
+    if run.data.num_classes < 2:
+        raise UserError(f"data.root: {run.experiment.data.root} has one class; a classifier needs two or more")
+    trainer = run.experiment.trainer
+    stages = [run.data, run.teacher_recipe()[0]] if _limits(trainer) and run.experiment.teacher.train else [run.data]
+    for data in stages:
+        counts = data.batch_counts(processes_of(trainer))
+        for loader, keys in LIMITS.items():
+            for key in keys:
+                must_leave_a_batch(key, getattr(trainer, key), counts[loader], loader)
+        _must_come_to_validation(trainer, counts["train"])
+
+
+def must_leave_a_batch(key: str, limit: float | None, batches: int, loader: str) -> None:
+    """Refuse a share of the batches that comes to none of them, as Lightning rounds: down.
+
+    Args:
+        key: of `trainer:`.
+        limit: its value; of a whole number, which counts batches, 0 is for none.
+        batches: of the loader in an epoch.
+        loader: `train`, `val` or `test`.
+    """
+    if isinstance(limit, float) and limit > 0 and int(limit * batches) == 0:
+        there = f"the {batches} {loader} batches is" if batches > 1 else f"the one {loader} batch is"
+        raise UserError(f"trainer.{key}: {limit:g} of {there} less than one; give a number of batches, such as 1")
+
+
+def _limits(trainer: TrainerConfig) -> bool:
+    """Whether a stage on other batches could be refused where the last one is not."""
+    shares = [getattr(trainer, key) for keys in LIMITS.values() for key in keys]
+    return isinstance(trainer.val_check_interval, int) or any(isinstance(share, float) and share for share in shares)
+
+
+def _must_come_to_validation(trainer: TrainerConfig, batches: int) -> None:
+    interval = trainer.val_check_interval
+    if not isinstance(interval, int) or trainer.check_val_every_n_epoch is None or trainer.limit_val_batches == 0:
+        return
+    limit = trainer.overfit_batches or trainer.limit_train_batches
+    if limit is not None:
+        batches = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+    if interval > batches:
+        raise UserError(
+            f"trainer.val_check_interval: {interval} is more than the {batches} train batches of an epoch; give a "
+            "smaller number, or trainer.check_val_every_n_epoch=null to count over epochs"
+        )
