@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_vitc.artifacts.artifact import classes_in
 from lightning_vitc.config.yaml_text import read_file
 from lightning_vitc.data.catalog import EVALUATED, TREES
 from lightning_vitc.data.classes import ClassNames, as_file, natural_order, read_class_file
 from lightning_vitc.data.tree import class_folders
 from lightning_vitc.errors import UserError
-from lightning_vitc.artifacts.artifact import classes_in
-from lightning_vitc.schema import DataConfig
 from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.runs.directory import RunDirectory
+from lightning_vitc.schema import DataConfig
 
 FILE = "classes.txt"  # what `data.classes` takes, too
 REMEDY = "; set run_name to another name, or use --fresh to start over"

@@ -10,9 +10,9 @@ from typing import Any
 from lightning_vitc.config import dump, load_experiment
 from lightning_vitc.config.yaml_text import read_file
 from lightning_vitc.errors import UserError
+from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.files.records import opened, sealed
 from lightning_vitc.schema import Experiment
-from lightning_vitc.files.atomic import write_atomically
 
 # Where and how fast a run is computed, not what: these may change between a run and its continuation. The classes of
 # data.root and data.classes are compared by their names.

@@ -4,8 +4,6 @@ from lightning_vitc.data import VisionData
 from lightning_vitc.data.inventory import change, inventory
 from lightning_vitc.errors import UserError
 from lightning_vitc.runs.directory import RunDirectory, read_json, write_json
-from lightning_vitc.files.atomic import write_atomically
-from lightning_vitc.runs.directory import RunDirectory, read_json
 
 FILE = "images.json"
 

@@ -4,8 +4,8 @@ import warnings
 import zipfile
 from pathlib import Path
 
-from lightning_vitc.files.archives import refuse_swelling
 from lightning_vitc.errors import UserError
+from lightning_vitc.files.archives import refuse_swelling
 from lightning_vitc.files.checkpoint import read_checkpoint
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"

@@ -10,9 +10,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.files.records import opened, sealed
-from lightning_vitc.files.atomic import write_atomically
-from lightning_vitc.files.atomic import write_atomically
 
 
 class MetricsFile(Logger):

@@ -14,8 +14,6 @@ import lightning_vitc
 from lightning_vitc.artifacts import artifact
 from lightning_vitc.files.records import opened, opened_text
 from lightning_vitc.pipeline.evaluation import near_chance
-from lightning_vitc.artifacts import artifact
-from lightning_vitc.pipeline.evaluation import near_chance
 
 COLORS = {"c1": (250, 20, 20), "c2": (20, 250, 20), "c10": (20, 20, 250)}  # naturally ordered; sorted: c1, c10, c2
 KEYS = (

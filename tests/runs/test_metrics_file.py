@@ -7,7 +7,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_vitc.files.records import opened
 from lightning_vitc.runs.metrics_file import MetricsFile
-from lightning_vitc.runs.metrics_file import MetricsFile
 
 
 @pytest.fixture

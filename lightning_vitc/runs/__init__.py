@@ -1,0 +1,1 @@
+"""What a run has on disk: its directory, records, checkpoints; and where its network starts from."""
