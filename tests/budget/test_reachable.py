@@ -51,6 +51,7 @@ def test_a_plan_says_which_multiple_and_what_would_be_faster() -> None:
     assert multiples(SPEC, BudgetConfig(round_to=16)) == {"round_to": 16}
     hint = "budget.round_to=8 is faster at the same MACs"
     assert multiples(SPEC, BudgetConfig(round_to=4)) == {"round_to": 4, "hint": hint}
+    assert multiples(SPEC, BudgetConfig(round_to=12)) == {"round_to": 12, "hint": hint}
 
 
 def test_skipping_alone_reaches_one_block() -> None:

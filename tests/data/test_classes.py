@@ -4,11 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from torchvision.datasets import ImageFolder
 
 from lightning_vitc.data import cifar
 from lightning_vitc.data.classes import ClassNames, as_file, natural_order, read_class_file
 from lightning_vitc.data.oxford import PETS
+from lightning_vitc.data.sources import ArraySource, Split, Splits
+from lightning_vitc.data.splits import _in_order
 from lightning_vitc.errors import UserError
 
 
@@ -158,3 +161,11 @@ def test_the_order_of_earlier_versions():
         "runs/x: of a version that ordered the classes '7' and '07' as the disk did, which is not known; "
         "name the order in data.classes, a file with one class name a line"
     )
+
+
+def test_three_classes_in_a_circle_have_the_numbers_that_are_known():
+    """b, c and a, which are 1, 2 and 0; the other way round they would be 2, 0 and 1."""
+    split = Split.whole(ArraySource(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), np.array([0, 1, 2])))
+    found = _in_order(Splits(split, split, split, ("b", "c", "a")), ClassNames(("a", "b", "c"), "a file"), "any")
+    assert found.train.targets.tolist() == [1, 2, 0]
+    assert found.classes == ("a", "b", "c")

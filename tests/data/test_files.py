@@ -173,6 +173,7 @@ def test_flowers(vision_data, flowers):
     assert data.sizes == {"train": 3, "validation": 3, "test": 6}
     assert data.splits.train.targets.tolist() == [76, 0, 101]
     assert data.splits.validation.targets.tolist() == [101, 0, 76]
+    assert data.splits.test.targets.tolist() == [76, 76, 0, 0, 101, 101]
     assert data.splits.train.source.path(1).endswith("flowers-102/jpg/image_00005.jpg")
     assert next(iter(data.test_dataloader()))[0].shape == (3, 3, 32, 32)
 

@@ -1,9 +1,11 @@
 """Glyphs: each image is a function of (split, index), and the splits share none."""
 
 import time
+from types import SimpleNamespace
 
 import torch
 
+from lightning_vitc.data import glyphs as drawing
 from lightning_vitc.data.glyph_atlas import BOX, CHARACTERS, FONTS, TILE, atlas
 from lightning_vitc.data.glyphs import glyphs
 
@@ -52,3 +54,12 @@ def test_native_size_follows_the_model(vision_data):
         data = vision_data("glyphs", img_size=size, in_chans=3, num_samples=40, batch_size=8)
         assert data.splits.native_size == native
         assert next(iter(data.test_dataloader()))[0].shape == (8, 3, size, size)
+
+
+def test_a_stroke_ends_where_it_ends():
+    """From the left to the right quarter of the middle, a twentieth of the image thick: rows 9 and 10 of twenty."""
+    drawn = iter([0.0, -0.5, 0.0, 0.5, 0.1])
+    columns = SimpleNamespace(uniform=lambda low, high: torch.tensor([next(drawn)]))
+    covered = drawing._stroke(columns, 20)[0] > 0.5
+    assert covered.any(1).nonzero().flatten().tolist() == [9, 10]
+    assert covered.any(0).nonzero().flatten().tolist() == list(range(4, 16))

@@ -17,7 +17,7 @@ from lightning_vitc.exporting.write_formats import write_int8, write_onnx, write
 from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.blocks import Block
 from lightning_vitc.networks.gates.attaching import lower, without_gates
-from lightning_vitc.networks.gates.skipping import noting_decisions, set_gating
+from lightning_vitc.networks.gates.skipping import noting_decisions, pooled, set_gating
 
 TOLERANCE = dict(rtol=0, atol=1e-5)
 
@@ -217,3 +217,8 @@ def test_branches_are_quantized_too(gated: Backbone, images: torch.Tensor, tmp_p
     found, wanted = OnnxNetwork(int8)(images), in_mode(small, "masked", images)
     near = (found - wanted).abs().amax(1) < 0.1 * wanted.std()  # but for images whose gates are undecided
     assert near.float().mean() > 0.5
+
+
+def test_a_gate_sees_the_mean_token() -> None:
+    tokens = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [8.0, 0.0]]])
+    torch.testing.assert_close(pooled(tokens), torch.tensor([[4.0, 2.0]]))

@@ -110,3 +110,8 @@ def test_a_full_disk_does_not_keep_anyone_from_reading(tmp_path, monkeypatch):
     run = run_in(tmp_path, read_only=True)
     room(monkeypatch, run, 0)
     candidates.must_have_room(run, 6, at_once=2)
+
+
+def test_the_lower_number_comes_first_where_scores_are_equal():
+    ranked = candidates.ranking({4: 0.5, 2: 0.5, 3: 0.25}, more=1)
+    assert ranked == {"order": [3, 2, 4], "scores": {"4": 0.5, "2": 0.5, "3": 0.25}, "more": 1}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_vitc.budget.target import as_number, latency_amount, shown
+from lightning_vitc.budget.target import as_number, latency_amount, parse_amount, shown
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 
@@ -63,3 +63,11 @@ def test_mistakes_are_one_line(experiment, overrides, message):
     with pytest.raises(UserError) as raised:
         load_experiment(experiment, overrides)
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(("text", "amount"), [
+    ("1.5K", 1500), ("2M", 2 * 10**6), ("2.3G", 2_300_000_000), ("4T", 4 * 10**12), ("33%", 33), (7, 7),
+])  # fmt: skip
+def test_amounts_of_macs(text, amount):
+    """Shares of 101 rounded down."""
+    assert parse_amount(text, 101, "budget.macs") == amount

@@ -165,6 +165,16 @@ def test_shares_are_of_the_same_round():
     assert found == {"dense": 1.0, "half": 0.5}
 
 
+@pytest.mark.parametrize(("seconds", "count"), [(0.001, MOST), (1.0, 15), (100.0, FEWEST)])
+def test_how_many_rounds_there_are(monkeypatch, seconds, count):
+    """As many as take 15 seconds, and 9 to 31 of them; the first one says how long it takes."""
+    asked = []
+    monkeypatch.setattr(measuring, "interleaved", lambda calls, device, repeats, warmup: asked.append(repeats) or {
+        name: [1e3 * seconds] for name in calls})  # fmt: skip
+    in_turns({"bare": SPEC.with_stage()}, Place())
+    assert asked == [1, count]
+
+
 def test_networks_take_turns_and_the_threads_come_back():
     before = torch.get_num_threads()
     state = torch.random.get_rng_state()
@@ -176,6 +186,14 @@ def test_networks_take_turns_and_the_threads_come_back():
     assert min(map(min, rounds.values())) > 0
     assert torch.get_num_threads() == before
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_an_image_counts_by_the_median_of_its_rounds(monkeypatch):
+    """Of two images 2 and 2 ms, of the dense network 4 and 4."""
+    times = {"network": [1.0, 2.0, 9.0], "dense": [4.0, 4.0, 1.0]}
+    monkeypatch.setattr("lightning_vitc.latency.by_image.interleaved", lambda *_, **__: times)
+    network = torch.nn.Identity()
+    assert share_by_image(network, network, torch.zeros(2, 3, 8, 8), Place()) == pytest.approx(0.5)
 
 
 def test_image_by_image_every_image_is_seen_alone():

@@ -62,6 +62,18 @@ def test_another_embedding_width_is_not_in_it(clock):
         METER.table().measure(SPEC.at_width(0.5))
 
 
+def test_gates_are_on_the_scale_of_the_dense_network():
+    """An attention takes 800, an MLP 400 and a gate 80, in stacks of four; all of the network twice as long as that."""
+    measured = {}
+    for name, spec in points_of(SPEC, ["relu"]).items():
+        branches = [
+            (time, branch) for block in spec.blocks for time, branch in zip((800, 400), block.branches, strict=True)
+        ]
+        measured[name] = 1000 + sum(time + 80 * (branch.gate is not None) for time, branch in branches if branch)
+    table = LatencyTable.of(SPEC, measured | {"dense": 1000 + 2 * 5 * 1200}, ["relu"])
+    assert table.gates == {"relu": 160}
+
+
 # The linear costs
 
 

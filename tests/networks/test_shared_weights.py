@@ -70,6 +70,16 @@ def test_where_some_are_missing_weights_are_cut_one_by_one() -> None:
     assert kinds_of(weights, Kept.of(model.spec, half.spec, half.indices, heads="distillation")) is None
 
 
+def test_what_takes_no_part_in_a_loss_has_a_gradient_of_zero() -> None:
+    """The second and third block's hidden units, beside those of the first; so that DDP waits for none."""
+    model = network("deit_tiny_patch16_224")
+    pieces = shared(dict(model.named_parameters()), slice_width(model.spec, Fraction(1, 2)))
+    pieces["blocks.0.mlp.fc1.weight"].sum().backward()
+    first, *others = (block.mlp.fc1.weight.grad for block in model.blocks)
+    assert float(first.sum()) == 96 * 24
+    assert all(grad is not None and not grad.any() for grad in others)
+
+
 def test_frozen_weights_get_no_gradient() -> None:
     model = network("deit_tiny_patch16_224")
     model.blocks[0].mlp.fc1.weight.requires_grad_(False)

@@ -65,6 +65,13 @@ def test_the_class_head_learns_the_targets_and_the_distillation_head_the_teacher
     assert float(loss) == pytest.approx(wanted, abs=1e-6)
 
 
+def test_no_loss_pulls_at_the_teacher() -> None:
+    taught, heads = TAUGHT.clone().requires_grad_(), (CLASS, DISTILLATION.clone().requires_grad_())
+    distilled_cross_entropy(heads, TARGETS, taught, 0.1, 1.0, "batchmean").backward()
+    assert heads[1].grad is not None
+    assert taught.grad is None
+
+
 def test_classes_and_images_are_not_confused() -> None:
     """Each image twice: four of two classes, and the same means."""
     heads, taught = (CLASS.repeat(2, 1), DISTILLATION.repeat(2, 1)), TAUGHT.repeat(2, 1)
