@@ -1,0 +1,142 @@
+"""A compiled training step against one as it is written, interleaved. DeiT-S at 224 px by default.
+
+Steps are measured by the seconds of one core, which do not count what else the machine does; compiling by the clock.
+Methods that are measured are added to those that were, so that each call may be short.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from study import REPOSITORY, markdown, write_section
+from trainings import TRAININGS, search
+
+from lightning_vitc import create_backbone
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.pipeline.results import environment
+from lightning_vitc.training.module import CompressionModule
+
+DOCUMENT = REPOSITORY / "docs" / "results" / "compiled.md"
+WAYS = ("blocks", "whole")
+
+
+def main() -> None:
+    """Measure what is named, keep it, and write the table of all there is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", nargs="*", default=list(TRAININGS), choices=list(TRAININGS))
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--model", default="deit_small_patch16_224")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--kept", type=Path, default=REPOSITORY / "runs" / "studies" / "compiled_training.json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.compiler.config.force_disable_caches = True  # seconds as of the first run on a machine
+    found = json.loads(args.kept.read_text()) if args.kept.exists() else {}
+    for method in args.methods:
+        facts = {"batch": args.batch_size, "repeats": args.repeats, "environment": environment("cpu")}
+        found[method] = found.get(method, {}) | measure(method, args) | facts
+        print(method, json.dumps(found[method]), flush=True)
+        args.kept.parent.mkdir(parents=True, exist_ok=True)
+        args.kept.write_text(json.dumps(found, indent=1))
+    if DOCUMENT.exists():
+        write_section(DOCUMENT, "cpu", section(found, args))
+
+
+@dataclass
+class Trained:
+    """One way to train, and what its steps took (of the core, by the clock), gave and made."""
+
+    module: CompressionModule
+    seconds: list[float] = field(default_factory=list)
+    clock: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    graphs: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        weights = [weight for weight in self.module.train().parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(weights, lr=1e-4)
+
+    def step(self, images: torch.Tensor, targets: torch.Tensor) -> None:
+        """One more, from random numbers of its own."""
+        torch.manual_seed(len(self.seconds))
+        made = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        started, clock = time.process_time(), time.perf_counter()
+        loss = self.module.step(images, targets).loss
+        loss.backward()
+        self.optimizer.step()
+        search(self.module, 1e-4)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.seconds.append(time.process_time() - started)
+        self.clock.append(time.perf_counter() - clock)
+        self.losses.append(loss.item())
+        self.graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - made)
+
+
+def measure(method: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Each way in turn, step by step; the median over steps of the ratio of their times."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    written = Trained(TRAININGS[method](create_backbone(args.model, img_size=args.img_size)))
+    ways = [way for way in args.ways if not (way == "whole" and method.startswith("usdc"))]  # refused: gates decide
+    compiled = {way: Trained(by_graphs(written.module, way)) for way in ways}
+    images = torch.randn(args.batch_size, 3, args.img_size, args.img_size)
+    targets = torch.randint(1000, (args.batch_size,))
+    for _ in range(args.repeats + 2):  # the first compiles, the second warms up
+        for one in (written, *compiled.values()):
+            one.step(images, targets)
+    rows = {way: compared(one, written) for way, one in compiled.items()}
+    return {"written_s": statistics.median(written.seconds[2:])} | rows
+
+
+def by_graphs(module: CompressionModule, way: Any) -> CompressionModule:
+    """A copy that is trained so."""
+    copy = deepcopy(module)
+    for part in copy.modules():
+        if isinstance(part, Backbone):
+            part.set_compiled(way)
+    return copy
+
+
+def compared(one: Trained, written: Trained) -> dict[str, Any]:
+    """What compiling takes and brings."""
+    ratios = [after / before for after, before in zip(one.seconds[2:], written.seconds[2:], strict=True)]
+    apart = max(abs(loss - other) for loss, other in zip(one.losses, written.losses, strict=True))
+    return {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios),
+            "compile_s": one.clock[0] - statistics.median(one.clock[2:]), "graphs": one.graphs[0],
+            "recompiled": sum(one.graphs[1:]), "loss_difference": apart}  # fmt: skip
+
+
+def section(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
+    """The table, and where it was measured."""
+    rows = [row(method, way, found[method]) for method in TRAININGS for way in WAYS if way in found.get(method, {})]
+    sizes = sorted({(one["batch"], one["repeats"]) for one in found.values()})
+    facts = [one["environment"] for one in found.values()][-1]
+    title = (
+        f"{args.model}, {args.img_size} px, fp32; batch and interleaved steps: "
+        f"{', '.join(f'{batch} and {steps}' for batch, steps in sizes)}; {facts['device']}, one "
+        f"thread, torch {facts['versions']['torch']}, commit {facts['commit']}."
+    )
+    header = ["", "", "steps/s as written", "compiled over written", "compiling", "graphs", "made later",
+              "losses differ by"]  # fmt: skip
+    return f"{title}\n\n{markdown(header, rows)}"
+
+
+def row(method: str, way: str, one: dict[str, Any]) -> list[str]:
+    """The steps per second of one method, and how many times as many there are, lowest to highest."""
+    how = one[way]
+    faster = [1 / how[name] for name in ("ratio", "highest", "lowest")]
+    return [method, way, f"{1 / one['written_s']:.2f}", "{:.2f} ({:.2f} to {:.2f})".format(*faster),
+            f"{how['compile_s']:.0f} s", str(how["graphs"]), str(how["recompiled"]),
+            f"{how['loss_difference']:.0e}"]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
