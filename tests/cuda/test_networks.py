@@ -50,7 +50,7 @@ def run(network: Any, images: int, answer: int = 1) -> FakeCuda:
     return device
 
 
-SKIPPING = ["dynamic/skipping.py:skipping"]  # which branches run is the host's business where nothing is compiled
+SKIPPING = ["gates/skipping.py:skipping"]  # which branches run is the host's business where nothing is compiled
 
 
 def exported(model: Any, folder: Any) -> Any:
