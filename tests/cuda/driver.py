@@ -38,6 +38,7 @@ def driver(wait: Callable[[Any], None]) -> Iterator[None]:
     with (
         mock.patch.multiple(torch.cuda, **functions),
         mock.patch.multiple(torch.Tensor, record_stream=lambda *_: None, backward=tape.backward),
+        mock.patch.object(torch.autograd, "grad", tape.grad),
         mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", return_value=False),
     ):
         yield
