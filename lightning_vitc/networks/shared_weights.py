@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from lightning_vitc.networks.kept import Index, Kept, Where, gather, names_of, where_of
 from lightning_vitc.networks.stacked import as_one
+from lightning_vitc.networks.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def kinds_of(weights: Mapping[str, Tensor], kept: Kept) -> tuple[Kind, ...] | No
     first = next(iter(weights.values()))
     key = first.device, tuple(weights)
     if key not in kept.kinds:
-        kept.kinds[key] = _kinds(weights, kept.to(first.device))
+        kept.kinds[key] = _kinds(weights, kept, first.device)
     return kept.kinds[key]
 
 
@@ -108,19 +109,24 @@ def _index(where: Where) -> tuple[int, Tensor] | None:
     return next(((dim, index) for dim, index in enumerate(where) if isinstance(index, Tensor)), None)
 
 
-def _kinds(weights: Mapping[str, Tensor], kept: Kept) -> tuple[Kind, ...] | None:
+def _kinds(weights: Mapping[str, Tensor], kept: Kept, device: torch.device) -> tuple[Kind, ...] | None:
+    """They are compared on the host, where positions come from; the device would have to be waited for."""
     found: dict[Any, Kind] = {}
     named = {source: axes for name, source, axes in names_of(kept) if name == source}
     if kept.heads != "both" or named.keys() != weights.keys():  # blocks or branches are gone, or heads changed
         return None
     for position, (name, weight) in enumerate(weights.items()):
-        where = where_of(named[name], kept.indices, weight.shape, weight.device)
+        where = where_of(named[name], kept.indices, weight.shape, torch.device("cpu"))
         if sum(isinstance(index, Tensor) for index in where) > 1:
             return None
         key = weight.shape, tuple(map(_comparable, where))
-        known = found.get(key, Kind((), where))
+        known = found.get(key) or Kind((), tuple(_sent(index, device) for index in where))
         found[key] = Kind((*known.positions, position), known.where)
     return tuple(found.values())
+
+
+def _sent(index: Index | None, device: torch.device) -> Index | None:
+    return sent(index, device) if isinstance(index, Tensor) else index
 
 
 def _comparable(index: Index | None) -> Any:
