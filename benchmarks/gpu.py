@@ -1,7 +1,7 @@
 """The day a GPU is there: is it right (check), how fast is it (speed), and what is it good for (study)?
 
 One command, no network. Everything is done in units, each in a process of its own; what is found is in `gpu.json` and
-`gpu.md` of `--out` after every one of them, and a second call does what is left.
+`gpu.md` of `--out` after every one of them, and a second call of the same code, device and sizes does what is left.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import zlib
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def main() -> int:
     if not (out / "gpu.json").exists() and args.scratch is None:
         shutil.rmtree(scratch, ignore_errors=True)  # of results that are gone
     scratch.mkdir(parents=True, exist_ok=True)
-    prepare_environment(scratch)
+    prepare_environment()
     try:
         used = put_in_place(args.wheels, scratch / "site")
     except MissingPackageError as error:
@@ -101,12 +102,11 @@ def main() -> int:
     return run(args, device, out, scratch, {"wheels": used, "began": began})
 
 
-def prepare_environment(scratch: Path) -> None:
+def prepare_environment() -> None:
     """Before torch is imported."""
     cores = len(os.sched_getaffinity(0))
     for key, value in (ENVIRONMENT | {"OMP_NUM_THREADS": "2" if cores > 8 else "1"}).items():
         os.environ.setdefault(key, value)
-    os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")  # latencies are measured anew
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
@@ -123,19 +123,28 @@ def run(args: argparse.Namespace, device: str, out: Path, scratch: Path, facts: 
     """All tiers, one after another; 1 where something has failed."""
     for module in AHEAD:  # what every process needs, imported once before they are forked
         import_module(module)
-    from on_gpu import machine, pretend, tiers
+    from on_gpu import identity, machine, pretend, tiers
     from on_gpu.place import Place
     from on_gpu.record import Record
     from on_gpu.units import Tier
 
-    place = Place(device, args.tiny, out, scratch, args.data and args.data.absolute(), machine.cores())
-    if args.tiny and args.data is None:
-        place = Place(device, True, out, scratch, pretend.pretended(place), place.cores)
-    found = machine.found(place)
-    record = Record(out)
+    data = args.data and args.data.absolute()
+    found = machine.found(Place(device, args.tiny, out, scratch, data, machine.cores()))
+    own = identity.identity_of(found, args.tiny, args.commit or machine.commit())
+    record, scratch = Record(out), identity.scratch_of(scratch, out, own)
+    try:
+        if not record.claim(own):
+            shutil.rmtree(scratch, ignore_errors=True)  # of results that are gone
+    except identity.OtherResultsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")  # latencies are measured anew
+    place = Place(device, args.tiny, out, scratch, data, machine.cores())
+    if args.tiny and data is None:
+        place = replace(place, data=pretend.pretended(place))
     if args.again:
         record.forget_failures()
-    record.begin(found | {"date": machine.date(), "commit": args.commit or machine.commit(), "tiny": args.tiny,
+    record.begin(found | {"date": machine.date(), "commit": own["commit"], "tiny": args.tiny,
                           "tiers": args.tier, "seconds": args.seconds, "versions": machine.versions(),
                           "cores": place.cores, "wheels": facts["wheels"],
                           "seconds_before": round(time.monotonic() - facts["began"], 1)})  # fmt: skip

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from on_gpu import report
+from on_gpu import identity, report
 
 SETTLED = ("ok", "failed", "skipped")
 
@@ -38,6 +38,23 @@ class Record:
     def forget_failures(self) -> None:
         """They are run again."""
         self.document["units"] = {name: unit for name, unit in self.units.items() if unit["status"] != "failed"}
+
+    def claim(self, identity_: dict[str, str]) -> bool:
+        """Whether what is recorded is continued; what other code has found is set aside, and nothing is recorded then.
+
+        Raises:
+            OtherResultsError: where it is of another device or of other sizes.
+        """
+        recorded = self.document.get("identity", {})
+        identity.check(self.out, recorded, identity_)
+        if recorded == identity_:
+            return True
+        if self.path.exists():
+            name = "-".join(["gpu", *(recorded[key] for key in ("commit", "code") if recorded)])
+            aside = self.path.replace(self.out / f"{name}{'' if recorded else '-earlier'}.json")
+            print(f"the code has changed: what was found before is in {aside}, and everything is done again")
+        self.document = {"identity": identity_, "calls": [], "units": {}}
+        return False
 
     def begin(self, call: dict[str, Any]) -> None:
         """Note a call of the script: machine, versions, date, commit."""

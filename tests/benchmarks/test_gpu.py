@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import zipfile
+from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import gpu
 import pytest
 from on_gpu.children import Failed, Skip, outcome_of, start_vitc, turn
+from on_gpu.identity import OtherResultsError, code, identity_of, scratch_of
 from on_gpu.place import Place
 from on_gpu.record import Record
 from on_gpu.units import NEEDS_CUDA, Tier, Unit
@@ -116,6 +119,85 @@ def test_what_is_recorded_is_not_done_again(place: Place) -> None:
     product.unlink()
     run(place, made, Unit("later", partial(leave, note, "b"), after=("made",)))  # needs it
     assert (product.read_text(), note.read_text()) == ("p", "ab")
+
+
+CARD = {"device": "cuda", "card": "H200"}
+
+
+def kept(place: Place, *differently: Any) -> bool:
+    """Whether a unit recorded by a call is still there for another one."""
+    (record := Record(place.out)).claim(identity_of(CARD, False, "a"))
+    record.add("one", {"status": "ok"}, 1)
+    (record := Record(place.out)).claim(identity_of(*differently))
+    return record.is_settled("one")
+
+
+def test_only_what_the_same_code_has_found_is_continued(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept(place, CARD, False, "a")
+    assert not kept(place, CARD, False, "b")
+    assert [path.name for path in place.out.glob("gpu-*.json")] == [f"gpu-a-{code()}.json"]  # nothing is lost
+    monkeypatch.setattr("on_gpu.identity.code", iter("xy").__next__)  # of the same commit, with a change
+    assert not kept(place, CARD, False, "a")
+
+
+@pytest.mark.parametrize("other", [(CARD, True, "a"), (CARD | {"card": "A100"}, False, "a"),
+                                   ({"device": "cpu", "card": "H200"}, False, "a")])  # fmt: skip
+def test_results_of_another_device_or_size_are_refused(place: Place, other: tuple[Any, ...]) -> None:
+    with pytest.raises(OtherResultsError, match=r"^--out: .* holds results of full sizes on cuda, H200, .* folder$"):
+        kept(place, *other)
+    assert Record(place.out).is_settled("one")
+
+
+def test_results_without_an_identity_are_set_aside(place: Place) -> None:
+    Record(place.out).add("one", {"status": "ok"}, 1)
+    (record := Record(place.out)).claim(identity_of(CARD, False, "a"))
+    assert not record.units
+    assert (place.out / "gpu-earlier.json").exists()
+
+
+@pytest.fixture
+def call(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The script from where torch is there, with units of its own."""
+
+    def called(*units: Unit, seconds: float = 60, **options: Any) -> int:
+        monkeypatch.setattr(gpu, "AHEAD", ())
+        monkeypatch.setattr("on_gpu.machine.found", lambda _: CARD)
+        monkeypatch.setattr("on_gpu.tiers.units_of", lambda *_: units)
+        given = {"tiny": True, "data": None, "again": False, "commit": "a", "tier": "check", **options}
+        args = Namespace(tiers=["check"], seconds={"check": seconds}, **given)
+        return gpu.run(args, "cpu", place.out, place.scratch, {"wheels": [], "began": time.monotonic()})
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "")  # restored at the end
+    return called
+
+
+def test_a_call_continues_one_alike(place: Place, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    note = place.scratch / "a"
+    unit = Unit("check/one", partial(leave, note, "a"))
+    assert [call(unit), call(unit), note.read_text()] == [0, 0, "a"]
+    (own,) = (path for path in place.scratch.iterdir() if path.is_dir())
+    (run := own / "runs" / "finished").mkdir(parents=True)
+    assert [call(unit, commit="b"), note.read_text()] == [0, "aa"]
+    assert run.exists()
+    assert [call(unit), note.read_text(), run.exists()] == [0, "aaa", False]  # its runs count no more than its record
+    assert call(unit, tiny=False) == 2
+    assert capsys.readouterr().err.startswith("error: --out: ")
+    assert note.read_text() == "aaa"
+
+
+def test_runs_are_apart_where_records_are(tmp_path: Path) -> None:
+    folders = {scratch_of(tmp_path, tmp_path / out, identity_of(CARD, tiny, commit))
+               for out in "ab" for tiny in (False, True) for commit in "ab"}  # fmt: skip
+    assert len(folders) == 8
+
+
+def test_the_code_is_what_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (file := tmp_path / "benchmarks" / "a.py").write_text("a = 1")
+    before = code(tmp_path)
+    assert code(tmp_path) == before
+    file.write_text("a = 2")
+    assert code(tmp_path) != before
 
 
 def test_failures_are_done_again_when_that_is_asked_for(place: Place) -> None:
