@@ -2,6 +2,9 @@
 
 One command, no network. Everything is done in units, each in a process of its own; what is found is in `gpu.json` and
 `gpu.md` of `--out` after every one of them, and a second call of the same code, device and sizes does what is left.
+
+Exit codes: 0 when every unit of the tiers came to a good end or was skipped, and where there is no GPU; 3 when one has
+failed or is unfinished; 2 for arguments, packages or results that do not fit; 1 for anything else.
 """
 
 import argparse
@@ -11,6 +14,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections import Counter
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +31,7 @@ ENVIRONMENT = {
 }
 AHEAD = ("tensorboard.backend.event_processing.event_accumulator", "torch.utils.tensorboard", "sklearn.datasets",
          "matplotlib.backends.backend_agg", "lightning_vitc.pipeline.train", "torch._dynamo")  # fmt: skip
+INCOMPLETE = 3
 NO_GPU = "no GPU that torch can use here: nothing was run (--tiny runs everything small, on a CPU too)"
 
 
@@ -120,7 +125,7 @@ def device_of(tiny: bool) -> str | None:
 
 
 def run(args: argparse.Namespace, device: str, out: Path, scratch: Path, facts: dict[str, Any]) -> int:
-    """All tiers, one after another; 1 where something has failed."""
+    """All tiers, one after another; `INCOMPLETE` where something of them has failed or is unfinished."""
     for module in AHEAD:  # what every process needs, imported once before they are forked
         import_module(module)
     from on_gpu import identity, machine, pretend, tiers
@@ -149,10 +154,15 @@ def run(args: argparse.Namespace, device: str, out: Path, scratch: Path, facts: 
                           "cores": place.cores, "wheels": facts["wheels"],
                           "seconds_before": round(time.monotonic() - facts["began"], 1)})  # fmt: skip
     print(record.tables().split("\n\n")[0], flush=True)
+    bad: Counter[str] = Counter()
     for name in args.tiers:
-        Tier(tiers.units_of(name, place, args.seconds[name]), place, record, args.seconds[name]).run()
+        tier = Tier(tiers.units_of(name, place, args.seconds[name]), place, record, args.seconds[name])
+        tier.run()
+        bad.update(tier.bad())
     print(f"\n{record.tables()}\n\n{time.monotonic() - facts['began']:.0f} s in all; {out / 'gpu.md'}")
-    return int(any(unit["status"] == "failed" for unit in record.units.values()))
+    if bad:
+        print(f"incomplete: {', '.join(f'{count} {status}' for status, count in bad.items())}", file=sys.stderr)
+    return INCOMPLETE if bad else 0
 
 
 def write_tables(out: Path) -> int:

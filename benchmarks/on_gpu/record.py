@@ -6,7 +6,7 @@ from typing import Any
 
 from on_gpu import identity, report
 
-SETTLED = ("ok", "failed", "skipped")
+SETTLED = ("ok", "failed")  # what was skipped is tried again: its reason may be gone
 
 
 class Record:
@@ -28,7 +28,7 @@ class Record:
         return self.document["units"]
 
     def status(self, name: str) -> str | None:
-        """`ok`, `failed`, `skipped` or `unfinished`; `None` for what was not begun."""
+        """`ok`, `failed`, `skipped` or `unfinished`; `None` for what no call has come to."""
         return self.units.get(name, {}).get("status")
 
     def is_settled(self, name: str) -> bool:
@@ -36,7 +36,7 @@ class Record:
         return self.status(name) in SETTLED
 
     def forget_failures(self) -> None:
-        """They are run again."""
+        """They are run again, and what was skipped because of them too."""
         self.document["units"] = {name: unit for name, unit in self.units.items() if unit["status"] != "failed"}
 
     def claim(self, identity_: dict[str, str]) -> bool:

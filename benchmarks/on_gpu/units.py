@@ -49,6 +49,7 @@ class Tier:
 
     def __init__(self, units: Sequence[Unit], place: Place, record: Record, seconds: float):
         self.place, self.record, self.seconds = place, record, seconds
+        self.names = [unit.name for unit in units]
         self.pending = _pending(units, record)
         self.running: dict[str, tuple[Unit, Child]] = {}
         self.deadline = time.monotonic() + seconds
@@ -61,6 +62,15 @@ class Tier:
             self._end_what_takes_too_long()
         for name, (_, child) in list(self.running.items()):
             self._close(name, {"status": "unfinished", "reason": f"the {self.seconds:.0f} s were over"}, child)
+        for unit in self.pending:
+            if self.record.status(unit.name) != "ok":  # what is only done again for others is not lost
+                reason = f"not begun before the {self.seconds:.0f} s were over"
+                self._note(unit.name, {"status": "unfinished", "reason": reason}, 0.0)
+
+    def bad(self) -> dict[str, int]:
+        """How many of its units have failed and how many are unfinished, where there are any."""
+        found = [self.record.status(name) for name in self.names]
+        return {status: found.count(status) for status in ("failed", "unfinished") if status in found}
 
     def _start_what_can(self) -> None:
         for unit in list(self.pending):

@@ -185,6 +185,39 @@ def test_a_call_continues_one_alike(place: Place, call: Callable[..., int], caps
     assert note.read_text() == "aaa"
 
 
+def test_an_incomplete_tier_is_not_green(place: Place, call: Callable[..., int], capsys: Any) -> None:
+    good = Unit("check/good", partial(leave, place.scratch / "a", "a"))
+    units = [good, Unit("check/slow", hang), Unit("check/after", fail, after=("check/slow",))]
+    assert call(*units, seconds=1) == gpu.INCOMPLETE
+    assert "incomplete: 2 unfinished" in capsys.readouterr().err
+    found = Record(place.out).units
+    assert {name: unit["status"] for name, unit in found.items()} == {
+        "check/good": "ok", "check/slow": "unfinished", "check/after": "unfinished",
+    }  # fmt: skip
+    assert found["check/after"]["reason"] == "not begun before the 1 s were over"
+    assert "| after | unfinished | not begun" in (place.out / "gpu.md").read_text()
+    assert call(good, Unit("check/bad", fail)) == gpu.INCOMPLETE
+    assert call(good, Unit("check/none", skip)) == 0  # of this tier, nothing is left to do
+
+
+def test_what_was_skipped_is_tried_again(place: Place, call: Callable[..., int]) -> None:
+    note = place.scratch / "a"
+    units = partial(leave, note, "a"), partial(leave, note, "b")
+    call(Unit("check/none", skip), Unit("check/after", fail, after=("check/none",)))
+    assert call(Unit("check/none", units[0]), Unit("check/after", units[1], after=("check/none",))) == 0
+    assert note.read_text() == "ab"
+
+
+def test_what_waits_for_a_failure_is_freed_with_it(place: Place, call: Callable[..., int]) -> None:
+    after = Unit("check/after", partial(leave, place.scratch / "a", "a"), after=("check/bad",))
+    call(Unit("check/bad", fail), after)
+    mended = Unit("check/bad", partial(leave, place.scratch / "b", "b"))
+    assert call(mended, after) == gpu.INCOMPLETE  # a failure stays one
+    assert Record(place.out).status("check/after") == "skipped"
+    assert call(mended, after, again=True) == 0
+    assert (place.scratch / "a").read_text() == "a"
+
+
 def test_runs_are_apart_where_records_are(tmp_path: Path) -> None:
     folders = {scratch_of(tmp_path, tmp_path / out, identity_of(CARD, tiny, commit))
                for out in "ab" for tiny in (False, True) for commit in "ab"}  # fmt: skip
