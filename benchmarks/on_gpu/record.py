@@ -68,13 +68,20 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        """Whole or not at all."""
+        """Each file whole or not at all, what was found first: an error of the tables is printed and costs no unit."""
         self.out.mkdir(parents=True, exist_ok=True)
-        for path, text in ((self.path, json.dumps(self.document, indent=1)), (self.out / "gpu.md", self.tables())):
-            new = path.with_suffix(".new")
-            new.write_text(text + "\n")
-            new.replace(path)
+        _replace(self.path, json.dumps(self.document, indent=1, default=repr))
+        try:
+            _replace(self.out / "gpu.md", self.tables())
+        except Exception as error:
+            print(f"gpu.md is not written: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
 
     def tables(self) -> str:
         """All of it as Markdown."""
         return report.markdown_of(self.document)
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text + "\n")
+    new.replace(path)

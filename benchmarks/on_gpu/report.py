@@ -1,6 +1,7 @@
 """The tables of what was found, as they go into `docs/results/gpu.md`."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from on_gpu import report_of_study
@@ -17,11 +18,21 @@ def markdown_of(document: dict[str, Any]) -> str:
     parts: list[tuple[str, Callable[[Units], Iterable[str]]]] = [
         ("Check", check), ("Speed", speed), ("Study", report_of_study.study), ("What did not end well", not_good),
     ]  # fmt: skip
-    texts = [machine(document)]
+    texts = part("Machine", lambda: [machine(document)])
     for title, build in parts:
-        bodies = [body for body in build(units) if body]
+        bodies = part(title, partial(build, units))
         texts += [f"### {title}", *bodies] if bodies else []
     return "\n\n".join(texts)
+
+
+def part(title: str, build: Callable[[], Iterable[str]]) -> list[str]:
+    """Tables and sentences, up to an error, which is a line of its own: an odd value in `gpu.json` costs no other part."""
+    bodies: list[str] = []
+    try:
+        bodies += (body for body in build() if body)
+    except Exception as error:
+        bodies.append(f"**{title} ends here:** {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    return bodies
 
 
 def machine(document: dict[str, Any]) -> str:

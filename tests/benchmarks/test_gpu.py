@@ -218,6 +218,29 @@ def test_what_waits_for_a_failure_is_freed_with_it(place: Place, call: Callable[
     assert (place.scratch / "a").read_text() == "a"
 
 
+def odd() -> dict[str, Any]:
+    return {"method": "dense", "path": Path("a")}  # no bytes, no title, and nothing that JSON knows
+
+
+def test_values_that_fit_no_table_cost_nothing_else(place: Place, call: Callable[..., int]) -> None:
+    note = place.scratch / "a"
+    units = Unit("check/memory/dense", odd), Unit("speed/loader", partial(leave, note, "a"), after=("bad",))
+    assert call(*units, Unit("bad", fail), Unit("good", partial(leave, note, "a"))) == gpu.INCOMPLETE
+    assert {name: unit["status"] for name, unit in Record(place.out).units.items()} == {
+        "check/memory/dense": "ok", "bad": "failed", "good": "ok", "speed/loader": "skipped",
+    }  # fmt: skip
+    tables = (place.out / "gpu.md").read_text()
+    assert "### Check\n\n1 ok." in tables
+    assert "\n\n**Check ends here:** KeyError: 'bytes'\n\n" in tables
+    assert "| bad | failed | it is not right |" in tables
+
+
+def test_a_document_that_cannot_be_written_costs_no_unit(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.out / "gpu.md").mkdir(parents=True)
+    assert run(place, Unit("one", odd))["one"]["status"] == "ok"
+    assert capsys.readouterr().out.count("gpu.md is not written: IsADirectoryError") == 1
+
+
 def test_runs_are_apart_where_records_are(tmp_path: Path) -> None:
     folders = {scratch_of(tmp_path, tmp_path / out, identity_of(CARD, tiny, commit))
                for out in "ab" for tiny in (False, True) for commit in "ab"}  # fmt: skip
