@@ -25,12 +25,14 @@ class Clock(Callback):
         warmup: steps that are not timed.
         size: steps of a group.
         counted: whether MACs are counted: not of compiled networks, which would not stay so.
+        alone: whether it waits until the machine is its own, as times ask for and the memory of a process does not.
     """
 
     GROUPS = 3
 
-    def __init__(self, device: str, warmup: int, size: int, counted: bool):
+    def __init__(self, device: str, warmup: int, size: int, counted: bool, alone: bool = True):
         self.device, self.warmup, self.size, self.counted = device, warmup, size, counted
+        self.alone = alone
         self.macs: int | None = None
         self.seconds: list[float] = []
         self.bytes = 0
@@ -50,7 +52,8 @@ class Clock(Callback):
         self._done += 1
         if self._done == self.warmup:
             synchronize(self.device)
-            turn()
+            if self.alone:
+                turn()
             forget_peak(self.device)
             self._since = time.perf_counter()
         elif self._done > self.warmup and (self._done - self.warmup) % self.size == 0:

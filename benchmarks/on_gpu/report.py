@@ -26,7 +26,7 @@ def markdown_of(document: dict[str, Any]) -> str:
 
 
 def part(title: str, build: Callable[[], Iterable[str]]) -> list[str]:
-    """Tables and sentences, up to an error, which is a line of its own: an odd value in `gpu.json` costs no other part."""
+    """Tables and sentences, up to an error, which gets a line of its own: an odd value costs no other part."""
     bodies: list[str] = []
     try:
         bodies += (body for body in build() if body)

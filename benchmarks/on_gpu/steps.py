@@ -88,7 +88,7 @@ def step(place: Place, title: str, method: str, precision: str, compiled: str = 
         method: one of `METHODS`.
         precision: one of `PRECISIONS`.
         compiled: `trainer.compile`.
-        short: few steps, for the memory alone.
+        short: few steps, for the memory alone, beside other processes.
         batch: images; default: as many as fit several processes on a card.
     """
     hush()
@@ -97,7 +97,7 @@ def step(place: Place, title: str, method: str, precision: str, compiled: str = 
     batch = batch or (4 if place.tiny else 128 if title == "DeiT-S" else 64)
     probe = probe_of(place, title, method, precision, compiled, batch)
     size = 1 if short or place.tiny else 6
-    probe.clock = Clock(place.device, 2 if size == 1 else 8, size, counted=compiled == "false")
+    probe.clock = Clock(place.device, 2 if size == 1 else 8, size, compiled == "false", alone=not short)
     try:
         registry.load_method(probe.experiment.method_name).pipeline(probe)
     except MeasuredEnough:

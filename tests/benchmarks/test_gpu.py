@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gpu
 import pytest
+from on_gpu import steps
 from on_gpu.children import Failed, Skip, outcome_of, start_vitc, turn
+from on_gpu.clock import Clock, MeasuredEnough
 from on_gpu.identity import OtherResultsError, code, identity_of, scratch_of
 from on_gpu.place import Place
 from on_gpu.record import Record
@@ -50,9 +53,9 @@ def test_everything_runs_at_tiny_sizes(tmp_path: Path) -> None:
     wanted = {unit.name for tier in gpu.TIERS for unit in units_of(tier, tmp_path)}
     assert set(document["units"]) == wanted
     assert {"check", "speed", "study"} <= {name.split("/")[0] for name in wanted}
-    steps = document["units"]["speed/step/DeiT-S/bf16/eager/dense, taught"]["values"]
+    taught = document["units"]["speed/step/DeiT-S/bf16/eager/dense, taught"]["values"]
     dense = document["units"]["speed/step/DeiT-S/bf16/eager/dense"]["values"]
-    assert 1.3 < steps["macs"] / dense["macs"] < 1.4  # a forward pass more than the three of a step
+    assert 1.3 < taught["macs"] / dense["macs"] < 1.4  # a forward pass more than the three of a step
     tables = (tmp_path / "out" / "gpu.md").read_text()
     assert all(title in tables for title in ("### Check", "### Speed", "### Study"))
 
@@ -297,6 +300,36 @@ def test_what_is_measured_is_alone(place: Place) -> None:
         before, found, _ = noted.partition(one)
         assert found, noted  # nothing came between its beginning and its end ...
         assert before.count("(") == before.count(")"), noted  # ... and nothing else was on its way
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_memory_is_measured_beside_others(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[None] = []
+    monkeypatch.setattr("on_gpu.clock.turn", lambda: waited.append(None))
+    clock = Clock("cpu", 2, 1, counted=False, alone=alone)
+    for _ in range(4):
+        clock.on_train_batch_end()
+    with pytest.raises(MeasuredEnough):
+        clock.on_train_batch_end()
+    assert (len(waited), len(clock.seconds), clock.bytes > 0) == (int(alone), 3, True)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("short", "alone"), [(True, False), (False, True)])
+def test_only_steps_that_are_timed_are_alone(short: bool, alone: bool, place: Place, monkeypatch: Any) -> None:
+    clocks = []
+    monkeypatch.setattr(steps, "probe_of", lambda *_: SimpleNamespace(clock=None))
+    monkeypatch.setattr(steps, "Clock", lambda *given, **named: clocks.append(named["alone"]) or stop())
+    with pytest.raises(Stopped):
+        steps.step(place, "DeiT-S", "dense", "bf16", short=short)
+    assert clocks == [alone]
+
+
+def stop() -> None:
+    raise Stopped
 
 
 def grandchild(place: Place) -> None:
