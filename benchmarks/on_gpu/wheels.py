@@ -38,7 +38,7 @@ def put_in_place(folder: Path | None, site: Path, needed: dict[str, str] | None 
         The names of the wheels.
 
     Raises:
-        MissingPackageError: naming what is missing, and where its wheel was looked for.
+        MissingPackageError: naming all that is missing, and where wheels were looked for.
     """
     sys.path[:] = [str(REPOSITORY), *(path for path in sys.path if path not in (str(REPOSITORY), str(site))), str(site)]
     places = [folder] if folder else [place for place in FOLDERS if place.is_dir()]
@@ -51,25 +51,30 @@ def put_in_place(folder: Path | None, site: Path, needed: dict[str, str] | None 
 
 
 def _unpacked(missing: list[str], wheels: dict[str, Path], site: Path, places: list[Path]) -> list[str]:
-    used = []
+    used, lacking = [], set()
     while missing:
         name = missing.pop()
         if name not in wheels:
-            looked = ", ".join(map(str, places or FOLDERS))
-            raise MissingPackageError(f"{name} is not installed, and there is no wheel of it in {looked} (--wheels)")
+            lacking.add(name)
+            continue
         with zipfile.ZipFile(wheels[name]) as archive:
             archive.extractall(site)
         importlib.invalidate_caches()
         used.append(wheels[name].name)
-        missing += [other for other in _requirements(name) if not _is_installed(other)]
+        missing += [other for other, conditional in _requirements(name)
+                    if not _is_installed(other) and (other in wheels or not conditional)]  # fmt: skip
+    if lacking:
+        names, looked = " ".join(sorted(lacking)), ", ".join(map(str, places or FOLDERS))
+        raise MissingPackageError(f"neither installed nor among the wheels in {looked} (--wheels): {names}; with a "
+                                  f"network: pip download --no-deps -d wheels {names}")  # fmt: skip
     return used
 
 
-def _requirements(name: str) -> Iterable[str]:
-    """Distributions that one needs here, extras apart."""
+def _requirements(name: str) -> Iterable[tuple[str, bool]]:
+    """Distributions that one needs, extras apart, and whether only on some systems or versions of Python."""
     for line in importlib.metadata.requires(name) or ():
         if "extra ==" not in line:
-            yield _normal(re.split(r"[\s<>=!~;\[(]", line, maxsplit=1)[0])
+            yield _normal(re.split(r"[\s<>=!~;\[(]", line, maxsplit=1)[0]), ";" in line
 
 
 def _is_installed(name: str) -> bool:

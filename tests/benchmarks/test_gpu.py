@@ -393,10 +393,20 @@ def test_missing_packages_come_from_wheels(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_restored")
-def test_a_package_without_a_wheel_is_named(tmp_path: Path) -> None:
-    wheel(tmp_path / "wheels", "something_else")
-    with pytest.raises(MissingPackageError, match=r"^not-there is not installed, and there is no wheel of it in "):
-        put_in_place(tmp_path / "wheels", tmp_path / "site", {"not_there": "not-there"})
+def test_all_packages_without_a_wheel_are_named(tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels", "not_there", "of-its-own")
+    needed = {name.replace("-", "_"): name for name in ("not-there", "nor-this", "nor-that")}
+    with pytest.raises(MissingPackageError, match=r"^neither installed nor among .* of-its-own") as error:
+        put_in_place(tmp_path / "wheels", tmp_path / "site", needed)
+    assert str(error.value).endswith("pip download --no-deps -d wheels nor-that nor-this of-its-own")
+
+
+@pytest.mark.usefixtures("_restored")
+def test_what_is_needed_elsewhere_is_not_missing_here(tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels", "not_there", "of-its-own; python_version < '3.10'")
+    assert put_in_place(tmp_path / "wheels", tmp_path / "site", {"not_there": "not-there"}) == [
+        "not_there-1.0-py3-none-any.whl"
+    ]
 
 
 def test_nothing_that_may_be_missing_is_imported_before() -> None:
