@@ -104,6 +104,8 @@ OF_COMPRESSED = (
 def _check_model(model: ModelConfig) -> None:
     default = ModelConfig(name=model.name)
     for key, value in vars(model).items():
+        if key == "pretrained" and value is True:
+            continue  # of a recipe: its own weights are what a compressed model has
         if is_directory_name(model.name) and key not in OF_COMPRESSED and value != getattr(default, key):
             raise UserError(f"model.{key}: {model.name} is a compressed model and fixed; leave the key out")
     for whole, part in (("embed_dim", "num_heads"), ("img_size", "patch_size")):

@@ -1,10 +1,14 @@
 """From an image file to 8-bit RGB, or one line that says which image cannot be used and why."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageOps
 
 from lightning_vitc.errors import UserError
 
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of a TIFF
 _UNSCALED = {"I": "32-bit integers", "F": "floating-point numbers"}  # Pillow's modes: white is no known number
 
 
@@ -17,7 +21,7 @@ class UnusableImageError(UserError):
 
 
 def open_image(path: str, exif: bool = False) -> Image.Image:
-    """The image of a file in RGB, of 8 bits a channel; 16-bit gray is scaled by 1/257, so white stays white.
+    """The image of a file in RGB, of 8 bits a channel; gray of more bits is scaled, so white stays white.
 
     The orientation that a camera noted in EXIF is applied with `exif`; torchvision and timm leave it.
 
@@ -28,7 +32,7 @@ def open_image(path: str, exif: bool = False) -> Image.Image:
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image) if exif else image
-            whole = _in_8_bits(upright) if _has_16_bits(image) else upright
+            whole = _in_8_bits(upright, getattr(image, "tag_v2", {})) if _has_16_bits(image) else upright
             kind = _UNSCALED.get(whole.mode)
             if kind is None:
                 return whole.convert("RGB")
@@ -46,6 +50,11 @@ def _has_16_bits(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
+def _in_8_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """From black to white, which in a TIFF are 12 or 16 bits apart, and may be the other way round."""
+    bits = tags.get(BITS_PER_SAMPLE, 16)
+    white = 2 ** (bits[0] if isinstance(bits, tuple) else bits) - 1
     levels = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        levels = white - levels
+    return Image.fromarray(((255 * levels + white // 2) // white).astype(np.uint8))

@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning_vitc.errors import UserError
 
 LONGEST_NAME = 255  # bytes
+LOCAL = "local-dir:"  # of timm, before the path of a model
 LONGEST_PATH = 3400  # bytes; Linux takes 4095, of which the names of a run and of its files need some
 
 
@@ -22,6 +23,8 @@ def expanded(text: str, key: str = "") -> str:
         UserError: for a path that is blank, too long, not UTF-8, holds control characters, or begins with the home
             directory of nobody.
     """
+    if text.startswith(LOCAL):
+        return LOCAL + expanded(text.removeprefix(LOCAL), key)
     path = os.path.expanduser(text)  # noqa: PTH111 - pathlib would drop `./` and a slash at the end
     if problem := _problem(path):
         raise UserError(f"{key}: {text!r} {problem}" if key else f"{text!r} {problem}")

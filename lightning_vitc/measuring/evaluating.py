@@ -52,6 +52,8 @@ def evaluate_source(
     Raises:
         UserError: where there is no such network.
     """
+    if fixed := [key for key in overrides if key.startswith(("model.", "method."))]:
+        raise UserError(f"{fixed[0].partition('=')[0]}: {source} holds trained networks; leave the key out")
     if not Path(source).is_dir():
         raise UserError(f"{source}: no such directory; give a run or an exported model")
     if any((Path(source) / name).is_file() for name in (artifact.ARCH, artifact.SEVERAL)):

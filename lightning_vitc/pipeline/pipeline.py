@@ -211,8 +211,10 @@ class Pipeline(Stages):
 
     def _warn_of_order(self, top1: float) -> None:
         """Of a dense network that others trained: it may count its classes in another order."""
-        config = self.experiment
-        if not (config.teacher.train or config.data.name == "fake") and near_chance(top1, self.data.num_classes):
+        config, model = self.experiment, self.experiment.model
+        others = model.pretrained or is_directory_name(model.name) or config.teacher.run is not None
+        own = config.teacher.train or config.data.name == "fake"
+        if others and not own and near_chance(top1, self.data.num_classes):
             warnings.warn(
                 f"the pretrained dense model has {top1:.2f} % on its own data, hardly more than chance: does it count "
                 f"the classes in another order? Here it is {shown(self.data.classes)}; data.classes gives another one",

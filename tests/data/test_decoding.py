@@ -1,5 +1,7 @@
 """From files of every depth and mode to 8-bit RGB: what a pixel becomes, and what is refused."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +27,26 @@ def test_16_bit_gray_is_scaled(tmp_path, name, kind, mode):
     assert image.mode == "RGB"
     expected = [[0, 0, 1, 78], [1, 2, 254, 255]]  # the level over 257, rounded
     assert np.asarray(image).tolist() == [[[level] * 3 for level in row] for row in expected]
+
+
+def _tiff(bits: int, photometric: int, pixels: bytes, width: int) -> bytes:
+    """One row of gray, as a microscope writes it: a header, nine tags, the pixels."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 122, 277: 1, 278: 1, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + struct.pack("<I", 0) + pixels
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "pixels", "expected"),
+    [
+        (12, 1, b"\x00\x08\x00\xff\xf0", [0, 128, 255]),  # 0, 2048 and 4095
+        (16, 1, struct.pack("<3H", 0, 32896, 65535), [0, 128, 255]),
+        (16, 0, struct.pack("<3H", 0, 32896, 65535), [255, 127, 0]),  # white is zero
+    ],
+)
+def test_a_tiff_says_what_is_white(tmp_path, bits, photometric, pixels, expected):
+    (tmp_path / "gray.tif").write_bytes(_tiff(bits, photometric, pixels, 3))
+    assert np.asarray(open_image(str(tmp_path / "gray.tif")))[0, :, 0].tolist() == expected
 
 
 def test_a_pgm_of_another_depth(tmp_path):

@@ -75,6 +75,12 @@ def test_every_path_key_is_expanded_and_checked(key: str, monkeypatch) -> None:
             built(key, wrong)
 
 
+def test_a_directory_of_timm_is_expanded_too(monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert built("model.name", "local-dir:~/x") == "local-dir:/home/somebody/x"
+    assert expanded("local-dir:~/x") == "local-dir:/home/somebody/x"
+
+
 def arguments_of(command: str) -> list[argparse.Action]:
     parser = argparse.ArgumentParser()
     import_module(f"lightning_vitc.commands.{command}").add_arguments(parser)

@@ -169,6 +169,7 @@ REFUSALS = [
     (["evaluate", "run", "--width", "half"], "width: 'half' is not a number; give a ratio such as 0.5"),
     (["evaluate", "run", "--split", "train"], None),
     (["evaluate", "run", "data.nme=x"], "data.nme: unknown key; did you mean 'data.name'?"),
+    (["evaluate", "run", "model.depth=5"], "model.depth: run holds trained networks; leave the key out"),
     (["evaluate", "nameless"], "nameless: arch.json names no experiment, whose data to evaluate on"),
     (["export", "nowhere", "--out", "x"], "nowhere: not a run directory: it has no config.yaml"),
     (["export", "unfinished", "--out", "x"], "unfinished: the run is not complete; continue it with 'vitc train'"),

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from lightning_vitc import compact, create_backbone
 from lightning_vitc.artifacts import artifact
+from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.dropped_attention import drop_attention
 from lightning_vitc.pipeline.initial_network import starting_network, template
@@ -76,6 +77,15 @@ def test_from_digits_to_glyphs(exported, vitc):
         name=str(exported), img_size=16), 36).parameters())  # fmt: skip
     again = vitc("train", "dcvit_transfer_glyphs", f"model.name={run}", "run_name=again", *DATA)  # of a finished run
     assert again.code == 0, again.error
+
+
+def test_the_weights_of_a_recipe_are_its_own(exported):
+    """Most recipes have `pretrained: true`, which is no key that a user has given."""
+    keys = ["model.img_size=null", "model.patch_size=null", "model.in_chans=null"]
+    experiment = load_experiment("uvc_deit_s", [f"model.name={exported}", "data.name=digits", *keys])
+    assert experiment.model.pretrained is True
+    with pytest.raises(UserError, match=r"^model.pretrained: .* is a compressed model and fixed"):
+        load_experiment("uvc_deit_s", [f"model.name={exported}", f"model.pretrained={exported}/model.safetensors"])
 
 
 @pytest.mark.parametrize(("override", "message"), [
