@@ -1,7 +1,6 @@
 """Checks of logits: of a CPU and a GPU, of masked, sliced and compacted networks, of skipped and masked branches."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -120,8 +119,7 @@ def with_gates(place: Place) -> Backbone:
     """The same with gates of all kinds that decide by the image."""
     dense, names = network(place), list(GATES)
     pairs = [(names[number % 7], names[(number + 4) % 7]) for number in range(dense.spec.depth)]
-    blocks = tuple(replace(block, gates=pair) for block, pair in zip(dense.spec.blocks, pairs, strict=True))
-    gated = from_spec(dense.spec.with_stage(*blocks)).eval()
+    gated = from_spec(dense.spec.with_gates(pairs)).eval()
     for gate in gates_of(gated):
         nn.init.normal_(gate.last.weight, std=5.0)
         nn.init.zeros_(gate.last.bias)

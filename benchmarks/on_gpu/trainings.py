@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -49,11 +50,20 @@ def steps(place: Place, method: str, precision: str) -> dict[str, Any]:
     done = vitc(place, "train", *keys, *own, *place.where, f"trainer.precision={PRECISIONS[precision]}",
                 f"run_name={run.name}")  # fmt: skip
     taken = stages(run)
-    own = {stage: count for stage, count in taken.items() if stage != "dense" or method == "dense"}
-    if not own or min(own.values()) < place.steps:
-        raise Failed(f"stages took {taken} steps, not {place.steps}: {done.last_line}")
+    all_taken(taken, method, place.steps, done.last_line)
     rows = json.loads((run / "result.json").read_text())["rows"]
     return {"steps": taken, "top1": {row["name"]: row["top1"] for row in rows}}
+
+
+def all_taken(taken: dict[str, int], method: str, wanted: int, said: str = "") -> None:
+    """That every stage of a method, the training of its teacher apart, took so many steps.
+
+    Raises:
+        Failed: where one took fewer, or there is none.
+    """
+    own = [count for stage, count in taken.items() if stage != "dense" or method == "dense"]
+    if not own or min(own) < wanted:
+        raise Failed(f"stages took {taken} steps, not {wanted}: {said}")
 
 
 def trained(place: Place, method: str, precision: str = "fp32") -> Path:
@@ -70,15 +80,25 @@ def stages(run: Path) -> dict[str, int]:
 
 def resume(place: Place, method: str) -> dict[str, Any]:
     """A run that is killed in its last stage and continued leaves what the one of `steps` leaves, bit for bit."""
-    from same_run import differences
-
     keys, whole = (*experiment(place, method), *EXACT, *place.where), trained(place, method)
     killed = whole.with_name("killed")
+    shutil.rmtree(killed, ignore_errors=True)  # of an earlier try
     lost = kill(place, killed, *keys)
     vitc(place, "train", *keys, f"run_name={killed.name}")
+    return {"killed_after": lost, **same(whole, killed)}
+
+
+def same(whole: Path, killed: Path) -> dict[str, int]:
+    """That two runs left the same, bit for bit.
+
+    Raises:
+        Failed: naming what differs.
+    """
+    from same_run import differences
+
     if found := differences(whole, killed):
         raise Failed(f"{len(found)} differences: {'; '.join(found[:5])}")
-    return {"killed_after": lost, "differences": 0}
+    return {"differences": 0}
 
 
 def kill(place: Place, run: Path, *keys: str) -> str:
@@ -110,7 +130,7 @@ def export(place: Place, method: str) -> dict[str, Any]:
     import torch
 
     import lightning_vitc
-    from on_gpu.networks import relative
+    from on_gpu.networks import judged, relative
 
     formats = "safetensors" if method == "usdc" else "safetensors,pt2" if place.tiny else "safetensors,onnx,pt2"
     out = exported(place, method)
@@ -119,9 +139,7 @@ def export(place: Place, method: str) -> dict[str, Any]:
     with torch.no_grad():
         expected = network(images)
         found = network.to(place.device)(images.to(place.device))
-    if (error := relative(found, expected)) > 1e-3:
-        raise Failed(f"the exported network differs by {error:.1e} from itself on the CPU")
-    return {"formats": formats, "relative": error}
+    return {"formats": formats, **judged({"exported": relative(found, expected)})}
 
 
 def exported(place: Place, method: str) -> Path:
@@ -169,6 +187,8 @@ def two_runs(place: Place) -> dict[str, Any]:
     """Two runs at once on one device work; the same run twice at once is refused."""
     keys = (*experiment(place, "scala"), *place.where)
     names = ("together-1", "together-2")
+    for name in names:
+        shutil.rmtree(place.runs / keys[0] / name, ignore_errors=True)  # of an earlier try
     started = [start_vitc(place, "train", *keys, f"run_name={name}") for name in names]
     while started[0][0].is_alive() and not (place.runs / keys[0] / names[0] / "metrics.jsonl").exists():
         time.sleep(0.01)

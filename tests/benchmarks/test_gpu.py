@@ -17,7 +17,8 @@ from typing import Any
 
 import gpu
 import pytest
-from on_gpu import steps
+import torch
+from on_gpu import networks, steps, trainings
 from on_gpu.children import Failed, Skip, outcome_of, start_vitc, turn
 from on_gpu.clock import Clock, MeasuredEnough
 from on_gpu.identity import OtherResultsError, code, identity_of, scratch_of
@@ -312,6 +313,67 @@ def test_memory_is_measured_beside_others(alone: bool, monkeypatch: pytest.Monke
     with pytest.raises(MeasuredEnough):
         clock.on_train_batch_end()
     assert (len(waited), len(clock.seconds), clock.bytes > 0) == (int(alone), 3, True)
+
+
+def test_wrong_logits_fail() -> None:
+    right = torch.ones(4, 10)
+    nearly, wrong, lost = right * (1 + 1e-5), right + torch.eye(4, 10) / 20, right * torch.nan
+    assert networks.judged({"one": networks.relative(nearly, right)})["relative"]["one"] < 1e-4
+    for name, found in {"wrong": wrong, "lost": lost}.items():
+        with pytest.raises(Failed, match=f"^relative errors of more than 0.001: .*{name}"):
+            networks.judged({"one": 0.0, name: networks.relative(found, right)})
+
+
+@pytest.mark.parametrize("check", [
+    networks.same_logits, networks.masked_is_compact, networks.sliced_is_compact, networks.skipping_is_masked,
+])  # fmt: skip
+def test_checks_of_networks_fail_with_one_that_computes_otherwise(check: Any, place: Place, monkeypatch: Any) -> None:
+    assert max(check(place)["relative"].values()) < 1e-4
+    spoilt = spoil(monkeypatch, moving=check is networks.same_logits)
+    with pytest.raises(Failed, match=r"^relative errors of more than 0.001: "):
+        check(place)
+    assert spoilt
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, moving: bool) -> list[str]:
+    """Make what the checks compare wrong by 1 %: compacted networks, and those that have gates and do not mask."""
+    spoilt: list[str] = []
+
+    def wrong(network: Any, name: str) -> Any:
+        spoilt.append(name)
+        network.head.register_forward_hook(lambda _, __, out: out * 1.01)
+        return network
+
+    def compacted(*given: Any) -> Any:
+        made = compact(*given)
+        made.to = lambda *_: wrong(made, "moved")  # what `same_logits` compares: before and after
+        return made if moving else wrong(made, "compact")
+
+    def gating(network: Any, mode: str) -> None:
+        set_gating(network, mode)
+        if mode != "masked":
+            wrong(network, mode)
+
+    compact, set_gating = networks.compact, networks.set_gating
+    monkeypatch.setattr(networks, "compact", compacted)
+    monkeypatch.setattr(networks, "set_gating", gating)
+    return spoilt
+
+
+def test_too_few_steps_fail() -> None:
+    trainings.all_taken({"dense": 2, "search": 6, "finetune": 7}, "uvc", 6)
+    trainings.all_taken({"dense": 6}, "dense", 6)
+    for taken, method in (({"search": 6, "finetune": 5}, "uvc"), ({"dense": 6}, "uvc"), ({"dense": 5}, "dense")):
+        with pytest.raises(Failed, match=r"^stages took \{.*\} steps, not 6: it ended"):
+            trainings.all_taken(taken, method, 6, "it ended")
+
+
+def test_a_run_that_resumed_otherwise_fails(tmp_path: Path) -> None:
+    for name, loss in (("whole", 1.0), ("killed", 1.0), ("other", 1.0000001)):
+        leave(tmp_path / name / "metrics.jsonl", json.dumps({"step": 1, "loss": loss}) + "\n")
+    assert trainings.same(tmp_path / "whole", tmp_path / "killed") == {"differences": 0}
+    with pytest.raises(Failed, match=r"^1 differences: .*metrics.jsonl"):
+        trainings.same(tmp_path / "whole", tmp_path / "other")
 
 
 class Stopped(Exception):
