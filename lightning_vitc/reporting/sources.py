@@ -82,6 +82,7 @@ def _of_run(path: str, label: str) -> Source:
     entries = []
     for network in networks:
         row = _row_of_run(label, pipeline, result["method"], written[network.name])
+        row["executed_macs"] = network.executed.get("executed_macs")
         made = candidate_of(f"{label} {network.name}", network.spec, network.module, dense, macs=network.macs,
                             data=pipeline.data)  # fmt: skip
         entries.append(Entry(row, dense if row["dense"] else made))
@@ -116,6 +117,7 @@ def _of_directory(path: str, label: str) -> Source:
     asked, is_dense = document.get("budget") or {}, replace(spec, name=dense.name) == dense
     row = {"run": label, "dense": is_dense, "method": document.get("method"), "budget": _in_words(asked),
            "share": candidate.macs / costs.macs(dense), "macs": candidate.macs,
+           "executed_macs": None if spec.is_gated else costs.executed_beside(spec).get("executed_macs"),
            "params": costs.params(spec)}  # fmt: skip
     reference = replace(candidate.reference, name=f"{label} dense")  # directories of one name are told apart
     candidate = replace(candidate, name=label, dense=reference)
@@ -139,7 +141,7 @@ def _dense_entry(document: dict[str, Any], reference: Candidate, dense: ArchSpec
         return []
     params = costs.params(dense)
     row = {"run": label, "dense": True, "method": document.get("method"), "budget": "", "share": 1.0,
-           "name": "dense", "macs": costs.macs(dense), "params": params, "bytes": 4 * params,
+           "name": "dense", "macs": costs.macs(dense), "executed_macs": None, "params": params, "bytes": 4 * params,
            "runtime": "pytorch"}  # fmt: skip
     return [Entry(row | accuracy, reference)]
 

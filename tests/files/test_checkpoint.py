@@ -57,9 +57,11 @@ def test_no_such_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "holds no weights; expected a dictionary of tensors"),
-        ({"epoch": 3}, "holds no weights; expected a dictionary of tensors"),
-        ({"model": {"epoch": 3}}, "holds no weights; expected a dictionary of tensors"),
+        ({}, "holds no weights under model, state_dict, model_ema, state_dict_ema; expected a dictionary of tensors"),
+        ({"epoch": 3}, "holds no weights under model, state_dict, model_ema, state_dict_ema, but epoch; expected a "
+         "dictionary of tensors"),
+        ({"model": {"epoch": 3}}, "holds no weights under model, state_dict, model_ema, state_dict_ema, but epoch; expected "
+         "a dictionary of tensors"),
         ([torch.ones(2)], "holds a list; expected a dictionary of tensors"),
         (torch.ones(2), "holds a Tensor; expected a dictionary of tensors"),
     ],

@@ -31,9 +31,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             raise UserError(f"{path}: not a readable safetensors file ({error})") from None
     content = _unwrapped(read_checkpoint(path, settings=True), path)
     if not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path}: holds no weights; expected a dictionary of tensors")
+        raise UserError(
+            f"{path}: holds no weights under {', '.join(WRAPPERS)}{_found(content)}; expected a dictionary of tensors"
+        )
     must_be_dense(content, path)
     return content
+
+
+def _found(content: dict[str, Any]) -> str:
+    """What there is, as far as it has names."""
+    names = [str(name) for name in content][:4]
+    return f", but {', '.join(names)}" if names else ""
 
 
 def _unwrapped(content: dict[str, Any], path: Path) -> dict[str, Any]:

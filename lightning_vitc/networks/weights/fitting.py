@@ -39,8 +39,10 @@ def load_pretrained(
     if not weights.keys() & own.keys():
         starts = sorted({name.partition(".")[0] for name in weights})
         more = ", ..." if len(starts) > SHOWN else ""
+        inside = [start for start in starts if own.keys() <= {name.removeprefix(f"{start}.") for name in weights}]
+        remedy = f"; those under {' and under '.join(inside)} fit: save them alone" if inside else ""
         raise UserError(
-            f"{path}: not a checkpoint of this model: its names begin with {', '.join(starts[:SHOWN])}{more}"
+            f"{path}: not a checkpoint of this model: its names begin with {', '.join(starts[:SHOWN])}{more}{remedy}"
         )
     weights = _with_classifier(weights, model, path, new_head, remedy)
     _must_be_of_its_size(weights, own, path)

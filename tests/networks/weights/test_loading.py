@@ -81,7 +81,8 @@ def test_more_than_one_network_is_none(tmp_path, trained, beside):
     first = sorted(["model", next(iter(beside)).partition(".")[0]])
     with pytest.raises(UserError) as caught:
         create_backbone(NAME, str(tmp_path / "a.ckpt"), **SMALL)
-    assert str(caught.value).endswith(f"its names begin with {', '.join(first)}")
+    said = f"its names begin with {', '.join(first)}; those under model fit: save them alone"
+    assert str(caught.value).endswith(said)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
