@@ -15,6 +15,7 @@ import torch
 from study import REPOSITORY, markdown, write_section
 
 from lightning_vitc import costs
+from lightning_vitc.budget.masks import uniform
 from lightning_vitc.budget.sketch import sketch_of
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.dynamic.costs import DynamicCosts
@@ -85,7 +86,7 @@ def usdc(dense: ArchSpec) -> tuple[ArchSpec, list[bool]]:
     which is the best case: where they differ, they are gathered.
     """
     resident = pruned(dense, 1, SHARE**0.5)
-    spec = resident.with_stage(*(replace(block, gates=(GATE, GATE)) for block in resident.blocks))
+    spec = resident.with_stage(*(block.with_gates((GATE, GATE)) for block in resident.blocks))
     found, run = DynamicCosts.of(spec), torch.ones(spec.depth, 2)
     order = [number for start in range(3) for number in range(start, 2 * spec.depth, 3)]  # spread over the depth
     for number in order:
@@ -116,7 +117,7 @@ def pruned(dense: ArchSpec, round_to: int, share: float = SHARE) -> ArchSpec:
 def without_attention(dense: ArchSpec, blocks: int) -> ArchSpec:
     """The first blocks without attention and with as many hidden units as the budget leaves, a multiple of 16."""
     limit = SHARE * costs.macs(dense)
-    for hidden in range(dense.blocks[0].hidden or 0, 0, -16):
+    for hidden in range(uniform(dense)[1], 0, -16):
         spec = dense.with_stage(*((vit_block(None, hidden),) * blocks + dense.blocks[blocks:]))
         if costs.macs(spec) <= limit:
             return spec

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_vitc.latency.timing import interleaved, percentiles
 from lightning_vitc.networks.backbone import template
 from lightning_vitc.networks.blocks import attention
-from lightning_vitc.networks.families.plain.network import Attention
+from lightning_vitc.networks.families.plain.layers import Attention
 from lightning_vitc.networks.families.plain.shape import positions
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import ModelConfig

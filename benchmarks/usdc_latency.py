@@ -5,7 +5,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -93,8 +93,7 @@ def subjects(args: argparse.Namespace, batch: int) -> list[Subject]:
 
 def with_forced_gates(dense: Backbone, name: str) -> nn.Module:
     """The network with a gate before every branch."""
-    blocks = tuple(replace(block, gates=(name, name)) for block in dense.spec.blocks)
-    gated = from_spec(dense.spec.with_stage(*blocks)).eval().to(dense.pos_embed.device)
+    gated = from_spec(dense.spec.with_gates([(name, name)] * dense.spec.depth)).eval().to(dense.pos_embed.device)
     gated.load_state_dict(dense.state_dict(), strict=False)
     for gate in gates_of(gated):
         gate.__class__ = ForcedGate

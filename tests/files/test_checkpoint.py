@@ -19,6 +19,8 @@ from lightning_vitc.runs.last_checkpoint import damage
 
 WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.tensor([1.0, -1.0])}
 
+NOTHING = "holds no weights under model, state_dict, model_ema, state_dict_ema"
+
 
 def refusal(path: Path, read=read_weights) -> str:
     """The one-line message, less the path it starts with."""
@@ -57,11 +59,9 @@ def test_no_such_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "holds no weights under model, state_dict, model_ema, state_dict_ema; expected a dictionary of tensors"),
-        ({"epoch": 3}, "holds no weights under model, state_dict, model_ema, state_dict_ema, but epoch; expected a "
-         "dictionary of tensors"),
-        ({"model": {"epoch": 3}}, "holds no weights under model, state_dict, model_ema, state_dict_ema, but epoch; expected "
-         "a dictionary of tensors"),
+        ({}, f"{NOTHING}; expected a dictionary of tensors"),
+        ({"epoch": 3}, f"{NOTHING}, but epoch; expected a dictionary of tensors"),
+        ({"model": {"epoch": 3}}, f"{NOTHING}, but epoch; expected a dictionary of tensors"),
         ([torch.ones(2)], "holds a list; expected a dictionary of tensors"),
         (torch.ones(2), "holds a Tensor; expected a dictionary of tensors"),
     ],
