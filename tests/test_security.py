@@ -83,6 +83,8 @@ def test_the_checkpoint_that_a_run_continues_from(run, vitc, tiny, intrude):
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])
 def test_the_checkpoint_of_a_finished_run(run, vitc, intrude, command):
+    """Of a version that stored no networks, or whose networks are damaged."""
+    shutil.rmtree(run / "networks")
     intrude(run / "checkpoints" / "scala" / "best.ckpt")
     out = ["--out", "exports/x"] if command == "export" else []
     assert_refused(vitc(command, "runs/scala_digits/default", *out), "checkpoints/scala/best.ckpt")
