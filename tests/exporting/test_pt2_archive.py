@@ -155,7 +155,7 @@ NETWORKS = {
     "no class token, relu, qk-norm": PLAIN.with_options(class_token=False, global_pool="avg", act="relu", qk_norm=True),
     "largest of tokens, gelu_tanh": PLAIN.with_options(global_pool="avgmax", pool_include_prefix=True, act="gelu_tanh"),
     "no positions, no biases": PLAIN.with_options(pos_embed=False, qkv_bias=False, proj_bias=False, pre_norm=True),
-    "no classifier": replace(PLAIN, num_classes=0, global_pool="max"),
+    "no classifier": replace(PLAIN, num_classes=0).with_options(global_pool="max"),
     "gates, per_sample": PLAIN.with_stage(*GATED),
     "gates, per_batch, distilled": PLAIN.with_stage(*(GATED[-2:])).with_options(distilled=True),
 }
