@@ -222,9 +222,16 @@ def _write_several(models: Mapping[str, tuple[Model, dict[str, Any], Complete | 
 
 
 def _serialize(weights: dict[str, Tensor], digest: str) -> bytes:
-    """Not by safetensors' save_file, which makes files that only the owner can read."""
+    """The same bytes for the same weights: safetensors itself writes its header in any order.
+
+    And not by its `save_file`, which makes files that only the owner can read.
+    """
     metadata = {"format": "pt", DIGEST: digest}
-    return serialize({name: weight.contiguous() for name, weight in weights.items()}, metadata)
+    content = serialize({name: weight.contiguous() for name, weight in weights.items()}, metadata)
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def _digest_of_architecture(architecture: dict[str, Any], document: dict[str, Any]) -> str:

@@ -68,7 +68,7 @@ def store(
         variants: what makes the others that it offers.
         facts: of all of them, for `arch.json`.
     """
-    others = {name: build() for name, build in variants.items()}
+    others = {name: build().float() for name, build in variants.items()}  # after a training in half precision too
     entries: dict[str, list[dict[str, Any]]] = {name: [] for name in others}
     modules: dict[str, Any] = dict(others)
     for number, network in enumerate(networks):

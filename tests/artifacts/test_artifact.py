@@ -305,6 +305,13 @@ def test_weights_of_the_same_shape_from_another_export(model, saved, tmp_path):
     assert refusal(saved / "model.safetensors") == f"not the file that arch.json describes; {again}"
 
 
+def test_the_same_weights_are_the_same_bytes(model, tmp_path):
+    """Runs are compared by them; of twelve headers in any order not all would be alike."""
+    for number in range(12):
+        artifact.save(model, tmp_path / str(number), FACTS)
+    assert len({(tmp_path / str(number) / "model.safetensors").read_bytes() for number in range(12)}) == 1
+
+
 def test_an_architecture_that_was_changed_where_no_shape_shows_it(saved):
     document = opened((saved / "arch.json").read_bytes())
     document["architecture"]["options"]["scale"] = 0.5

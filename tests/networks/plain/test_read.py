@@ -19,6 +19,14 @@ def create(name: str, **arguments):
         return timm.create_model(name, **arguments)
 
 
+def shallow(name: str):
+    """Of two blocks, where timm takes their number: what is one of a kind shows in the first."""
+    try:
+        return create(name, depth=2)
+    except (AssertionError, TypeError):
+        return create(name)
+
+
 def test_every_field_of_a_distilled_deit():
     assert ArchSpec.of(create("deit_small_distilled_patch16_224")) == vit(
         name="deit_small_distilled_patch16_224", img_size=(224, 224), patch_size=(16, 16), in_chans=3,
@@ -138,7 +146,7 @@ def test_every_vit_of_timm_is_described_or_refused():
     names = [name for name in timm.list_models() if name.startswith(("vit_", "deit"))]
     described, unexpected = [], []
     for name in names:
-        model = create(name)
+        model = shallow(name)
         try:
             spec = ArchSpec.of(model)
             described.append(name)
