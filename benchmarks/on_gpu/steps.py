@@ -5,7 +5,6 @@ A method's own pipeline builds what it trains; the first stage that it asks for 
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from lightning_vitc.data import VisionData
 from lightning_vitc.pipeline.pipeline import Pipeline
 from lightning_vitc.pipeline.train import hush
 from lightning_vitc.runs.directory import RunDirectory
-from lightning_vitc.schema import TrainerConfig
 from on_gpu.clock import Clock, MeasuredEnough
 from on_gpu.place import NAMES, Place
 
@@ -71,11 +69,6 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for _ in range(STEPS):
             yield self.batch
-
-
-def can_compile() -> bool:
-    """Whether this version has `trainer.compile`."""
-    return "compile" in {field.name for field in fields(TrainerConfig)}
 
 
 def step(place: Place, title: str, method: str, precision: str, compiled: str = "false", short: bool = False,

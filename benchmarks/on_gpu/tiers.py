@@ -74,8 +74,6 @@ def speed(place: Place) -> list[Unit]:
 
 def compiled_steps(place: Place) -> list[Unit]:
     """Network by network; of tiny sizes one method, since a compiler takes its time."""
-    if not steps.can_compile():
-        return []
     found = [unit for precision in ("bf16", "tf32") for title in ("DeiT-S", "DeiT-B")
              for unit in steps_of(place, title, precision, "blocks")]  # fmt: skip
     return found[:1] if place.tiny else found

@@ -43,10 +43,8 @@ def _options(model: Any) -> Options:
     attns = [block.attn for block in blocks if block.attn is not None]
     mlps = [block.mlp for block in blocks if block.mlp is not None]
     framed = [norm for block in blocks for norm in (block.norm1, block.norm2) if norm is not None]
-    spec = getattr(model, "spec", None)
-    known: Any = (
-        None if spec is None else spec.options
-    )  # of this library's models: tells what no branch is left to tell
+    spec = getattr(model, "spec", None)  # of this library's models: tells what no branch is left to tell
+    known: Any = None if spec is None else spec.options
     return Options(
         patch_size=tuple(model.patch_embed.patch_size),
         scale=attns[0].scale if attns else known.scale,
