@@ -518,8 +518,8 @@ def test_two_gates_a_block_are_part_of_what_a_plan_can_reach() -> None:
     spec, budget = network().spec, BudgetConfig(macs="49%")
     targets, gates = targets_of(budget, spec, True, True), 2 * 3 * max(gate_macs(name, 48) for name in GATES)
     plan, without = (plan_of(spec, targets, budget, names) for names in (tuple(GATES), ()))
-    assert plan.reach.least == costs.macs(spec.with_stage()) + gates
-    assert plan.further["static"].reach.least == without.reach.least + gates
+    assert plan.reachable.least == costs.macs(spec.with_stage()) + gates
+    assert plan.further["static"].reachable.least == without.reachable.least + gates
 
 
 def test_where_nothing_is_pruned_the_resident_model_may_cost_what_it_does() -> None:
