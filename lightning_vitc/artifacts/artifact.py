@@ -22,7 +22,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.files.directory_swap import swapped_in
 from lightning_vitc.files.records import opened, sealed
 from lightning_vitc.networks.elastic import ElasticViT
-from lightning_vitc.networks.families.plain.network import build
+from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.weights.files import read_weights
 from lightning_vitc.networks.weights.strict import load_strictly
@@ -96,7 +96,8 @@ def check(directory: str | Path, name: str) -> Path:
 def _empty(architecture: dict[str, Any], path: Path) -> VisionTransformer:
     try:
         with torch.device("meta"):
-            return build(ArchSpec.from_dict(architecture))
+            spec = ArchSpec.from_dict(architecture)
+            return network_of(spec).build(spec, {})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (ArithmeticError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_vitc.latency.place import Place
 from lightning_vitc.latency.timing import interleaved
-from lightning_vitc.networks.families.plain.network import build, initialize
+from lightning_vitc.networks.families.family import network_of as family_of
 from lightning_vitc.networks.gates.attaching import lower
 from lightning_vitc.networks.spec import ArchSpec
 
@@ -63,7 +63,7 @@ def network_of(spec: ArchSpec, place: Place) -> nn.Module:
     """A network of random weights at its place, whose gates let everything run."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        network = build(spec).eval()
-        initialize(network)
+        network = family_of(spec).build(spec, {}).eval()
+        family_of(spec).initialize(network)
     lower(network, OPEN)
     return network.to(place.device)

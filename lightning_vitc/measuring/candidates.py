@@ -19,7 +19,7 @@ from lightning_vitc.measuring.subjects import Candidate
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import create_timm
 from lightning_vitc.networks.elastic import ElasticViT
-from lightning_vitc.networks.families.plain.network import build, initialize
+from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.spec import ArchSpec
 
 
@@ -60,8 +60,8 @@ def candidate_of(
     Such a network is timed on the test images of `data`.
     """
     if module is None:
-        module = build(spec).eval()
-        initialize(module)  # type: ignore[arg-type]
+        module = network_of(spec).build(spec, {}).eval()
+        network_of(spec).initialize(module)
     shape = (spec.in_chans, *spec.img_size)
     images = None if data is None or not spec.is_gated else partial(data.spread_images, "test")
     executed = None if spec.is_gated else costs.executed_beside(spec).get("executed_macs")

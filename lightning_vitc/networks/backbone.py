@@ -1,24 +1,22 @@
-"""The shared backbone: a timm VisionTransformer that can also run as any of its sub-networks.
+"""The shared backbone: a timm model that can also run as any of its sub-networks.
 
 State-dict keys are timm's, so a timm or official DeiT checkpoint loads strictly.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import timm
 import torch
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.suggest import did_you_mean
-from lightning_vitc.networks.families.plain.network import Described, build, initialize, place_buffers
+from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.kept import Kept
-from lightning_vitc.networks.modules.compilation import Compilable, method_of
+from lightning_vitc.networks.modules.compilation import Compile
 from lightning_vitc.networks.shared_weights import shared
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.weights.fitting import load_pretrained
@@ -29,79 +27,79 @@ NOT_TIMMS = ("name", "pretrained", "new_head", "resample_antialias", "grad_check
 RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 
 
-class Backbone(Described, Compilable, VisionTransformer):
-    """A Vision Transformer [B, C, H, W] -> [B, classes] whose `kept` argument selects a sub-network.
+class Backbone(nn.Module):
+    """A network [B, C, H, W] -> [B, classes] whose `kept` argument selects a sub-network.
+
+    A family puts it before its own model class.
 
     Attributes:
         spec: the full architecture.
+        blocks: all of them, over the stages.
+        compiled: what of it is trained as a graph.
         pretrained_cfg: timm's (normalization, crop, ...), where the model has one.
     """
 
+    spec: ArchSpec
+    blocks: Any
+    compiled: Compile
     rates: dict[str, float]
+    num_classes: int
+    reset_classifier: Callable[..., None]  # these three are timm's and `Compilable`'s
+    forward_features: Callable[..., Tensor]
+    set_compiled: Callable[[Compile], None]
     pretrained_cfg: Any = None
     distilled_training: bool = False
 
-    def forward(  # type: ignore[override]
-        self, x: Tensor, kept: Kept | None = None, gates: Tensor | BranchGate | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, kept: Kept | None = None, gates: Tensor | BranchGate | None = None) -> Tensor:
         """Logits; a pair (class, distillation) when training a distilled model with `distilled_training`.
 
         Args:
             x: images [B, C, H, W].
-            kept: run this sub-network. It is timm's own forward pass over slices of these parameters, so what
+            kept: run this sub-network. It is the model's own forward pass over slices of these parameters, so what
                 runs here is what `compact` will make of the same `kept`.
             gates: skip by gates: [L] weighs a block against its input, [L, 2] its attention and its MLP; a function
                 of the block's number, the branch (0 attention, 1 MLP) and its mean normalized token [B, D] gives the
                 weights of the images [B].
         """
         if gates is not None:
-            whole = self.compiled == "whole" and isinstance(gates, Tensor)
-            return self.forward_head(method_of(self, Backbone._gated_features, whole)(x, gates))
+            return self.gated(x, gates)
         if kept is None:
             return super().forward(x)
         small = self._skeleton(kept.spec, x.device)
         return functional_call(small, shared(dict(self.named_parameters()), kept), (x,))
 
+    def gated(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
+        """`forward` with gates; a family's own."""
+        raise NotImplementedError
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep fewer activations for the backward pass, of sub-networks too; timm's method, done by the blocks."""
         for block in self.blocks:
-            block.grad_checkpointing = enable  # type: ignore[assignment]
+            block.grad_checkpointing = enable
 
     def set_norm_eps(self, eps: float) -> None:
         """The epsilon of every LayerNorm from now on, of sub-networks too."""
         self.spec = self.spec.with_options(norm_eps=eps)
         for module in self.modules():
-            if isinstance(module, torch.nn.LayerNorm):
+            if isinstance(module, nn.LayerNorm):
                 module.eps = eps
 
-    def _gated_features(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
-        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
-        each = _by_block(gates) if isinstance(gates, Tensor) else (partial(gates, n) for n in range(len(self.blocks)))
-        for block, gate in zip(self.blocks, each, strict=True):
-            whole = isinstance(gate, Tensor)
-            x = x + gate * (block(x) - x) if whole else block(x, gates=gate)
-        return self.norm(x)
-
-    def _skeleton(self, spec: ArchSpec, device: torch.device) -> VisionTransformer:
+    def _skeleton(self, spec: ArchSpec, device: torch.device) -> Any:
         """The sub-network without weights, made once a device."""
-        skeletons = self.__dict__.setdefault("_skeletons", {})
+        skeletons, family = self.__dict__.setdefault("_skeletons", {}), network_of(spec)
         if (spec, device) not in skeletons:
             with torch.device("meta"):
-                skeletons[spec, device] = build(spec, rates=self.rates)
-            place_buffers(skeletons[spec, device], device)
+                skeletons[spec, device] = family.build(spec, self.rates)
+            family.place_buffers(skeletons[spec, device], device)
         small = skeletons[spec, device]
         if small.training != self.training:
             small.train(self.training)
         for own, block in zip(self.blocks, small.blocks, strict=False):  # a sub-network has no more blocks
             block.grad_checkpointing = own.grad_checkpointing
         small.set_compiled(self.compiled)
-        if isinstance(small, VisionTransformerDistilled):
+        if spec.distilled:
             small.distilled_training = self.distilled_training
         return small
-
-
-class DistilledBackbone(Backbone, VisionTransformerDistilled):
-    """The backbone with a distillation token and its head (DeiT)."""
 
 
 def create_backbone(
@@ -193,18 +191,13 @@ def from_timm(vit: Any, rates: Mapping[str, float] | None = None) -> Backbone:
 
 def from_spec(spec: ArchSpec, fresh: bool = True, rates: Mapping[str, float] | None = None) -> Backbone:
     """A backbone of the described shape; with `fresh`, newly initialized as timm does."""
-    model = build(spec, DistilledBackbone if spec.distilled else Backbone, rates)
+    family = network_of(spec)
+    model = family.build(spec, rates or {}, trained=True)
     assert isinstance(model, Backbone)
     model.rates = dict(rates or {})
     if fresh:
-        initialize(model)
+        family.initialize(model)
     return model
-
-
-def _by_block(gates: Tensor) -> Sequence[Tensor | tuple[Tensor, ...]]:
-    """Of [L] the gate of every block, of [L, 2] the pair; one operator puts all their gradients together again."""
-    scalars = gates.flatten().unbind()
-    return scalars if gates.ndim == 1 else list(zip(scalars[::2], scalars[1::2], strict=True))
 
 
 def _first_line(error: Exception) -> str:

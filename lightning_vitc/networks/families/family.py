@@ -9,6 +9,7 @@ from lightning_vitc.networks.axes import Layout
 from lightning_vitc.networks.spec import ArchSpec
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 Parts = dict[str, int]
@@ -55,13 +56,20 @@ class Network(Protocol):
             UserError: for a relative that is not supported, by its name.
         """
 
-    def build(self, spec: ArchSpec, rates: Mapping[str, float]) -> Any:
+    def build(self, spec: ArchSpec, rates: Mapping[str, float], trained: bool = False) -> Any:
         """A model of the described shape under its upstream's names, its weights not set; on `meta` too.
 
         Args:
             spec: of this family.
             rates: timm's `drop_rate`, `proj_drop_rate`, `attn_drop_rate` and `drop_path_rate`.
+            trained: a `Backbone`, which can run its sub-networks, instead of a plain model.
         """
+
+    def initialize(self, model: Any) -> None:
+        """Draw fresh weights in place, as timm does for a new model."""
+
+    def place_buffers(self, model: Any, device: "torch.device") -> None:
+        """Give the index buffers of a model that was built on `meta` their values, on this device."""
 
 
 def shape_of(spec: ArchSpec) -> Shape:

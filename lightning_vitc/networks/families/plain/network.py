@@ -3,17 +3,19 @@
 State-dict keys are timm's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_vitc.networks.backbone import Backbone, BranchGate
 from lightning_vitc.networks.families.plain.layers import Block
 from lightning_vitc.networks.families.plain.read import read as read
-from lightning_vitc.networks.modules.compilation import Compilable
+from lightning_vitc.networks.modules.compilation import Compilable, method_of
 from lightning_vitc.networks.spec import ArchSpec
 
 
@@ -45,23 +47,41 @@ class PlainDistilledViT(Described, Compilable, VisionTransformerDistilled):
     """The same with a distillation token."""
 
 
-def build(
-    spec: ArchSpec, model_class: type[VisionTransformer] | None = None, rates: Mapping[str, float] | None = None
-) -> VisionTransformer:
+class PlainBackbone(Backbone, PlainViT):  # type: ignore[misc]
+    """The one that is trained."""
+
+    def gated(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
+        """Logits of what gates let run."""
+        whole = self.compiled == "whole" and isinstance(gates, Tensor)
+        return self.forward_head(method_of(self, PlainBackbone._gated_features, whole)(x, gates))
+
+    def _gated_features(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        each = _by_block(gates) if isinstance(gates, Tensor) else (partial(gates, n) for n in range(len(self.blocks)))
+        for block, gate in zip(self.blocks, each, strict=True):
+            whole = isinstance(gate, Tensor)
+            x = x + gate * (block(x) - x) if whole else block(x, gates=gate)
+        return self.norm(x)
+
+
+class PlainDistilledBackbone(PlainBackbone, VisionTransformerDistilled):  # type: ignore[misc]
+    """The same with a distillation token and its head (DeiT)."""
+
+
+def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: bool = False) -> VisionTransformer:
     """A model of the described shape, weights not yet set (see `initialize`).
 
     Args:
         spec: the architecture.
-        model_class: a subclass of timm's class that fits the spec; default a plain one.
         rates: timm's `drop_rate`, `proj_drop_rate`, `attn_drop_rate`, `drop_path_rate`.
+        trained: a `Backbone`.
     """
     rates = rates or {}
-    if model_class is None:
-        model_class = PlainDistilledViT if spec.distilled else PlainViT
-    model = model_class(**_timm_arguments(spec), drop_rate=rates.get("drop_rate", 0.0))
+    kinds = (PlainBackbone, PlainDistilledBackbone) if trained else (PlainViT, PlainDistilledViT)
+    model = kinds[spec.distilled](**_timm_arguments(spec), drop_rate=rates.get("drop_rate", 0.0))
     drop_path = torch.linspace(0, rates.get("drop_path_rate", 0.0), spec.depth, device="cpu").tolist()
     drops = {"proj_drop": rates.get("proj_drop_rate", 0.0), "attn_drop": rates.get("attn_drop_rate", 0.0)}
-    model.spec = spec  # type: ignore[assignment]
+    model.spec = spec
     model.blocks = nn.Sequential(
         *(Block(spec, block, drop_path=rate, **drops) for block, rate in zip(spec.blocks, drop_path, strict=True))
     )
@@ -91,3 +111,9 @@ def _timm_arguments(spec: ArchSpec) -> dict[str, Any]:
         pool_include_prefix=o.pool_include_prefix, weight_init="skip",
         norm_layer=lambda dim, **kwargs: nn.LayerNorm(dim, eps=o.norm_eps, **kwargs),
     )  # fmt: skip
+
+
+def _by_block(gates: Tensor) -> Sequence[Tensor | tuple[Tensor, ...]]:
+    """Of [L] the gate of every block, of [L, 2] the pair; one operator puts all their gradients together again."""
+    scalars = gates.flatten().unbind()
+    return scalars if gates.ndim == 1 else list(zip(scalars[::2], scalars[1::2], strict=True))
