@@ -49,7 +49,7 @@ def masked_is_compact(place: Place) -> dict[str, Any]:
     for name, one in {"plain": network(place), "with gates": with_gates(place)}.items():
         one, masks = one.to(place.device), masks_of(one)
         with torch.no_grad():
-            masked = functional_call(one, masked_weights(dict(one.named_parameters()), masks), (images,))
+            masked = functional_call(one, masked_weights(one, masks), (images,))
             errors[name] = relative(compact(one, kept_of(one.spec, masks))(images), masked)
     return judged(errors)
 

@@ -38,9 +38,9 @@ class Masks:
         Raises:
             UserError: for a network whose blocks or heads differ.
         """
-        attn, hidden = uniform(spec)
+        attn, mlp = uniform(spec)
         shape = (spec.depth, attn.groups, attn.query)
-        return cls(*(torch.ones(s, dtype=torch.bool) for s in (shape, (spec.depth, hidden), (spec.depth, 2))))
+        return cls(*(torch.ones(s, dtype=torch.bool) for s in (shape, (spec.depth, mlp.width), (spec.depth, 2))))
 
     @property
     def heads(self) -> Tensor:
@@ -56,13 +56,13 @@ class Masks:
         return Masks(self.dims, self.channels, branches)
 
 
-def uniform(spec: ArchSpec) -> tuple[Branch, int]:
-    """Attention, without its gate, and hidden width of a network whose blocks are all alike, as timm's are."""
+def uniform(spec: ArchSpec) -> tuple[Branch, Branch]:
+    """Attention and MLP, without their gates, of a network whose blocks are all alike, as timm's are."""
     shapes = {tuple(branch and replace(branch, gate=None) for branch in block) for block in spec.blocks}
-    attn, hidden = shapes.pop() if len(shapes) == 1 else (None, None)
-    if attn is None or hidden is None:
+    attn, mlp = shapes.pop() if len(shapes) == 1 else (None, None)
+    if attn is None or mlp is None:
         raise UserError(f"model.name: {spec.name} is already pruned; start from a dense model")
-    return attn, hidden.width
+    return attn, mlp
 
 
 def as_indices(masks: Masks) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def check_minima(least: MinKeepConfig, spec: ArchSpec) -> None:
     Raises:
         UserError: naming the first.
     """
-    attn, hidden = uniform(spec)
-    most = {"heads": attn.groups, "dims": attn.query, "channels": hidden, "blocks": spec.depth}
+    attn, mlp = uniform(spec)
+    most = {"heads": attn.groups, "dims": attn.query, "channels": mlp.width, "blocks": spec.depth}
     for key, limit in most.items():
         if (asked := getattr(least, key)) is not None and asked > limit:
             raise UserError(f"budget.min_keep.{key}: {asked} is more than the {limit} that {spec.name} has")

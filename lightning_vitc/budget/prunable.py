@@ -3,6 +3,7 @@
 L blocks, H heads, d dimensions a head, F channels.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from lightning_vitc.budget.masks import Masks, uniform
 from lightning_vitc.networks.axes import Inner
-from lightning_vitc.networks.blocks import ATTN, MLP, Block, Branch, attention, mlp
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.blocks import ATTN, MLP, Block, Branch
+from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.kept import Index, Kept
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.stacked import stacked
@@ -36,12 +39,13 @@ def pruned_spec(spec: ArchSpec, masks: Masks) -> ArchSpec:
     for block, dims, channels, (run_attn, run_mlp) in zip(
         spec.blocks, masks.dims.sum(-1).tolist(), masks.channels.sum(-1).tolist(), masks.branches.tolist(), strict=True
     ):
-        attn, hidden = block.branches
+        attn, mlp = block.branches
         assert attn is not None
-        assert hidden is not None
+        assert mlp is not None
         values = [count for count in dims if count]
-        left = attention(attn.query, values, attn.gate) if run_attn and values else None
-        blocks.append(Block((left, mlp(channels, hidden.gate) if run_mlp else None)) if run_attn or run_mlp else None)
+        left = replace(attn, pieces=tuple(values)) if run_attn and values else None
+        narrow = replace(mlp, pieces=(channels,)) if run_mlp else None
+        blocks.append(Block((left, narrow)) if run_attn or run_mlp else None)
     return spec.with_blocks(blocks)
 
 
@@ -68,17 +72,18 @@ def _attention_kept(attn: Branch, dims: Tensor) -> dict[str, Index]:
     return {"qkv": rows, "values": values, "heads": alive.nonzero().flatten()}
 
 
-def masked_weights(weights: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+def masked_weights(network: Backbone, masks: Masks) -> dict[str, Tensor]:
     """The dense network's weights with the pruned columns of `attn.proj` and `mlp.fc2`, and whole branches, zero.
 
     Running them gives the logits of the compacted network: what feeds a zero column does not matter.
     """
-    changed = dict(weights)
+    weights, spec, shape = dict(network.named_parameters()), network.spec, shape_of(network.spec)
+    changed: dict[str, Tensor] = dict(weights)
     for number, (run_attn, run_mlp) in enumerate(masks.branches.tolist()):
         for layer, columns, run in (
             ("attn.proj", masks.dims[number].flatten(), run_attn), ("mlp.fc2", masks.channels[number], run_mlp),
         ):  # fmt: skip
-            name = f"blocks.{number}.{layer}"
+            name = shape.block_prefix(*spec.place(number)) + layer
             weight = weights[f"{name}.weight"]
             changed[f"{name}.weight"] = weight * (columns.to(weight.device) & run)
             if (bias := weights.get(f"{name}.bias")) is not None and not run:

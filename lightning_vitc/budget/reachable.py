@@ -71,10 +71,10 @@ def multiples(spec: ArchSpec, budget: BudgetConfig) -> dict[str, int | str]:
 
 def _step(spec: ArchSpec, costs: UnitCosts, budget: BudgetConfig) -> int:
     """How far from the budget the projection may end: a piece, or a head where the minima leave no smaller one."""
-    attn, hidden = uniform(spec)
+    attn, mlp = uniform(spec)
     least, size = budget.min_keep, multiple_of(budget.round_to, attn.query)
-    if budget.round_to is None and rounded_up(least.channels, size) < hidden:
+    if budget.round_to is None and rounded_up(least.channels, size) < mlp.width:
         return costs.channel  # single ones fill the rest
     pieces = [costs.dim] * (rounded_up(least.dims, size) < attn.query)
-    pieces += [costs.channel] * (rounded_up(least.channels, size) < hidden)
+    pieces += [costs.channel] * (rounded_up(least.channels, size) < mlp.width)
     return size * max(pieces) if pieces else costs.head + attn.query * costs.dim

@@ -58,8 +58,8 @@ class BudgetedSearch(nn.Module):
 
     def __init__(self, spec: ArchSpec, costs: UnitCosts, least: MinKeepConfig, rates: SearchRates):
         super().__init__()
-        attn, hidden = uniform(spec)
-        self.heads, self.dims, self.channels = attn.groups, attn.query, hidden
+        attn, mlp = uniform(spec)
+        self.heads, self.dims, self.channels = attn.groups, attn.query, mlp.width
         self.costs, self.least, self.rates = costs, least, rates
         for name, shape in {
             "heads": (spec.depth,),

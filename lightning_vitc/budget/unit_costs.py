@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_vitc.budget.masks import Masks, uniform
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.blocks import Block, Branch, attention, mlp
+from lightning_vitc.networks.blocks import Block, Branch
 from lightning_vitc.networks.spec import ArchSpec
 
 
@@ -42,15 +42,15 @@ class UnitCosts:
             return costs.params(changed) if quantity == "params" else costs.macs(changed, convention, method)
 
         def heads(*values: int) -> int:
-            return measure(attention(attn.query, values), None)
+            return measure(attn.of_pieces(*values), None)
 
-        attn, hidden = uniform(spec)
-        bare, whole, no_mlp = measure(), measure(attn, mlp(hidden)), measure(attn, None)
+        attn, mlp = uniform(spec)
+        bare, whole, no_mlp = measure(), measure(attn, mlp), measure(attn, None)
         dim = heads(2, 2) - heads(2, 1)
         head = heads(2, 2) - heads(2) - 2 * dim
-        channel = measure(None, mlp(2)) - measure(None, mlp(1))
+        channel = measure(None, mlp.of_pieces(2)) - measure(None, mlp.of_pieces(1))
         attn_alone = no_mlp - bare - attn.groups * head - attn.width * dim
-        mlp_alone = whole - no_mlp - hidden * channel
+        mlp_alone = whole - no_mlp - mlp.width * channel
         dense = costs.params(spec) if quantity == "params" else costs.macs(spec, convention, method)
         return cls(bare, attn_alone, mlp_alone, head, dim, channel, dense)
 

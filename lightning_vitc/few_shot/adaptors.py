@@ -1,7 +1,5 @@
 """Linear adaptors around a missing block, which tell how well the rest can make up for it (PRACTISE)."""
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -21,7 +19,7 @@ def adapted(network: Backbone, block: int) -> Backbone:
     """
     small = compact_backbone(network, without_blocks(network, (block,))).requires_grad_(False)
     for number in range(small.spec.depth):
-        left: Any = small.blocks.get_submodule(str(number))
+        left = small.blocks[number]
         if number < block:
             left.mlp.fc2 = nn.Sequential(left.mlp.fc2, _identity(small))
         else:

@@ -16,7 +16,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.table import LatencyTable
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.blocks import Block, mlp
+from lightning_vitc.networks.blocks import MLP, Block
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig
 
@@ -33,8 +33,13 @@ class BlockPlan:
     def apply(self, spec: ArchSpec, chosen: tuple[int, ...] | None = None) -> ArchSpec:
         """The architecture with the `chosen` blocks compressed; which ones does not change what it costs."""
         chosen = tuple(range(self.blocks)) if chosen is None else chosen
-        small = Block((None, mlp(self.hidden)))
-        return spec.with_blocks([small if number in chosen else block for number, block in enumerate(spec.blocks)])
+        return spec.with_blocks([self._small(block) if number in chosen else block
+                                 for number, block in enumerate(spec.blocks)])  # fmt: skip
+
+    def _small(self, block: Block) -> Block:
+        mlp = block.branches[MLP]
+        assert mlp is not None
+        return Block((None, mlp.of_pieces(self.hidden)))
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class BlockCosts:
         Raises:
             UserError: for a network whose blocks differ.
         """
-        attn, hidden = uniform(spec)
+        attn, mlp = uniform(spec)
+        hidden = mlp.width
         if target.table is not None:  # the same of costs that are measured: linear, and exact for the whole
             units = target.unit_costs(spec)
             whole = units.attn + attn.groups * units.head + attn.width * units.dim
@@ -62,10 +68,8 @@ class BlockCosts:
         def measure(*blocks: Block) -> int:
             return target.measure(spec.with_stage(*blocks))
 
-        dense = Block((attn, mlp(hidden)))
-        whole, alone, less = (
-            measure(block) for block in (dense, Block((None, mlp(hidden))), Block((None, mlp(hidden - 1))))
-        )
+        parts = (attn, mlp), (None, mlp), (None, mlp.of_pieces(hidden - 1))
+        whole, alone, less = (measure(Block(branches)) for branches in parts)
         return cls(attn=whole - alone, unit=alone - less, hidden=hidden, block=whole - measure())
 
     def removed(self, plan: BlockPlan) -> int:

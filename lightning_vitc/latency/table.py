@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression
 
 from lightning_vitc.budget.masks import uniform
 from lightning_vitc.budget.unit_costs import UnitCosts
-from lightning_vitc.networks.blocks import ATTN, Block, Branch, attention, mlp
+from lightning_vitc.networks.blocks import ATTN, Block, Branch
 from lightning_vitc.networks.spec import ArchSpec
 
 STACK = 4  # blocks, so that their weights do not stay in the nearest cache
@@ -28,13 +28,13 @@ def points_of(dense: ArchSpec, gates: Sequence[str] = ()) -> dict[str, ArchSpec]
         dense: whose blocks are alike.
         gates: names of the gate networks that may be in front of branches.
     """
-    attn, hidden = uniform(dense)
+    attn, mlp = uniform(dense)
     blocks = {
-        _attn_name(heads, dim): Block((attention(attn.query, (dim,) * heads), None))
+        _attn_name(heads, dim): Block((attn.of_pieces(*(dim,) * heads), None))
         for heads in knots(attn.groups) for dim in knots_of_dims(attn.query)
     }  # fmt: skip
-    blocks |= {_mlp_name(units): Block((None, mlp(units))) for units in knots(hidden)}
-    blocks |= {_gate_name(name): Block((attn, mlp(hidden))).with_gates((name, name)) for name in gates}
+    blocks |= {_mlp_name(units): Block((None, mlp.of_pieces(units))) for units in knots(mlp.width)}
+    blocks |= {_gate_name(name): Block((attn, mlp)).with_gates((name, name)) for name in gates}
     stacks = {name: dense.with_stage(*[block] * STACK) for name, block in blocks.items()}
     return {BARE: dense.with_stage(), **stacks}
 
@@ -73,7 +73,7 @@ class LatencyTable:
     @classmethod
     def of(cls, spec: ArchSpec, measured: Mapping[str, int], gates: Sequence[str] = ()) -> "LatencyTable":
         """From the latencies of `points_of` and of `dense`."""
-        attn, hidden = uniform(spec)
+        attn, mlp = uniform(spec)
         bare, dense = measured[BARE], measured["dense"]
 
         def branch(name: str) -> float:
@@ -81,7 +81,7 @@ class LatencyTable:
 
         dims = knots_of_dims(attn.query)
         attns = _rising([[branch(_attn_name(heads, dim)) for dim in dims] for heads in knots(attn.groups)])
-        mlps = _rising([[branch(_mlp_name(units)) for units in knots(hidden)]])[0]
+        mlps = _rising([[branch(_mlp_name(units)) for units in knots(mlp.width)]])[0]
         block = float(attns[-1, -1] + mlps[-1])
         scale = max(dense - bare, 1) / (spec.depth * block)
         found = {name: round(max(scale * (branch(_gate_name(name)) - block) / 2, 1)) for name in gates}
@@ -111,20 +111,20 @@ class LatencyTable:
 
     def hidden(self, units: int) -> float:
         """Of an MLP, between the knots; its norm alone, as far as that can be told, without any unit."""
-        _, hidden = uniform(self.spec)
-        return float(np.interp(units, knots(hidden), self.mlp))
+        _, mlp = uniform(self.spec)
+        return float(np.interp(units, knots(mlp.width), self.mlp))
 
     @cached_property
     def unit_costs(self) -> UnitCosts:
         """The linear costs nearest to the table that are exact for the dense network: for searches and projections."""
-        attn, hidden = uniform(self.spec)
+        attn, mlp = uniform(self.spec)
         sizes = [(heads, heads * dim) for heads in knots(attn.groups) for dim in knots_of_dims(attn.query)]
         whole_attn, whole_mlp = round(float(self.attn[-1, -1])), round(float(self.mlp[-1]))
         head, dim = _slopes(sizes, self.attn.flatten(), whole_attn)
-        (channel,) = _slopes([(units,) for units in knots(hidden)], self.mlp, whole_mlp)
+        (channel,) = _slopes([(units,) for units in knots(mlp.width)], self.mlp, whole_mlp)
         fixed = self.dense - self.spec.depth * (whole_attn + whole_mlp)
         attn_alone = whole_attn - attn.groups * head - attn.width * dim
-        return UnitCosts(fixed, attn_alone, whole_mlp - hidden * channel, head, dim, channel, self.dense)
+        return UnitCosts(fixed, attn_alone, whole_mlp - mlp.width * channel, head, dim, channel, self.dense)
 
 
 def _slopes(sizes: Sequence[tuple[int, ...]], times: np.ndarray, whole: int) -> list[int]:

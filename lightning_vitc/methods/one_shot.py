@@ -49,9 +49,9 @@ class OneShot(Dense):
             must_train_both_heads(spec, experiment.method.distillation, "method.distillation")
         target = target_of(budget, spec, "uvc", table_for(experiment, spec))
         costs = target.unit_costs(spec)
-        _, hidden = uniform(spec)
+        _, mlp = uniform(spec)
         size = budget.round_to or 1  # of all blocks at once: a larger default would miss the budget by far
-        channels = min(hidden, rounded_up(budget.min_keep.channels, size))
+        channels = min(mlp.width, rounded_up(budget.min_keep.channels, size))
         least = _total(costs, spec, budget.min_keep.heads, channels)
         details: dict[str, int] = {}
         if least <= target.amount <= costs.dense:
@@ -88,13 +88,13 @@ def uniform_size(spec: ArchSpec, costs: UnitCosts, limit: int, budget: BudgetCon
     Raises:
         UserError: where no number of heads leaves enough channels.
     """
-    attn, hidden = uniform(spec)
+    attn, mlp = uniform(spec)
     size, found = budget.round_to or 1, []
     for heads in range(budget.min_keep.heads, attn.groups + 1):
         room = (limit - _total(costs, spec, heads, 0)) // (spec.depth * costs.channel)
-        channels = min(hidden, room) // size * size
+        channels = min(mlp.width, room) // size * size
         if channels >= budget.min_keep.channels:
-            found.append((abs(heads / attn.groups - channels / hidden), heads, channels))
+            found.append((abs(heads / attn.groups - channels / mlp.width), heads, channels))
     if not found:
         raise UserError(
             f"budget.round_to: {size} and budget.min_keep leave no number of heads and channels within "

@@ -192,7 +192,7 @@ class USDC(GatedTraining):
     def run_by(self, gates: BranchGate | None, images: Tensor) -> Tensor:
         """The masked network with these gates."""
         self._mix()
-        weights = masked_weights(dict(self.backbone.named_parameters()), self._masks())
+        weights = masked_weights(self.backbone, self._masks())
         return functional_call(self.backbone, weights, (images,), {"gates": gates})
 
     def observe(self) -> dict[str, Tensor]:

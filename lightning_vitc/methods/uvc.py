@@ -186,7 +186,7 @@ class UVC(CompressionModule):
         return {} if self.gates is None else {"gates.logits": self.arguments.gate_lr}
 
     def _masked(self, images: Tensor, masks: Masks) -> Tensor:
-        return functional_call(self.backbone, masked_weights(dict(self.backbone.named_parameters()), masks), (images,))
+        return functional_call(self.backbone, masked_weights(self.backbone, masks), (images,))
 
     def _run(self) -> Tensor:
         """Probability that each branch runs, [L, 2]; differentiable while gates are trained."""

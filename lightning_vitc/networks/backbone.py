@@ -3,7 +3,7 @@
 State-dict keys are timm's, so a timm or official DeiT checkpoint loads strictly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.errors.suggest import did_you_mean
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.kept import Kept
-from lightning_vitc.networks.modules.compilation import Compile
+from lightning_vitc.networks.modules.compilation import Compile, method_of
 from lightning_vitc.networks.shared_weights import shared
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.weights.fitting import load_pretrained
@@ -30,7 +30,7 @@ RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 class Backbone(nn.Module):
     """A network [B, C, H, W] -> [B, classes] whose `kept` argument selects a sub-network.
 
-    A family puts it before its own model class.
+    A family puts it before its own model class, and says how a stream goes through its blocks: `stem`, `enter`, `tail`.
 
     Attributes:
         spec: the full architecture.
@@ -40,15 +40,18 @@ class Backbone(nn.Module):
     """
 
     spec: ArchSpec
-    blocks: Any
+    blocks: Sequence[Any]
     compiled: Compile
     rates: dict[str, float]
     num_classes: int
-    reset_classifier: Callable[..., None]  # these three are timm's and `Compilable`'s
-    forward_features: Callable[..., Tensor]
-    set_compiled: Callable[[Compile], None]
     pretrained_cfg: Any = None
     distilled_training: bool = False
+    # these are timm's and `Compilable`'s
+    reset_classifier: Callable[..., None]
+    no_weight_decay: Callable[[], set[str]]
+    forward_features: Callable[..., Tensor]
+    forward_head: Callable[..., Tensor]
+    set_compiled: Callable[[Compile], None]
 
     def forward(self, x: Tensor, kept: Kept | None = None, gates: Tensor | BranchGate | None = None) -> Tensor:
         """Logits; a pair (class, distillation) when training a distilled model with `distilled_training`.
@@ -62,15 +65,55 @@ class Backbone(nn.Module):
                 weights of the images [B].
         """
         if gates is not None:
-            return self.gated(x, gates)
+            whole = self.compiled == "whole" and isinstance(gates, Tensor)
+            return self.forward_head(method_of(self, Backbone._gated_features, whole)(x, gates))
         if kept is None:
             return super().forward(x)
         small = self._skeleton(kept.spec, x.device)
         return functional_call(small, shared(dict(self.named_parameters()), kept), (x,))
 
-    def gated(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
-        """`forward` with gates; a family's own."""
+    def stem(self, x: Tensor) -> Tensor:
+        """Images -> the stream of the first stage, before its blocks; a family's own."""
         raise NotImplementedError
+
+    def enter(self, stage: int, x: Tensor) -> Tensor:
+        """The stream of a stage from that of the one before; the first one's from the stem."""
+        return x
+
+    def tail(self, x: Tensor) -> Tensor:
+        """What `forward_features` gives, from the stream after the last block; a family's own."""
+        raise NotImplementedError
+
+    def walk(self, x: Tensor, run: Callable[[int, Any, Tensor], Tensor], until: int | None = None) -> Tensor:
+        """`forward_features` with something else in the place of each block.
+
+        Args:
+            x: images [B, C, H, W].
+            run: of a block's number, the block and the stream, what the stream becomes.
+            until: give the stream as it enters this block, instead of the features.
+        """
+        x, number = self.stem(x), 0
+        for stage, depth in enumerate(self.spec.depths):
+            x = self.enter(stage, x)
+            for _ in range(depth):
+                if number == until:
+                    return x
+                x = run(number, self.blocks[number], x)
+                number += 1
+        return self.tail(x)
+
+    def entering(self, block: int, x: Tensor) -> Tensor:
+        """The stream as it enters a block, from images [B, C, H, W]."""
+        return self.walk(x, lambda _, own, x: own(x), until=block)
+
+    def _gated_features(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
+        each = _by_block(gates) if isinstance(gates, Tensor) else [partial(gates, n) for n in range(self.spec.depth)]
+
+        def run(number: int, block: Any, x: Tensor) -> Tensor:
+            gate = each[number]
+            return x + gate * (block(x) - x) if isinstance(gate, Tensor) else block(x, gates=gate)
+
+        return self.walk(x, run)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep fewer activations for the backward pass, of sub-networks too; timm's method, done by the blocks."""
@@ -183,7 +226,7 @@ def create_teacher(
 def from_timm(vit: Any, rates: Mapping[str, float] | None = None) -> Backbone:
     """Take over a timm model's architecture and, unless it is on the `meta` device, its weights."""
     model = from_spec(ArchSpec.of(vit), fresh=False, rates=rates)
-    if not vit.patch_embed.proj.weight.is_meta:
+    if not next(vit.parameters()).is_meta:
         model.load_state_dict(vit.state_dict())
     model.pretrained_cfg = getattr(vit, "pretrained_cfg", None)
     return model
@@ -198,6 +241,12 @@ def from_spec(spec: ArchSpec, fresh: bool = True, rates: Mapping[str, float] | N
     if fresh:
         family.initialize(model)
     return model
+
+
+def _by_block(gates: Tensor) -> Sequence[Tensor | tuple[Tensor, ...]]:
+    """Of [L] the gate of every block, of [L, 2] the pair; one operator puts all their gradients together again."""
+    scalars = gates.flatten().unbind()
+    return scalars if gates.ndim == 1 else list(zip(scalars[::2], scalars[1::2], strict=True))
 
 
 def _first_line(error: Exception) -> str:

@@ -38,6 +38,10 @@ class Branch:
         """All pieces together: rows of the value projection, hidden units, inner channels."""
         return sum(self.pieces)
 
+    def of_pieces(self, *pieces: int) -> "Branch":
+        """The same with so many pieces in each group, and without its gate."""
+        return dataclasses.replace(self, pieces=pieces, gate=None)
+
     @property
     def padded(self) -> int:
         """The width that an attention's values run with: fused kernels want it as large as that of queries."""

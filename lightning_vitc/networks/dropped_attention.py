@@ -5,22 +5,23 @@ The compressed block computes y = x + FC2'(GELU(FC1'(LN2(x)))); LayerScale and t
 
 import zlib
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lightning_vitc.networks.axes import Inner
 from lightning_vitc.networks.backbone import Backbone
-from lightning_vitc.networks.blocks import ATTN, MLP, Block, mlp
+from lightning_vitc.networks.blocks import ATTN, MLP, Block
 from lightning_vitc.networks.compaction import compact_backbone
+from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.kept import Kept
 from lightning_vitc.networks.least_squares import fit_second_layer
 from lightning_vitc.networks.spec import ArchSpec
 
 Units = Literal["random", "activation"]
 Init = Literal["reuse", "reinit", "least_squares"]
-FRONT = ("patch_embed", "pos_embed", "cls_token", "dist_token", "reg_token", "norm_pre", "norm")
+REAR = ("head", "head_dist", "fc_norm")  # behind the tokens that are compared
 SEEN_AT_ONCE = 50  # images in a forward pass that trains nothing
 
 
@@ -71,7 +72,9 @@ def units_that_stay(
 
 def without_attention(network: Backbone, block: int, positions: Tensor) -> Kept:
     """The sub-network that keeps everything but the attention of a block and all but some of its hidden units."""
-    smaller = network.spec.with_block(block, Block((None, mlp(len(positions)))))
+    branch = network.spec.blocks[block].branches[MLP]
+    assert branch is not None
+    smaller = network.spec.with_block(block, Block((None, branch.of_pieces(len(positions)))))
     return Kept.of(network.spec, smaller, {Inner(block, MLP, "pieces"): positions})
 
 
@@ -92,9 +95,10 @@ def random_units(total: int, count: int, seed: int, block: int) -> Tensor:
 def active_units(network: Backbone, block: int, count: int, images: Tensor) -> Tensor:
     """Sorted positions [count] of the units whose activation after GELU is largest on average over all tokens."""
     network = deepcopy(network).eval()
-    activation: Any = network.blocks.get_submodule(f"{block}.mlp.act")
     sums: list[Tensor] = []
-    activation.register_forward_hook(lambda *call: sums.append(call[-1].mean(1).sum(0)))  # of [B, N, hidden]
+    network.blocks[block].mlp.fc2.register_forward_pre_hook(  # of [B, N, hidden]
+        lambda _, inputs: sums.append(inputs[0].flatten(1, -2).mean(1).sum(0))
+    )
     for part in images.split(SEEN_AT_ONCE):
         network.forward_features(part.to(next(network.parameters()).device))
     return torch.stack(sums).sum(0).topk(count).indices.sort().values.cpu()
@@ -114,17 +118,17 @@ def train_around(network: Backbone, beyond: int | None = 1) -> None:
         network: with compressed blocks.
         beyond: blocks after the last compressed one; `None` for all.
     """
-    last = network.spec.depth if beyond is None else max(compressed_blocks(network.spec), default=-1) + beyond
+    spec, shape = network.spec, shape_of(network.spec)
+    last = spec.depth if beyond is None else max(compressed_blocks(spec), default=-1) + beyond
+    after = tuple(shape.block_prefix(*spec.place(number)) for number in range(last + 1, spec.depth))
     for name, parameter in network.named_parameters():
-        part, _, rest = name.partition(".")
-        trained = part in FRONT or (part == "blocks" and int(rest.partition(".")[0]) <= last)
-        parameter.requires_grad_(trained)
+        parameter.requires_grad_(name.partition(".")[0] not in REAR and not name.startswith(after))
 
 
 @torch.no_grad()
 def _draw(network: Backbone, block: int, seed: int) -> None:
     """New MLP weights as timm draws them; biases are zero, but FC2's stays whole."""
-    mlp: Any = network.blocks.get_submodule(f"{block}.mlp")
+    mlp = network.blocks[block].mlp
     generator = _generator("weights", seed, block)
     for weight in (mlp.fc1.weight, mlp.fc2.weight):
         weight.copy_(torch.nn.init.trunc_normal_(torch.empty(weight.shape), std=0.02, generator=generator))

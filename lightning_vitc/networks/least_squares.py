@@ -25,7 +25,7 @@ def fit_second_layer(network: Backbone, small: Backbone, block: int, images: Ten
         images: [M, C, H, W].
     """
     device = next(small.parameters()).device
-    fc2: Any = small.blocks.get_submodule(f"{block}.mlp.fc2")
+    fc2: Any = small.blocks[block].mlp.fc2
     units = fc2.in_features + 1
     gram = torch.zeros(units, units, dtype=torch.float64, device=device)
     moment = torch.zeros(units, fc2.out_features, dtype=torch.float64, device=device)
@@ -42,12 +42,12 @@ def fit_second_layer(network: Backbone, small: Backbone, block: int, images: Ten
 
 def _of_block(network: Backbone, small: Backbone, block: int, images: Tensor) -> tuple[Tensor, Tensor]:
     """Activations with a one [B N, h + 1], and what the compressed block's output lacks [B N, D], before LayerScale."""
-    networks: tuple[Any, Any] = network.eval(), small.eval()
-    before, after = (one.blocks[block] for one in networks)
-    x = small.norm_pre(small.patch_drop(small._pos_embed(small.patch_embed(images))))
-    x = small.blocks[:block](x)
-    activations = after.mlp.act(after.mlp.fc1(after.norm2(x))).flatten(0, 1).double()
-    lacking = (before(x) - after(x)).flatten(0, 1).double()
+    before, after = (one.eval().blocks[block] for one in (network, small))
+    x, seen = small.entering(block, images), []
+    hook = after.mlp.fc2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    lacking = (before(x) - after(x)).flatten(0, -2).double()
+    hook.remove()
+    activations = seen[0].flatten(0, -2).double()
     if (scale := getattr(after.ls2, "gamma", None)) is not None:
         lacking = lacking / scale
     return torch.cat([activations, activations.new_ones(len(activations), 1)], dim=1), lacking

@@ -60,7 +60,7 @@ def test_masked_equals_compact(kind: str, chosen: Masks) -> None:
     small = compact(model, kept_of(model.spec, chosen))
     assert ArchSpec.of(small).blocks == pruned_spec(model.spec, chosen).blocks
     with torch.no_grad():
-        masked = functional_call(model, masked_weights(dict(model.named_parameters()), chosen), (images,))
+        masked = functional_call(model, masked_weights(model, chosen), (images,))
         assert torch.allclose(small(images), masked, atol=1e-5)
 
 
@@ -116,5 +116,5 @@ def test_masked_equals_compact_at_full_size(name: str) -> None:
     chosen.branches[:, 0] &= chosen.heads.any(-1)
     images = torch.randn(2, 3, 224, 224, generator=generator)
     with torch.no_grad():
-        masked = functional_call(model, masked_weights(dict(model.named_parameters()), chosen), (images,))
+        masked = functional_call(model, masked_weights(model, chosen), (images,))
         assert torch.allclose(masked, compact(model, kept_of(model.spec, chosen))(images), atol=1e-5)

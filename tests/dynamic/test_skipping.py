@@ -55,7 +55,7 @@ def test_in_other_networks_too(relative: Backbone, images: torch.Tensor, tmp_pat
     torch.testing.assert_close(in_mode(relative, "per_sample", images), masked, **TOLERANCE)
     masks = Masks.full(relative.spec)
     masks.dims[2, 1], masks.channels[1, ::2] = False, False
-    cut = torch.func.functional_call(relative, masked_weights(dict(relative.named_parameters()), masks), (images,))
+    cut = torch.func.functional_call(relative, masked_weights(relative, masks), (images,))
     small = compact(relative, kept_of(relative.spec, masks))
     torch.testing.assert_close(in_mode(small, "per_sample", images), cut.detach(), **TOLERANCE)
     save(small, tmp_path / "out", {})
@@ -122,7 +122,7 @@ def test_compaction_keeps_the_gates(gated: Backbone, images: torch.Tensor) -> No
     masks.dims[2, 1] = False  # a whole head
     small = compact(gated, kept_of(gated.spec, masks))
     with torch.no_grad():
-        expected = torch.func.functional_call(gated, masked_weights(dict(gated.named_parameters()), masks), (images,))
+        expected = torch.func.functional_call(gated, masked_weights(gated, masks), (images,))
     torch.testing.assert_close(in_mode(small, "per_sample", images), expected, **TOLERANCE)
     assert [block.gates for block in ArchSpec.of(small).blocks] == [block.gates for block in gated.spec.blocks]
     assert costs.params(ArchSpec.of(small)) == sum(parameter.numel() for parameter in small.parameters())

@@ -9,14 +9,13 @@ from safetensors.torch import save_file
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.backbone import (
-    Backbone,
-    DistilledBackbone,
     create_backbone,
     create_teacher,
     create_timm,
     from_spec,
     from_timm,
 )
+from lightning_vitc.networks.families.plain.network import PlainBackbone, PlainDistilledBackbone
 from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
 
@@ -93,7 +92,7 @@ def test_logits_and_gradients_are_timms(kind):
 def test_create_backbone_takes_timms_arguments(kind):
     name, arguments = KINDS[kind]
     model = create_backbone(name, **SMALL | arguments)
-    assert type(model) is (DistilledBackbone if model.spec.distilled else Backbone)
+    assert type(model) is (PlainDistilledBackbone if model.spec.distilled else PlainBackbone)
     assert shapes(model) == shapes(timm_model(kind))
     assert model.spec.name == name
 
@@ -282,7 +281,7 @@ def test_a_model_on_meta_gives_its_shape():
 def test_fresh_backbones():
     spec = from_timm(timm_model("distilled")).spec
     model = from_spec(spec, rates={"drop_path_rate": 0.2})
-    assert type(model) is DistilledBackbone
+    assert type(model) is PlainDistilledBackbone
     assert model.spec == spec
     assert model.rates == {"drop_path_rate": 0.2}
     assert model.blocks[2].drop_path2.drop_prob == pytest.approx(0.2)

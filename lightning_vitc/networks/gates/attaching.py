@@ -6,17 +6,19 @@ import torch
 from torch import nn
 
 from lightning_vitc.networks.backbone import Backbone, from_spec
+from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.gates.networks import GateNetwork
 
 
 def with_gates(network: Backbone, gates: Sequence[tuple[GateNetwork, GateNetwork]]) -> Backbone:
     """A copy whose blocks decide by these gates, of attention and MLP block by block."""
-    spec = network.spec.with_gates([(attn.name, mlp.name) for attn, mlp in gates])
+    spec, shape = network.spec.with_gates([(attn.name, mlp.name) for attn, mlp in gates]), shape_of(network.spec)
     gated = from_spec(spec, fresh=False, rates=network.rates)
     weights = dict(network.state_dict())
     for number, pair in enumerate(gates):
+        block = shape.block_prefix(*spec.place(number))
         for name, gate in zip(("gate1", "gate2"), pair, strict=True):
-            weights |= {f"blocks.{number}.{name}.{key}": value for key, value in gate.state_dict().items()}
+            weights |= {f"{block}{name}.{key}": value for key, value in gate.state_dict().items()}
     gated.load_state_dict(weights)
     gated.pretrained_cfg = network.pretrained_cfg
     return gated

@@ -3,8 +3,7 @@
 State-dict keys are timm's.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lightning_vitc.networks.backbone import Backbone, BranchGate
+from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.families.plain.layers import Block
 from lightning_vitc.networks.families.plain.read import read as read
-from lightning_vitc.networks.modules.compilation import Compilable, method_of
+from lightning_vitc.networks.modules.compilation import Compilable
 from lightning_vitc.networks.spec import ArchSpec
 
 
@@ -50,17 +49,12 @@ class PlainDistilledViT(Described, Compilable, VisionTransformerDistilled):
 class PlainBackbone(Backbone, PlainViT):  # type: ignore[misc]
     """The one that is trained."""
 
-    def gated(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
-        """Logits of what gates let run."""
-        whole = self.compiled == "whole" and isinstance(gates, Tensor)
-        return self.forward_head(method_of(self, PlainBackbone._gated_features, whole)(x, gates))
+    def stem(self, x: Tensor) -> Tensor:
+        """Tokens [B, N, D]."""
+        return self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
 
-    def _gated_features(self, x: Tensor, gates: Tensor | BranchGate) -> Tensor:
-        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
-        each = _by_block(gates) if isinstance(gates, Tensor) else (partial(gates, n) for n in range(len(self.blocks)))
-        for block, gate in zip(self.blocks, each, strict=True):
-            whole = isinstance(gate, Tensor)
-            x = x + gate * (block(x) - x) if whole else block(x, gates=gate)
+    def tail(self, x: Tensor) -> Tensor:
+        """The final norm."""
         return self.norm(x)
 
 
@@ -111,9 +105,3 @@ def _timm_arguments(spec: ArchSpec) -> dict[str, Any]:
         pool_include_prefix=o.pool_include_prefix, weight_init="skip",
         norm_layer=lambda dim, **kwargs: nn.LayerNorm(dim, eps=o.norm_eps, **kwargs),
     )  # fmt: skip
-
-
-def _by_block(gates: Tensor) -> Sequence[Tensor | tuple[Tensor, ...]]:
-    """Of [L] the gate of every block, of [L, 2] the pair; one operator puts all their gradients together again."""
-    scalars = gates.flatten().unbind()
-    return scalars if gates.ndim == 1 else list(zip(scalars[::2], scalars[1::2], strict=True))
