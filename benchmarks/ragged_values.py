@@ -12,8 +12,8 @@ from torch import Tensor
 from lightning_vitc.latency.timing import interleaved, percentiles
 from lightning_vitc.networks.backbone import template
 from lightning_vitc.networks.blocks import attention
-from lightning_vitc.networks.families.plain.layers import Attention
 from lightning_vitc.networks.families.plain.shape import positions
+from lightning_vitc.networks.modules.attention import Attention
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import ModelConfig
 
@@ -37,7 +37,9 @@ def main() -> None:
 def measure(spec: ArchSpec, name: str, dims: tuple[int, ...], size: int, args: argparse.Namespace) -> list[list[str]]:
     """Rows of the table: every way interleaved, after they have been found equal."""
     torch.manual_seed(0)
-    layer, dense = Attention(spec, attention(64, dims)).eval(), Attention(spec, attention(64, (64,) * 6)).eval()
+    layer, dense = (
+        Attention(spec.embed_dim, attention(64, values), spec.options.scale).eval() for values in (dims, (64,) * 6)
+    )
     images = torch.randn(size, positions(spec)[0], spec.embed_dim)
     ways = {name: (lambda way=way: run(layer, way, images)) for name, way in WAYS.items()}
     with torch.inference_mode():

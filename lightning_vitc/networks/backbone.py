@@ -163,7 +163,7 @@ def create_backbone(
         UserError: for an unknown or unsupported model, or a checkpoint of another model.
     """
     vit = create_timm(name, pretrained=pretrained is True, **timm_kwargs)
-    model = from_timm(vit, {key: timm_kwargs[key] for key in RATES if timm_kwargs.get(key)})
+    model = from_timm(vit, {key: timm_kwargs[key] for key in RATES if timm_kwargs.get(key) is not None})
     if isinstance(pretrained, str):
         load_pretrained(model, pretrained, new_head=new_head, antialias=resample_antialias)
     elif pretrained and new_head:

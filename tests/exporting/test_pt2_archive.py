@@ -17,10 +17,10 @@ from lightning_vitc.exporting.pt2_archive import OPERATORS
 from lightning_vitc.exporting.write_formats import write_pt2
 from lightning_vitc.networks.blocks import attention
 from lightning_vitc.networks.families.plain.network import build, initialize
-from lightning_vitc.networks.families.plain.read import ACTIVATIONS
 from lightning_vitc.networks.families.plain.shape import vit, vit_block
 from lightning_vitc.networks.gates.shapes import GATES
 from lightning_vitc.networks.gates.skipping import set_gating
+from lightning_vitc.networks.modules.activations import ACTIVATIONS
 from lightning_vitc.networks.spec import ArchSpec
 
 WHOLE = attention(4, (4,) * 6)

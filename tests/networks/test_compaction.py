@@ -138,6 +138,7 @@ def test_the_result_is_a_plain_model_of_its_own(kind):
         assert {home for home in homes if home.startswith("lightning")} == {
             "lightning_vitc.networks.families.plain.network",
             "lightning_vitc.networks.families.plain.layers",
+            "lightning_vitc.networks.modules.attention",
         }
         assert not any(
             isinstance(value, Backbone | Kept) for module in small.modules() for value in vars(module).values()

@@ -104,7 +104,7 @@ def test_it_is_no_setting_of_timm_and_free_to_change():
 def test_nothing_is_recomputed_without_gradients(monkeypatch):
     network = backbone().eval()
     network.set_grad_checkpointing()
-    monkeypatch.setattr("lightning_vitc.networks.families.plain.layers.recomputed", None)
+    monkeypatch.setattr("lightning_vitc.networks.modules.block.recomputed", None)
     with torch.no_grad():
         network(torch.randn(2, 1, 8, 8))
     with pytest.raises(TypeError):

@@ -20,17 +20,17 @@ def skipping(x: Tensor, normed: Tensor, gate: nn.Module, branch: Branch, mode: M
     one is control flow (`torch.cond`, in ONNX `If`); otherwise it is masked. That is exact for any batch.
 
     Args:
-        x: tokens [B, N, D].
+        x: tokens [B, ..., D].
         normed: the same, normalized.
         gate: mean token [B, D] -> logits (skip, run) [B, 2].
-        branch: what is added, [B, N, D] -> [B, N, D] for any B.
+        branch: what is added, [B, ..., D] -> [B, ..., D] for any B.
         mode: `per_sample` decides for every image and computes those that run; `per_batch` decides once, by the mean
             of the logits; `masked` decides for every image and computes all, the reference of the others.
     """
     logits = gate(pooled(normed))
     if mode == "masked" or torch.compiler.is_compiling():  # a graph must not ask for the size of its batch
         run = runs(logits, mode)
-        weight = run.to(x.dtype)[:, None, None]
+        weight = by_image(run.to(x.dtype), x)
         if mode == "masked":
             return x + weight * branch(normed)
         add, leave = lambda x, normed, w: x + w * branch(normed), lambda x, normed, w: x.clone()  # noqa: ARG005
@@ -53,8 +53,14 @@ def runs(logits: Tensor, mode: Mode) -> Tensor:
 
 
 def pooled(normed: Tensor) -> Tensor:
-    """The mean of normalized tokens, [B, N, D] -> [B, D]; in fewer kernels than `mean`, which one image notices."""
-    return normed.sum(1) * (1 / normed.shape[1])
+    """The mean of normalized tokens, [B, ..., D] -> [B, D]; in fewer kernels than `mean`, which one image notices."""
+    tokens = normed.flatten(1, -2)
+    return tokens.sum(1) * (1 / tokens.shape[1])
+
+
+def by_image(weights: Tensor, x: Tensor) -> Tensor:
+    """A number an image, [B], as [B, 1, ..., 1], which multiplies x [B, ..., D]."""
+    return weights[(slice(None), *(None,) * (x.ndim - 1))]
 
 
 def set_gating(network: nn.Module, mode: Mode) -> None:

@@ -9,7 +9,6 @@ from functools import cache, partial
 from typing import Any, Literal
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 Compile = bool | Literal["blocks", "whole"]  # false, or what is a graph
@@ -55,6 +54,7 @@ class Compilable:
         for block in self.blocks:
             block.compiled = how == "blocks"
 
-    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Tokens [B, N, D] after the final norm; arguments as in timm."""
-        return method_of(self, VisionTransformer.forward_features, self.compiled == "whole")(x, attn_mask, is_causal)
+    def forward_features(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the last norm gives; arguments as in timm."""
+        upstream = super(Compilable, type(self)).forward_features  # type: ignore[misc]
+        return method_of(self, upstream, self.compiled == "whole")(x, *args, **kwargs)

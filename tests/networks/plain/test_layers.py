@@ -13,10 +13,11 @@ from torch import nn
 from lightning_vitc import costs
 from lightning_vitc.networks.blocks import attention
 from lightning_vitc.networks.compaction import compact
-from lightning_vitc.networks.families.plain.layers import Attention, Block
+from lightning_vitc.networks.families.plain.layers import Block
 from lightning_vitc.networks.families.plain.network import build, initialize
-from lightning_vitc.networks.families.plain.read import ACTIVATIONS
 from lightning_vitc.networks.families.plain.shape import vit, vit_block
+from lightning_vitc.networks.modules.activations import ACTIVATIONS
+from lightning_vitc.networks.modules.attention import Attention
 from lightning_vitc.networks.spec import ArchSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
@@ -128,7 +129,9 @@ def reference_attention(module: Attention, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("value_dims", [(4, 4, 4), (7, 7), (3,), (4, 1, 2), (1, 9, 9, 5)])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_attention_equals_one_head_after_the_other(value_dims, qk_norm):
-    module = Attention(SPEC.with_options(qk_norm=qk_norm), attention(4, value_dims)).double()
+    module = Attention(
+        SPEC.embed_dim, attention(4, value_dims), SPEC.options.scale, norm_eps=1e-6 if qk_norm else None
+    ).double()
     randomize(module)
     x = torch.randn(2, 5, 12, dtype=torch.double, requires_grad=True)
     torch.testing.assert_close(module(x), reference_attention(module, x))
@@ -138,7 +141,7 @@ def test_attention_equals_one_head_after_the_other(value_dims, qk_norm):
 
 
 def test_attention_uses_the_scale_of_the_spec():
-    module = Attention(SPEC, FULL.branches[0])
+    module = Attention(SPEC.embed_dim, FULL.branches[0], SPEC.options.scale)
     randomize(module)
     x = torch.randn(1, 5, 12)
     with_half = module(x)
@@ -149,7 +152,7 @@ def test_attention_uses_the_scale_of_the_spec():
 
 
 def test_attention_takes_timms_masks():
-    module = Attention(SPEC, FULL.branches[0]).eval()
+    module = Attention(SPEC.embed_dim, FULL.branches[0], SPEC.options.scale).eval()
     theirs = timm.layers.Attention(12, 3, qkv_bias=True).eval()
     randomize(module)
     theirs.load_state_dict(module.state_dict())
@@ -161,7 +164,7 @@ def test_attention_takes_timms_masks():
 
 
 def test_attention_drops_only_in_training():
-    module = Attention(SPEC, FULL.branches[0], attn_drop=0.5)
+    module = Attention(SPEC.embed_dim, FULL.branches[0], SPEC.options.scale, attn_drop=0.5)
     randomize(module)
     x = torch.randn(1, 5, 12)
     assert not torch.equal(module(x), module(x))

@@ -9,8 +9,8 @@ from torch import nn
 from lightning_vitc import costs
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.blocks import attention
-from lightning_vitc.networks.families.plain.read import ACTIVATIONS
 from lightning_vitc.networks.families.plain.shape import vit, vit_block
+from lightning_vitc.networks.modules.activations import ACTIVATIONS
 from lightning_vitc.networks.spec import ArchSpec, name_of
 
 
@@ -106,7 +106,7 @@ REFUSED = {
     ),
     "image smaller than a patch": ("vit_tiny_patch16_224", {"img_size": 8}, "its images, (8, 8), are smaller"),
     "no transformer": ("resnet18", {}, "a ResNet"),
-    "windows": ("swin_tiny_patch4_window7_224", {}, "a SwinTransformer"),
+    "windows of the second version": ("swinv2_tiny_window8_256", {}, "a SwinTransformerV2"),
     "distilled, not plain": ("levit_128s", {}, "a LevitDistilled"),
 }  # fmt: skip
 

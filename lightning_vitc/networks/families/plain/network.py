@@ -14,28 +14,10 @@ from torch import Tensor, nn
 from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.families.plain.layers import Block
 from lightning_vitc.networks.families.plain.read import read as read
+from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
 from lightning_vitc.networks.modules.compilation import Compilable
+from lightning_vitc.networks.modules.described import Described
 from lightning_vitc.networks.spec import ArchSpec
-
-
-class Described:
-    """A timm model that says what it is, whatever timm's methods make of it.
-
-    Attributes:
-        spec: the architecture.
-    """
-
-    spec: ArchSpec
-
-    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
-        """timm's."""
-        super().set_input_size(*args, **kwargs)  # type: ignore[misc]
-        self.spec = ArchSpec.of(self)
-
-    def reset_classifier(self, *args: Any, **kwargs: Any) -> None:
-        """timm's."""
-        super().reset_classifier(*args, **kwargs)  # type: ignore[misc]
-        self.spec = ArchSpec.of(self)
 
 
 class PlainViT(Described, Compilable, VisionTransformer):
@@ -80,13 +62,6 @@ def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: boo
         *(Block(spec, block, drop_path=rate, **drops) for block, rate in zip(spec.blocks, drop_path, strict=True))
     )
     return model
-
-
-def place_buffers(model: VisionTransformer, device: torch.device) -> None:
-    """Move the index buffers, which `build` makes on the CPU, to where the weights are."""
-    for module in model.modules():
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, buffer.to(device))
 
 
 def initialize(model: VisionTransformer) -> None:

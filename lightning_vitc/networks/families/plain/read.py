@@ -13,9 +13,9 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.networks.blocks import Block, Stage, attention, mlp
 from lightning_vitc.networks.families.plain import layers
 from lightning_vitc.networks.families.plain.shape import Options
+from lightning_vitc.networks.modules.activations import act_name
+from lightning_vitc.networks.modules.attention import Attention
 from lightning_vitc.networks.spec import ArchSpec, name_of, refuse
-
-ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "ReLU": "relu", "SiLU": "silu"}
 
 
 def read(model: Any) -> ArchSpec | None:
@@ -63,7 +63,7 @@ def _options(model: Any) -> Options:
         final_norm=not isinstance(model.norm, nn.Identity) or not isinstance(model.fc_norm, nn.Identity),
         fc_norm=not isinstance(model.fc_norm, nn.Identity),
         norm_eps=framed[0].eps if framed else known.norm_eps,
-        act=_act_name(mlps[0].act) if mlps else known.act,
+        act=act_name(mlps[0].act) if mlps else known.act,
     )
 
 
@@ -82,12 +82,6 @@ def _ends_with_bias(attns: list[Any], mlps: list[Any]) -> bool:
 
 def _has_layer_scale(blocks: list[Any]) -> bool:
     return any(type(ls).__name__ == "LayerScale" for block in blocks for ls in (block.ls1, block.ls2))
-
-
-def _act_name(act: Any) -> str:
-    if getattr(act, "approximate", "none") == "tanh":  # nn.GELU
-        return "gelu_tanh"
-    return ACTIVATIONS.get(type(act).__name__, "")
 
 
 def _refuse_other_kinds(model: Any, name: str) -> None:
@@ -112,7 +106,7 @@ def _refuse_other_kinds(model: Any, name: str) -> None:
 def _refuse_other_blocks(block: Any, name: str) -> None:
     if type(block) not in (TimmBlock, layers.Block):
         refuse(name, f"its blocks are {type(block).__name__}")
-    if block.attn is not None and type(block.attn) not in (TimmAttention, layers.Attention):
+    if block.attn is not None and type(block.attn) not in (TimmAttention, Attention):
         refuse(name, f"its attention is a {type(block.attn).__name__}")
     if block.attn is not None and getattr(block.attn, "gate", None) is not None:
         refuse(name, "its attention is gated")
@@ -126,5 +120,5 @@ def _refuse_other_blocks(block: Any, name: str) -> None:
             refuse(name, f"its norms are {type(norm).__name__}")
         if norm is not None and norm.bias is None:
             refuse(name, "its norms have no bias")
-    if block.mlp is not None and not _act_name(block.mlp.act):
+    if block.mlp is not None and not act_name(block.mlp.act):
         refuse(name, f"its activation is {type(block.mlp.act).__name__}")

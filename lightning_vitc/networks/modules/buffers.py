@@ -1,0 +1,11 @@
+"""Buffers that are no weights: positions, tables of distances."""
+
+import torch
+from torch import nn
+
+
+def place_buffers(model: nn.Module, device: torch.device) -> None:
+    """Move the index buffers, which a family's `build` makes on the CPU, to where the weights are."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.to(device))
