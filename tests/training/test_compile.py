@@ -88,6 +88,26 @@ def test_graphs_do_not_break_are_shared_and_change_no_loss(traced, name, how):
     assert not traced["graph_break"]
 
 
+@pytest.mark.parametrize("name", TRAININGS)
+def test_nothing_breaks_within_a_block(name, monkeypatch):
+    """As torch itself explains it, which goes on after a break where `fullgraph` would not."""
+    found = {}
+
+    def explained(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            if function not in found:
+                found[function] = torch._dynamo.explain(function)(*arguments, **options)
+            return function(*arguments, **options)
+
+        return called
+
+    monkeypatch.setattr(compilation, "graph_of", explained)
+    assert [*losses(made(name, "blocks"), 1)]
+    assert len(found) == (3 if name.startswith("usdc") else 1)
+    assert {(one.graph_count, one.graph_break_count) for one in found.values()} == {(1, 0)}
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 def test_losses_of_compiled_kernels():
     """Over twenty steps with dropout, whose random numbers are those of what is written."""
