@@ -12,16 +12,32 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
+from lightning_vitc.callbacks.ema import EMA
+from lightning_vitc.callbacks.gate_freezing import GateFreezing
+from lightning_vitc.callbacks.gate_staging import GateStaging
+from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
+from lightning_vitc.callbacks.progressive_block_dropping import ProgressiveBlockDropping
+from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
 from lightning_vitc.callbacks.step_seed import StepSeed
+from lightning_vitc.callbacks.width_sampling import WidthSampling
+from lightning_vitc.methods.uvc import UNDECIDED
 from lightning_vitc.networks.slicing import slice_width
 
 STEPS = 4
 OF_EVERY_STEP = "training/finite_loss.py:check"  # it waits for the forward pass alone, see `FiniteLoss`
 OF_LOGGING = "training/module.py:_write"  # at every step that is logged
+OF_SAVING = "training/finite_loss.py:check_weights"  # once for all of them; then their values are copied
 OF_FP16 = "precision/amp.py:optimizer_step"  # torch's scaler asks whether the step overflowed
+ANSWERS = {"uvc": UNDECIDED, "usdc": -1}  # not decided yet; of the candidates the last one
+FREEZING = {  # once a run: the gates are decided on the host, and the choice of their networks is looked up
+    "uvc": ["methods/uvc.py:_decide_gates", "budget/gates.py:decide", "methods/uvc.py:_frozen_gates"],
+    "usdc": ["dynamic/gate_selection.py:freeze"],
+}
 
 
 class Accelerator(CPUAccelerator):
@@ -32,18 +48,35 @@ class Accelerator(CPUAccelerator):
 
 
 class Strategy(SingleDeviceStrategy):
-    """Leaves the module where it is: fake weights cannot come back."""
+    """Leaves the module where it is: fake weights cannot come back.
+
+    Attributes:
+        saved: checkpoints, with their tensors where they were.
+    """
 
     def __init__(self, device: torch.device, **options: Any):
         super().__init__(device, Accelerator(), **options)
+        self.saved: list[dict[str, Any]] = []
 
     def load_checkpoint(self, *args: Any, **options: Any) -> dict[str, Any]:
         """As it is on the disk: values of the host."""
         with unset_fake_temporarily():
             return super().load_checkpoint(*args, **options)
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], *args: Any, **options: Any) -> None:
+        """With values: those that the host gets by copying."""
+        self.saved.append(checkpoint)
+        found = tree_map_only(FakeTensor, copied, checkpoint)
+        with unset_fake_temporarily():
+            super().save_checkpoint(found, *args, **options)
+
     def teardown(self) -> None:
         """Nothing."""
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """To the host, which waits for it."""
+    return tensor.cpu()
 
 
 class Watching(Callback):
@@ -70,6 +103,13 @@ def batches(module: Any, soft: bool = False, count: int = STEPS, images: int = 1
           torch.nn.functional.one_hot(targets, spec.num_classes).float() if soft else targets)
          for _ in range(count)], batch_size=None,
     )  # fmt: skip
+
+
+def schedules(module: Any) -> list[Any]:
+    """Warm-up, search and frozen gates within four steps, for those that have them."""
+    made = [PruningSchedule(0.2, 0.8), GateStaging(0.3, 0.7), GateFreezing(0.7), GumbelTemperature(), WidthSampling(),
+            ProgressiveBlockDropping(), EMA(0.9)]  # fmt: skip
+    return [callback for callback in made if getattr(callback, "serves", lambda _: True)(module)]
 
 
 def fit(

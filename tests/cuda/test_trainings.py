@@ -11,20 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from fitting import OF_EVERY_STEP, OF_FP16, OF_LOGGING, STEPS, batches, fit
-from lightning.pytorch import Trainer
+from fitting import ANSWERS, FREEZING, OF_EVERY_STEP, OF_FP16, OF_LOGGING, STEPS, fit, schedules
 from trainings import dcvit, dense, one_shot, practise, scala, usdc, usdc_finetuning, uvc  # of benchmarks/
 
-from lightning_vitc.callbacks.ema import EMA
-from lightning_vitc.callbacks.gate_freezing import GateFreezing
-from lightning_vitc.callbacks.gate_staging import GateStaging
-from lightning_vitc.callbacks.gumbel_temperature import GumbelTemperature
-from lightning_vitc.callbacks.progressive_block_dropping import ProgressiveBlockDropping
-from lightning_vitc.callbacks.pruning_schedule import PruningSchedule
-from lightning_vitc.callbacks.step_seed import StepSeed
-from lightning_vitc.callbacks.width_sampling import WidthSampling
 from lightning_vitc.dynamic.grouping import GROUPINGS
-from lightning_vitc.methods.uvc import UNDECIDED
 from lightning_vitc.networks.backbone import Backbone, create_backbone
 
 pytestmark = pytest.mark.slow
@@ -43,24 +33,12 @@ CASES: dict[str, Any] = {
     "usdc's fine-tuning, in groups": partial(usdc_finetuning, finetune_per_sample=0.0),
 }  # fmt: skip
 DEPTHS = {"dcvit": 3, "usdc": 1, "usdc's fine-tuning": 1}
-ANSWERS = {"uvc": UNDECIDED, "usdc": -1}  # not decided yet; of the candidates the last one
-FREEZING = {  # once a run: the gates are decided on the host, and the choice of their networks is looked up
-    "uvc": ["methods/uvc.py:_decide_gates", "budget/gates.py:decide", "methods/uvc.py:_frozen_gates"],
-    "usdc": ["dynamic/gate_selection.py:freeze"],
-}
 
 
 def backbone(depth: int) -> Backbone:
     torch.manual_seed(3)
     return create_backbone("deit_small_distilled_patch16_224", img_size=8, patch_size=4, in_chans=1, embed_dim=48,
                            depth=depth, num_heads=6, num_classes=10, **RATES)  # fmt: skip
-
-
-def schedules(module: Any) -> list[Any]:
-    """Warm-up, search and frozen gates within four steps, for those that have them."""
-    made = [PruningSchedule(0.2, 0.8), GateStaging(0.3, 0.7), GateFreezing(0.7), GumbelTemperature(), WidthSampling(),
-            ProgressiveBlockDropping(), EMA(0.9)]  # fmt: skip
-    return [callback for callback in made if getattr(callback, "serves", lambda _: True)(module)]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -84,20 +62,3 @@ def test_in_other_precisions(case, precision):
     device = fit(module, *FREEZING.get(method, []), precision=precision, callbacks=schedules(module),
                  answer=int(ANSWERS.get(method, 1)))  # fmt: skip
     assert Counter(device.waits)[OF_FP16] == (STEPS - 1 if precision == "16-mixed" else 0)
-
-
-@pytest.mark.parametrize("case", ["scala, heads", "uvc", "usdc, avg-8"])
-def test_a_checkpoint_of_another_device_continues(case, tmp_path):
-    """Of the CPU, with the state of optimizer, schedules and average, after half of the epochs."""
-    make, method = CASES[case], case.partition(",")[0]
-    module = make(backbone(1))
-    options: dict[str, Any] = dict(max_epochs=1, limit_val_batches=0, logger=False, enable_checkpointing=False,
-                                   enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
-    trainer = Trainer(accelerator="cpu", callbacks=[StepSeed(0, "stage"), *schedules(module)], **options)
-    trainer.fit(module, batches(module))
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    again = make(backbone(1))
-    device = fit(again, *FREEZING.get(method, []), callbacks=schedules(again), answer=int(ANSWERS.get(method, 1)),
-                 checkpoint=tmp_path / "last.ckpt", max_epochs=2)  # fmt: skip
-    assert Counter(device.waits)[OF_EVERY_STEP] == STEPS - 1
-    assert all(tensor.is_cuda for tensor in (*again.parameters(), *again.buffers()))
