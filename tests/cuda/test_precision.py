@@ -1,6 +1,6 @@
 """In half precision every method computes what decides in fp32, and its gradients are those of fp32."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
@@ -73,14 +73,42 @@ def test_gates_by_the_image_decide_in_full_precision(name, monkeypatch):
     assert {value.dtype for value in found} == {torch.float32}
 
 
+GROUPS = ("gates", "norm", "bias", "token", "pos_embed")  # by their names; what is none of them is a weight
+
+
 @pytest.mark.parametrize("name", TRAININGS)
 def test_gradients_of_a_step(name):
+    """Of each group of parameters by itself: gates and norms are few beside the weights."""
     full, half = gradients(name, None), gradients(name, torch.bfloat16)
     assert full.keys() == half.keys()
     assert {gradient.dtype for gradient in half.values()} == {torch.float32}
-    one, other = (torch.cat([found[key].flatten() for key in full]) for found in (full, half))
-    assert torch.cosine_similarity(one, other, dim=0) > 0.99
-    assert (one - other).norm() < 0.05 * one.norm()
+    groups: dict[str, list[str]] = defaultdict(list)
+    for key in full:
+        groups[next((group for group in GROUPS if group in key.replace("gate1", "gates").replace("gate2", "gates")),
+                    "weight")].append(key)  # fmt: skip
+    assert ("gates" in groups) == (name in ("uvc", "usdc", "usdc_finetuning"))
+    for group, keys in groups.items():
+        one, other = (torch.cat([found[key].flatten() for key in keys]) for found in (full, half))
+        assert torch.cosine_similarity(one, other, dim=0) > 0.99, group
+        assert (one - other).norm() < 0.05 * one.norm(), group
+
+
+@pytest.mark.parametrize("name", ["uvc", "usdc"])
+def test_the_search_is_the_same(name):
+    """Bit for bit: duals, cuts and price come from energies of weights and from costs, both in full precision."""
+    found = []
+    for dtype in (None, torch.bfloat16):
+        module = TRAININGS[name](backbone()).train()
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            module.step(*next(iter(batches(module))))
+            for _ in range(3):
+                search(module, 1e-3)
+        found.append(module.search.state_dict())
+    full, half = found
+    assert full["price"] > 0
+    assert (full["cut_channels"] > 0).any()
+    for key, value in full.items():
+        assert torch.equal(value, half[key]), key
 
 
 class Counting(torch.amp.GradScaler):
