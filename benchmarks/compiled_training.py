@@ -55,6 +55,7 @@ class Trained:
     """One way to train, and what its steps took (of the core, by the clock), gave and made."""
 
     module: CompressionModule
+    lr: float = 1e-4
     seconds: list[float] = field(default_factory=list)
     clock: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -62,7 +63,7 @@ class Trained:
 
     def __post_init__(self) -> None:
         weights = [weight for weight in self.module.train().parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(weights, lr=1e-4)
+        self.optimizer = torch.optim.AdamW(weights, lr=self.lr)
 
     def step(self, images: torch.Tensor, targets: torch.Tensor) -> None:
         """One more, from random numbers of its own."""
@@ -72,7 +73,7 @@ class Trained:
         loss = self.module.step(images, targets).loss
         loss.backward()
         self.optimizer.step()
-        search(self.module, 1e-4)
+        search(self.module, self.lr)
         self.optimizer.zero_grad(set_to_none=True)
         self.seconds.append(time.process_time() - started)
         self.clock.append(time.perf_counter() - clock)

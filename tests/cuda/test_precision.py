@@ -73,7 +73,7 @@ def test_gates_by_the_image_decide_in_full_precision(name, monkeypatch):
     assert {value.dtype for value in found} == {torch.float32}
 
 
-GROUPS = ("gates", "norm", "bias", "token", "pos_embed")  # by their names; what is none of them is a weight
+GROUPS = ("gate", "norm", "bias", "token", "pos_embed")  # by their names; what is none of them is a weight
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -84,9 +84,8 @@ def test_gradients_of_a_step(name):
     assert {gradient.dtype for gradient in half.values()} == {torch.float32}
     groups: dict[str, list[str]] = defaultdict(list)
     for key in full:
-        groups[next((group for group in GROUPS if group in key.replace("gate1", "gates").replace("gate2", "gates")),
-                    "weight")].append(key)  # fmt: skip
-    assert ("gates" in groups) == (name in ("uvc", "usdc", "usdc_finetuning"))
+        groups[next((group for group in GROUPS if group in key), "weight")].append(key)
+    assert ("gate" in groups) == (name in ("uvc", "usdc", "usdc_finetuning"))
     for group, keys in groups.items():
         one, other = (torch.cat([found[key].flatten() for key in keys]) for found in (full, half))
         assert torch.cosine_similarity(one, other, dim=0) > 0.99, group
