@@ -64,7 +64,7 @@ def _read(args: argparse.Namespace) -> tuple[ArchSpec, str | None]:
     import torch
 
     from lightning_vitc.config import parse_arguments
-    from lightning_vitc.networks.backbone import create_timm
+    from lightning_vitc.networks.timm_models import create_timm
 
     kwargs = parse_arguments(args.arguments)
     with torch.device("meta"):

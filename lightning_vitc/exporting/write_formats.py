@@ -153,7 +153,7 @@ def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
     Raises:
         UserError: where timm has none: blocks that differ, heads that do not add up to the embedding.
     """
-    from lightning_vitc.networks.backbone import create_timm
+    from lightning_vitc.networks.timm_models import create_timm
 
     o, name = spec.options, "vit_base_patch16_224"
     attn, mlp = spec.blocks[0] if spec.blocks else (None, None)

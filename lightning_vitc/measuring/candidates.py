@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,10 +16,10 @@ from lightning_vitc.errors.suggest import did_you_mean
 from lightning_vitc.measuring.exported import pipeline_of_export
 from lightning_vitc.measuring.subjects import Candidate
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.backbone import create_timm
 from lightning_vitc.networks.elastic import ElasticViT
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.timm_models import create_timm, is_model, known_names
 
 
 def candidates_of(sources: list[str], timm_arguments: dict[str, Any] | None = None) -> list[Candidate]:
@@ -102,8 +101,8 @@ def _data_of(path: Path, document: dict[str, Any]) -> VisionData | None:
 
 
 def _of_timm(name: str, arguments: dict[str, Any]) -> Candidate:
-    if not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models())
+    if not is_model(name):
+        hint = did_you_mean(name, known_names())
         raise UserError(f"{name}: neither an exported directory nor a model of timm{hint}")
     module = create_timm(name, **arguments).eval()
     spec = _spec_of(module)

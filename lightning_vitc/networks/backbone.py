@@ -7,24 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_vitc.errors import UserError
-from lightning_vitc.errors.suggest import did_you_mean
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.kept import Kept
 from lightning_vitc.networks.modules.compilation import Compile, method_of
 from lightning_vitc.networks.shared_weights import shared
 from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.timm_models import RATES, create_timm, is_own
 from lightning_vitc.networks.weights.fitting import load_pretrained
-from lightning_vitc.schema import SOURCES, ModelConfig
+from lightning_vitc.schema import ModelConfig
 
 BranchGate = Callable[[int, int, Tensor], Tensor]
 NOT_TIMMS = ("name", "pretrained", "new_head", "resample_antialias", "grad_checkpointing")  # keys of `model`
-RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 
 
 class Backbone(nn.Module):
@@ -152,7 +149,7 @@ def create_backbone(
     """The backbone of a timm model.
 
     Args:
-        name: any plain `vit_*`, `deit_*` or `deit3_*` of timm.
+        name: any plain `vit_*`, `deit_*` or `deit3_*` of timm, or one of the families' own.
         pretrained: `True` for timm's weights from the hub, or the path of a checkpoint (`.safetensors`, or a `.pth` of
             tensors), see `weights`; loaded strictly.
         new_head: a new classifier instead of that of the weights.
@@ -183,30 +180,6 @@ def timm_kwargs(config: ModelConfig) -> dict[str, Any]:
     return {key: value for key, value in vars(config).items() if key not in NOT_TIMMS and value is not None}
 
 
-def create_timm(name: str, **timm_kwargs: Any) -> torch.nn.Module:
-    """timm's `create_model` with errors for users.
-
-    Raises:
-        UserError: for a name timm does not know, arguments it does not take, or a hub out of reach.
-    """
-    if not timm.is_model(name) and not name.startswith(SOURCES):
-        known = [model for model in timm.list_models() if model.startswith(("vit_", "deit"))]
-        raise UserError(f"model.name: unknown timm model {name!r}{did_you_mean(name, known)}")
-    if (eps := timm_kwargs.pop("norm_eps", None)) is not None:  # ours; timm takes the layer
-        timm_kwargs["norm_layer"] = partial(torch.nn.LayerNorm, eps=eps)
-    try:
-        return timm.create_model(name, **timm_kwargs)
-    except (TypeError, AssertionError, KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"model: timm cannot build {name} with these arguments: {_first_line(error)}") from None
-    except Exception as error:  # the hub's client has errors of its own, and keeps no file that it has half
-        if not (timm_kwargs.get("pretrained") or isinstance(error, OSError)):
-            raise
-        raise UserError(
-            f"model.pretrained: the weights of {name} cannot be fetched ({_first_line(error)}); "
-            "try again, or give the path of a file instead"
-        ) from None
-
-
 def create_teacher(
     name: str, pretrained: bool | str, num_classes: int, img_size: tuple[int, int], in_chans: int = 3
 ) -> torch.nn.Module:
@@ -215,7 +188,7 @@ def create_teacher(
     The hub's weights come with their own classifier: for another number of classes it would be a random one.
     """
     kwargs: dict[str, Any] = {"in_chans": in_chans} | ({} if pretrained is True else {"num_classes": num_classes})
-    if name.startswith(("vit_", "deit")):
+    if name.startswith(("vit_", "deit")) or is_own(name):
         kwargs["img_size"] = img_size
     model = create_timm(name, pretrained=pretrained is True, **kwargs)
     if isinstance(pretrained, str):
@@ -247,7 +220,3 @@ def _by_block(gates: Tensor) -> Sequence[Tensor | tuple[Tensor, ...]]:
     """Of [L] the gate of every block, of [L, 2] the pair; one operator puts all their gradients together again."""
     scalars = gates.flatten().unbind()
     return scalars if gates.ndim == 1 else list(zip(scalars[::2], scalars[1::2], strict=True))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

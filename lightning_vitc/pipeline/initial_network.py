@@ -15,8 +15,9 @@ from lightning_vitc.artifacts import artifact
 from lightning_vitc.data.classes import shown
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks import backbone, costs
-from lightning_vitc.networks.backbone import RATES, Backbone, create_backbone, from_spec, timm_kwargs
+from lightning_vitc.networks.backbone import Backbone, create_backbone, from_spec, timm_kwargs
 from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.timm_models import RATES
 from lightning_vitc.networks.weights.fitting import resampled
 from lightning_vitc.networks.weights.strict import load_strictly
 from lightning_vitc.runs.directory import RunDirectory

@@ -20,7 +20,7 @@ class ModelConfig:
     name: str = path(MISSING)
     new_head: bool = False  # a new classifier, also where the number of classes is the same
     pretrained: bool | str = weights(False)  # false, true (the hub) or the path of a file
-    resample_antialias: bool = True  # of position embeddings, where the weights are of another image size
+    resample_antialias: bool = True  # of learned positions, where the weights are of another image size; T2T's never
     grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, more time
     img_size: int | None = bounded(None, gt=0)
     patch_size: int | None = bounded(None, gt=0)

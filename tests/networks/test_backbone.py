@@ -11,13 +11,13 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.networks.backbone import (
     create_backbone,
     create_teacher,
-    create_timm,
     from_spec,
     from_timm,
 )
 from lightning_vitc.networks.families.plain.network import PlainBackbone, PlainDistilledBackbone
 from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.timm_models import create_timm
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": 5}
 PLAIN, DISTILLED = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"

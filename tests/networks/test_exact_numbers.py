@@ -9,7 +9,7 @@ from lightning_vitc.networks.blocks import Block, Branch, mlp
 from lightning_vitc.networks.families.mobilenet.shape import mobilenet
 from lightning_vitc.networks.families.resnet.shape import resnet
 from lightning_vitc.networks.families.swin.shape import swin
-from lightning_vitc.networks.families.t2t.shape import NAMES as T2T
+from lightning_vitc.networks.families.t2t.names import NAMES as T2T
 from lightning_vitc.networks.families.uniformer.shape import NAMES as UNIFORMER
 from lightning_vitc.networks.spec import ArchSpec
 
@@ -65,6 +65,7 @@ def halved(spec: ArchSpec) -> ArchSpec:
         (T2T["t2t_vit_12"](), 6_941_902, 1_762_638_336),
         (T2T["t2t_vit_19"](), 39_177_422, 8_479_682_176),
         (T2T["t2t_vit_24"](), 64_105_934, 13_661_874_688),
+        (T2T["t2t_vit_t_14"](), 21_541_070, 6_088_721_920),
         (SWIN_T, 28_288_354, 4_490_566_656),
         (at(SWIN_T, 256), 28_288_354, 7_345_441_536),
         (SWIN_S, 49_606_258, 8_740_875_264),

@@ -1,8 +1,8 @@
 """The families of networks: one folder each, with what only they know; found by their names.
 
 `shape.py` (no torch) says what a network of the family costs, what its weights are called and along which axes they
-run, and what is narrower or smaller of it; `network.py` builds it, reads it off a model, and walks through it. What
-both have to offer is in `family.py`.
+run, and what is narrower or smaller of it; `names.py` names its models where timm has none; `network.py` builds it,
+reads it off a model, and walks through it. What they have to offer is in `family.py`.
 """
 
 from collections.abc import Iterator
@@ -34,8 +34,16 @@ def network(family: str) -> Any:
 
 def each_network() -> Iterator[Any]:
     """That half of all families that can be built."""
-    folder = Path(__file__).parent
-    return (network(name) for name in names() if (folder / name / "network.py").exists())
+    return (network(name) for name in names() if _has(name, "network"))
+
+
+def each_named() -> Iterator[tuple[str, Any]]:
+    """The families with names of their own, and these, a `family.Names`."""
+    return ((name, _half(name, "names")) for name in names() if _has(name, "names"))
+
+
+def _has(family: str, half: str) -> bool:
+    return (Path(__file__).parent / family / f"{half}.py").exists()
 
 
 @cache

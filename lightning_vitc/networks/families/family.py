@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Parts = dict[str, int]
+Named = Mapping[str, Callable[..., ArchSpec]]
 
 
 class Shape(Protocol):
@@ -44,6 +45,13 @@ class Shape(Protocol):
 
     def at_size(self, spec: ArchSpec, size: tuple[int, int]) -> ArchSpec:
         """The same network for images of another size; see `ArchSpec.with_img_size`."""
+
+
+class Names(Protocol):
+    """`names.py`, where timm lacks the models; no torch either."""
+
+    NAMES: Named  # models, made of the keys of `model` that they take
+    PREPARATION: Mapping[str, Any]  # what timm's `pretrained_cfg` is to have beside its defaults
 
 
 class Network(Protocol):

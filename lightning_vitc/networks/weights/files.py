@@ -12,7 +12,8 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.files.checkpoint import read_checkpoint
 from lightning_vitc.networks.weights.strict import must_be_dense
 
-WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema")  # where training scripts put the weights
+# Where training scripts put the weights; of DeiT's two and of timm's two, the first is the one that they evaluate.
+WRAPPERS = ("model", "model_ema", "state_dict_ema", "state_dict")
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -55,6 +55,8 @@ def load_pretrained(
 def resampled(weights: Weights, model: Any, path: str, antialias: bool = True) -> Weights:
     """With position embeddings [1, N, D] of the model's grid, by timm's bicubic interpolation of a square one.
 
+    A family says by `grid_size` and `antialias_positions` what its grid is, and how its authors interpolate.
+
     Raises:
         UserError: for positions that are no square.
     """
@@ -68,7 +70,8 @@ def resampled(weights: Weights, model: Any, path: str, antialias: bool = True) -
             f"{path}: not a checkpoint of this model: pos_embed has {given.shape[1]} positions, of which {prefix} are "
             "not of patches and the others no square; the model must see images of the same size, model.img_size"
         )
-    grid = list(model.patch_embed.grid_size)
+    grid = list(model.grid_size if hasattr(model, "grid_size") else model.patch_embed.grid_size)
+    antialias = antialias and getattr(model, "antialias_positions", True)
     position = resample_abs_pos_embed(given, grid, [side, side], num_prefix_tokens=prefix, antialias=antialias)
     return weights | {"pos_embed": position}
 

@@ -1,7 +1,8 @@
 """T2T-ViT (Yuan et al., ICCV 2021): options, costs, weights and smaller relatives.
 
 Overlapping patches of 7x7 pixels become tokens of `token_width`; twice they are put side by side again, 3x3 of them.
-Both times a performer, an attention by random features without softmax, mixes them. Then plain blocks follow.
+Before either time a token layer mixes them: a performer, an attention by random features without softmax, or an
+attention with one. Then plain blocks follow.
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ from fractions import Fraction
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import Axes, Axis, Layout, Tiled, linear, norm, stream
-from lightning_vitc.networks.blocks import ATTN, MLP, Block, Stage, attention, mlp, narrow_stages
+from lightning_vitc.networks.blocks import ATTN, MLP, narrow_stages
 from lightning_vitc.networks.branch_costs import (
     attention_macs,
     attention_params,
@@ -26,39 +27,27 @@ from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
 GATES = ("gate1", "gate2")
-TOKEN = "token"  # the axis of the performers' tokens
+TOKEN = "token"  # the axis of the tokens inside of the token layers
 FIRST, LATER = 7 * 7, 3 * 3  # positions that are put side by side
+TOKEN_LAYERS = ("performer", "softmax")
 
 
 @dataclass(frozen=True)
 class Options:
-    """`scale` is the factor on QKᵀ of the blocks, which the authors' factories set in two ways."""
+    """`scale` is the factor on QKᵀ of the blocks: it is that of a head, or, where the authors fetch weights, of all."""
 
     scale: float
+    token_layers: str = "performer"
     token_width: int = 64
     features: int = 32  # random ones of a performer
     qkv_bias: bool = False
     norm_eps: float = 1e-5
     act: str = "gelu"
 
-
-def t2t(name: str, embed_dim: int, depth: int, heads: int, ratio: int, img_size: int = 224,
-        num_classes: int = 1000) -> ArchSpec:  # fmt: skip
-    """A T2T-ViT of the authors' proportions."""
-    query = embed_dim // heads
-    block = Block((attention(query, (query,) * heads), mlp(ratio * embed_dim)))
-    stage = Stage(embed_dim, (block,) * depth)
-    return ArchSpec(name, "t2t", (img_size, img_size), 3, num_classes, (stage,), Options(query**-0.5))
-
-
-NAMES: Mapping[str, Callable[[], ArchSpec]] = {
-    "t2t_vit_7": lambda: t2t("t2t_vit_7", 256, 7, 4, 2),
-    "t2t_vit_10": lambda: t2t("t2t_vit_10", 256, 10, 4, 2),
-    "t2t_vit_12": lambda: t2t("t2t_vit_12", 256, 12, 4, 2),
-    "t2t_vit_14": lambda: t2t("t2t_vit_14", 384, 14, 6, 3),
-    "t2t_vit_19": lambda: t2t("t2t_vit_19", 448, 19, 7, 3),
-    "t2t_vit_24": lambda: t2t("t2t_vit_24", 512, 24, 8, 3),
-}
+    def __post_init__(self) -> None:
+        """Refuse other token layers."""
+        if self.token_layers not in TOKEN_LAYERS:
+            raise ValueError(f"token_layers: {self.token_layers!r} is not one of {', '.join(TOKEN_LAYERS)}")
 
 
 def grid_sides(spec: ArchSpec) -> tuple[int, int, int]:
@@ -73,10 +62,10 @@ def positions(spec: ArchSpec) -> tuple[int, ...]:
     return (grid_sides(spec)[-1] ** 2 + 1,)
 
 
-def _performers(spec: ArchSpec) -> list[tuple[int, int]]:
+def token_layers(spec: ArchSpec) -> tuple[tuple[int, int], tuple[int, int]]:
     """Positions and input width of both."""
     first, second, _ = grid_sides(spec)
-    return [(first**2, FIRST * spec.in_chans), (second**2, LATER * spec.options.token_width)]
+    return (first**2, FIRST * spec.in_chans), (second**2, LATER * spec.options.token_width)
 
 
 def attended(spec: ArchSpec) -> tuple[int, ...]:
@@ -90,7 +79,7 @@ def attended(spec: ArchSpec) -> tuple[int, ...]:
 def parts(spec: ArchSpec) -> Parts:
     """Multiply-accumulates of one image by part."""
     o, dim, (tokens,) = spec.options, spec.embed_dim, positions(spec)
-    count = Counter(tokens_to_token=_linear_of_performers(spec), performer=_products_of_performers(spec))
+    count = Counter(tokens_to_token=_token_linear(spec), token_attention=_token_products(spec))
     for _, position, branch in spec.branches():
         count.update((attention_macs if position == ATTN else mlp_macs)(branch, dim, tokens))
     count["tokens_to_token"] += (tokens - 1) * LATER * o.token_width * dim
@@ -99,30 +88,34 @@ def parts(spec: ArchSpec) -> Parts:
     return dict(count)
 
 
-def _linear_of_performers(spec: ArchSpec) -> int:
+def _token_linear(spec: ArchSpec) -> int:
     """Keys, queries and values, the projection and two layers."""
     e = spec.options.token_width
-    return sum(n * (width * 3 * e + 3 * e * e) for n, width in _performers(spec))
+    return sum(n * (width * 3 * e + 3 * e * e) for n, width in token_layers(spec))
 
 
-def _products_of_performers(spec: ArchSpec) -> int:
-    """Two feature maps and two products with them, and the denominator."""
-    e, m = spec.options.token_width, spec.options.features
-    return sum(n * (4 * e * m + m) for n, _ in _performers(spec))
+def _token_products(spec: ArchSpec) -> int:
+    """Of a performer two feature maps, two products with them, and the denominator; else QKᵀ and AV."""
+    e, m, softmax = spec.options.token_width, spec.options.features, spec.options.token_layers == "softmax"
+    return sum(2 * n * n * e if softmax else n * (4 * e * m + m) for n, _ in token_layers(spec))
 
 
 def params(spec: ArchSpec) -> int:
     """Parameters; random features and positions, which are not trained, among them."""
-    o, dim, e = spec.options, spec.embed_dim, spec.options.token_width
-    total = sum(
-        2 * width + 3 * e * (width + 1) + o.features * e + 2 * e + 3 * e * (e + 1) for _, width in _performers(spec)
-    )
-    total += dim * (LATER * e + 1) + dim * (1 + positions(spec)[0]) + 2 * dim  # project, class token, positions, norm
+    o, dim = spec.options, spec.embed_dim
+    total = sum(_token_params(o, width) for _, width in token_layers(spec))
+    total += dim * (LATER * o.token_width + 1) + dim * (1 + positions(spec)[0]) + 2 * dim  # project, tokens, norm
     total += spec.num_classes * (dim + 1) if spec.num_classes else 0
     for _, position, branch in spec.branches():
         total += 2 * dim
         total += attention_params(branch, dim, o.qkv_bias) if position == ATTN else mlp_params(branch, dim)
     return total + gates_params(spec)
+
+
+def _token_params(o: Options, width: int) -> int:
+    e = o.token_width
+    own = 0 if o.token_layers == "softmax" else 3 * e + o.features * e  # biases and random features
+    return 2 * width + 3 * e * width + own + 2 * e + 3 * e * (e + 1)
 
 
 def _uvc(spec: ArchSpec) -> Parts:
@@ -135,8 +128,8 @@ def _uvc(spec: ArchSpec) -> Parts:
 
 def _dcvit(spec: ArchSpec) -> Parts:
     normed = positions(spec)[0] * spec.embed_dim * (1 + sum(1 for _ in spec.branches()))
-    normed += sum(n * (width + spec.options.token_width) for n, width in _performers(spec))
-    return parts(spec) | {"performer": 0, "qk": 0, "av": 0, "norm": 4 * normed}
+    normed += sum(n * (width + spec.options.token_width) for n, width in token_layers(spec))
+    return parts(spec) | {"token_attention": 0, "qk": 0, "av": 0, "norm": 4 * normed}
 
 
 PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = {
@@ -162,20 +155,23 @@ def _around(spec: ArchSpec) -> Iterator[tuple[str, tuple[Axis, ...]]]:
     yield "cls_token", (None, None, embed)
     yield "pos_embed", (None, None, embed)
     for number, columns in ((1, None), (2, Tiled(TOKEN, inner=LATER))):
-        yield from _performer(f"tokens_to_token.attention{number}", columns)
+        yield from _token_layer(spec, f"tokens_to_token.attention{number}.", columns)
     yield from linear("tokens_to_token.project", embed, Tiled(TOKEN, inner=LATER))
     yield from norm("norm", embed)
     yield from linear("head", None, embed) if spec.num_classes else ()
 
 
-def _performer(name: str, columns: Axis) -> Iterator[tuple[str, tuple[Axis, ...]]]:
-    yield f"{name}.w", (None, TOKEN)
-    yield from norm(f"{name}.norm1", columns)
-    yield from linear(f"{name}.kqv", Tiled(TOKEN, outer=3), columns)
-    yield from linear(f"{name}.proj", TOKEN, TOKEN)
-    yield from norm(f"{name}.norm2", TOKEN)
-    for layer in (0, 2):
-        yield from linear(f"{name}.mlp.{layer}", TOKEN, TOKEN)
+def _token_layer(spec: ArchSpec, name: str, columns: Axis) -> Iterator[tuple[str, tuple[Axis, ...]]]:
+    softmax = spec.options.token_layers == "softmax"
+    projection, output, first, second = (
+        ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2") if softmax else ("kqv", "proj", "mlp.0", "mlp.2")
+    )
+    yield from () if softmax else ((f"{name}w", (None, TOKEN)),)
+    yield from norm(f"{name}norm1", columns)
+    yield from linear(f"{name}{projection}", Tiled(TOKEN, outer=3), columns, not softmax)
+    yield from norm(f"{name}norm2", TOKEN)
+    for layer in (output, first, second):
+        yield from linear(f"{name}{layer}", TOKEN, TOKEN)
 
 
 def _block(spec: ArchSpec, number: int) -> Axes:

@@ -1,0 +1,104 @@
+"""Models by their names: timm's, and those of families that timm lacks, which are registered with it."""
+
+import inspect
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import timm
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from lightning_vitc.errors import UserError
+from lightning_vitc.errors.suggest import did_you_mean
+from lightning_vitc.networks import families
+from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.schema import SOURCES, ModelConfig
+
+RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+default_cfgs: dict[str, Any] = {}  # where timm looks for them
+
+
+def create_timm(name: str, **timm_kwargs: Any) -> nn.Module:
+    """timm's `create_model` with errors for users.
+
+    Raises:
+        UserError: for a name that is unknown, arguments that the model does not take, or a hub out of reach.
+    """
+    if not is_model(name) and not name.startswith(SOURCES):
+        known = [model for model in timm.list_models() if model.startswith(("vit_", "deit")) or is_own(model)]
+        raise UserError(f"model.name: unknown timm model {name!r}{did_you_mean(name, known)}")
+    if not is_own(name) and (eps := timm_kwargs.pop("norm_eps", None)) is not None:  # ours; timm takes the layer
+        timm_kwargs["norm_layer"] = partial(nn.LayerNorm, eps=eps)
+    try:
+        return timm.create_model(name, **timm_kwargs)
+    except UserError:
+        raise
+    except (TypeError, AssertionError, KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"model: timm cannot build {name} with these arguments: {_first_line(error)}") from None
+    except Exception as error:  # the hub's client has errors of its own, and keeps no file that it has half
+        if not (timm_kwargs.get("pretrained") or isinstance(error, OSError)):
+            raise
+        raise UserError(
+            f"model.pretrained: the weights of {name} cannot be fetched ({_first_line(error)}); "
+            "try again, or give the path of a file instead"
+        ) from None
+
+
+def is_model(name: str) -> bool:
+    """Whether timm knows a model, or a family does."""
+    return timm.is_model(name) or is_own(name)
+
+
+def is_own(name: str) -> bool:
+    """Whether timm lacks the model, and a family has it."""
+    return name.partition(".")[0] in _registered()
+
+
+def known_names() -> list[str]:
+    """Of all models."""
+    _registered()
+    return timm.list_models()
+
+
+@cache
+def _registered() -> frozenset[str]:
+    """The families' names, after timm has been told of them."""
+    found: dict[str, Callable[..., nn.Module]] = {}
+    for family, named in families.each_named():
+        for name, spec_of in named.NAMES.items():
+            default_cfgs.update(generate_default_cfgs({name: dict(named.PREPARATION)}))
+            found[name] = register_model(_entry(family, name, spec_of))
+    return frozenset(found)
+
+
+def _entry(family: str, name: str, spec_of: Callable[..., ArchSpec]) -> Callable[..., nn.Module]:
+    """What timm calls to build a model."""
+
+    def create(pretrained: bool = False, **keys: Any) -> nn.Module:
+        keys.pop("cache_dir")
+        if pretrained:
+            raise UserError(f"model.pretrained: nobody offers the weights of {name} by its name; give a file of them")
+        return build_model_with_cfg(partial(_built, family, spec_of), name, False, **keys)
+
+    create.__name__, create.__module__ = name, __name__
+    return create
+
+
+def _built(family: str, spec_of: Callable[..., ArchSpec], **keys: Any) -> nn.Module:
+    rates = {key: keys.pop(key) for key in RATES if key in keys}
+    taken = inspect.signature(spec_of).parameters
+    for key in keys:
+        if key not in taken:
+            known = ", ".join(name for name in taken if name in ModelConfig.__dataclass_fields__)
+            raise UserError(f"model.{key}: this model does not take it; it takes {known}")
+    half = families.network(family)
+    model = half.build(spec_of(**keys), rates)
+    if torch.get_default_device().type != "meta":
+        half.initialize(model)
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
