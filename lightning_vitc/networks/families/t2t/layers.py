@@ -72,8 +72,8 @@ class TokenAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        heads = (part.unsqueeze(1) for part in (q, k, v))  # [B, 1, N, E], which fused kernels ask for
-        return v + self.proj(F.scaled_dot_product_attention(*heads, scale=self.scale).squeeze(1))
+        queries, keys, values = q[:, None], k[:, None], v[:, None]  # [B, 1, N, E], which fused kernels ask for
+        return v + self.proj(F.scaled_dot_product_attention(queries, keys, values, scale=self.scale).squeeze(1))
 
 
 class TokenTransformer(nn.Module):
@@ -104,7 +104,7 @@ class TokensToToken(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Make the tokens."""
         kind = x.device.type
-        if not torch.is_autocast_enabled(kind):
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
             return self._tokens(x)
         with torch.autocast(kind, enabled=False):
             return self._tokens(x.to(self.project.weight.dtype))

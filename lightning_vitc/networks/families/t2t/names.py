@@ -1,6 +1,7 @@
 """The T2T-ViTs that there are, by the names of their authors; timm has none of them. It imports no torch."""
 
 from functools import partial
+from typing import Any
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.blocks import Block, Stage, attention, mlp
@@ -31,7 +32,7 @@ def t2t(
 
 
 def _named(name: str, embed_dim: int, depth: int, num_heads: int, mlp_ratio: int, layers: str = "performer") -> Named:
-    keys = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
+    keys: dict[str, Any] = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
     return {name: partial(t2t, name, token_layers=layers, **keys)}
 
 
