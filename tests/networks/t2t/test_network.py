@@ -242,7 +242,7 @@ def test_a_slice_is_a_network_of_its_own(tiny, rule, width):
 
 
 def test_gates_skip_alike_in_every_mode(tiny):
-    spec, x = tiny.spec.with_gates([("mlp", "mlp"), ("mlp", None), (None, "mlp")]), images(tiny, 6)
+    spec, x = tiny.spec.with_gates([("gelu", "relu_ln"), ("linear", None), (None, "gelu")]), images(tiny, 6)
     model = build(spec).eval()
     initialize(model)
     with torch.no_grad():
