@@ -5,12 +5,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lightning_vitc.data.sampler import EpochBatchSampler
 from lightning_vitc.errors import UserError
 from lightning_vitc.files.atomic import write_atomically
-from lightning_vitc.pipeline.planning import check_start
+from lightning_vitc.pipeline.start import startable
 from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.schema import Experiment
 
@@ -26,8 +28,8 @@ def write_script(experiment: Experiment, name: str, overrides: list[str]) -> Pat
     Raises:
         UserError: where sbatch or the run would refuse it.
     """
-    _check(experiment)
     directory = RunDirectory.of(experiment)
+    _check(experiment, directory)
     directory.open(experiment)  # the script belongs to the run: the same checks, the same config.yaml
     try:
         path = directory.path / "train.sbatch"
@@ -58,8 +60,7 @@ def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
         "requeue": True,  # after a node failed or was taken away; the run continues
         "signal": f"SIGUSR1@{slurm.signal_seconds}",  # to the tasks: save, and back into the queue
     }
-    placement = [f"trainer.num_nodes={slurm.nodes}", f"trainer.devices={tasks}",
-                 f"trainer.accelerator={'gpu' if slurm.gpus_per_node else 'cpu'}"]  # fmt: skip
+    placement = [f"trainer.{key}={value}" for key, value in _placement(experiment).items()]
     # -P: no folder of the submit directory, such as one called `timm`, takes the place of an installed package.
     command = shlex.join([sys.executable, "-P", "-m", "lightning_vitc", "train", name, *overrides, *placement])
     header = [f"#SBATCH --{_option(key, value)}" for key, value in options.items() if value is not None]
@@ -95,14 +96,27 @@ def _tasks(experiment: Experiment) -> int:
     return max(1, experiment.slurm.gpus_per_node)
 
 
-def _check(experiment: Experiment) -> None:
+def _placed(experiment: Experiment) -> Experiment:
+    """As the script runs it: on so many nodes and devices, whatever its `trainer` says."""
+    trainer = replace(experiment.trainer, **_placement(experiment))
+    return replace(experiment, trainer=trainer)
+
+
+def _placement(experiment: Experiment) -> dict[str, Any]:
+    slurm = experiment.slurm
+    accelerator = "gpu" if slurm.gpus_per_node else "cpu"
+    return {"num_nodes": slurm.nodes, "devices": _tasks(experiment), "accelerator": accelerator}
+
+
+def _check(experiment: Experiment, directory: RunDirectory) -> None:
     slurm, size = experiment.slurm, experiment.data.batch_size
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", slurm.time):
         raise UserError(
             f"slurm.time: {slurm.time!r} is no time limit; give minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
         )
-    check_start(experiment, measure=False)  # a latency is measured where the job runs
     EpochBatchSampler(  # of a single batch: refuses one that does not divide over the processes
         size, batch_size=size, seed=experiment.seed, world_size=slurm.nodes * _tasks(experiment),
         accumulate=experiment.trainer.accumulate_grad_batches,
     )  # fmt: skip
+    if not directory.is_complete():  # else the job prints its table
+        startable(_placed(experiment), directory, measure=False)  # a latency is measured where the job runs

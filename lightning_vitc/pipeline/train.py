@@ -13,13 +13,13 @@ from lightning_vitc.config import registry
 from lightning_vitc.errors import UserError
 from lightning_vitc.pipeline import results
 from lightning_vitc.pipeline.finished import pick, store_networks
-from lightning_vitc.pipeline.limits import check_limits
 from lightning_vitc.pipeline.pipeline import Pipeline
-from lightning_vitc.pipeline.planning import budget_of, check_start
+from lightning_vitc.pipeline.planning import budget_of
 from lightning_vitc.pipeline.processes import part
-from lightning_vitc.runs.class_record import classes_of_run, must_keep_order, write_record
+from lightning_vitc.pipeline.start import startable
+from lightning_vitc.runs.class_record import write_record
 from lightning_vitc.runs.directory import RunDirectory, flat
-from lightning_vitc.runs.image_record import images_in_words, must_have_same_images, write_images
+from lightning_vitc.runs.image_record import images_in_words, write_images
 from lightning_vitc.runs.last_checkpoint import LAST, PREVIOUS
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training.interruption import between_stages
@@ -98,16 +98,9 @@ def hush() -> None:
 
 def _checked(experiment: Experiment, directory: RunDirectory, fresh: bool) -> Pipeline:
     """The pipeline of an experiment that can start: refused before anything is written or trained."""
-    check_start(experiment, measure=_is_rank_zero())
+    pipeline = startable(experiment, directory, fresh=fresh, measure=_is_rank_zero())
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
-    classes = None if fresh else classes_of_run(directory, experiment.data, evaluated=False)
-    must_keep_order(classes, experiment.data)
-    pipeline = Pipeline(experiment, directory, classes=classes)
-    pipeline.data.setup()
-    if not fresh:
-        must_have_same_images(directory, pipeline.data)
-    check_limits(pipeline)
     return pipeline
 
 

@@ -144,6 +144,20 @@ def test_command_and_flags(vitc):
         ),
         (["scala_digits", "model.name=nosuch"], "model.name: unknown timm model 'nosuch'"),
         (["scala_digits", "output_dir=/proc/x"], "output_dir: /proc/x: no permission to write"),
+        (
+            ["scala_digits", "trainer.limit_test_batches=0.001"],
+            "trainer.limit_test_batches: 0.001 of the 2 test batches is less than one; give a number of batches, such "
+            "as 1",
+        ),
+        (
+            ["scala_digits", "trainer.limit_test_batches=0.5", "--gpus-per-node", "2"],  # 360 images, 180 a process
+            "trainer.limit_test_batches: 0.5 of the one test batch is less than one; give a number of batches, such as "
+            "1",
+        ),
+        (
+            ["scala_digits", "data.num_samples=5000"],
+            "data.num_samples: digits has 1259 training images; not 5000",
+        ),
     ],
 )
 def test_refusals(vitc, arguments, message):
@@ -152,6 +166,12 @@ def test_refusals(vitc, arguments, message):
     assert done.error.count("\n") == 1
     assert done.error == f"error: {message}\n" if message else done.error.startswith("error: ")
     assert not (vitc.place / "runs").exists()
+
+
+def test_a_share_of_the_batches_of_one_process_is_enough(vitc):
+    """What two processes leave nothing of, one does not."""
+    arguments = ("slurm", "scala_digits", "trainer.limit_test_batches=0.5", "trainer.devices=2")
+    assert vitc(*arguments, "--gpus-per-node", "0").code == 0
 
 
 @pytest.mark.parametrize("time", ["90", "30:00", "12:30:00", "1-12", "1-12:30", "1-12:30:00"])

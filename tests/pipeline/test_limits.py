@@ -95,7 +95,7 @@ def test_the_stage_of_the_teacher_counts_too() -> None:
         check_limits(run_of(Data(10, 4, 6), teacher=Data(5, 4, 6), val_check_interval=10))
 
 
-@pytest.mark.parametrize("command", ["train", "plan"])
+@pytest.mark.parametrize("command", ["train", "plan", "slurm"])
 def test_a_single_class(vitc, tiny, command: str) -> None:
     folder = vitc.place / "pictures" / "train" / "cat"
     folder.mkdir(parents=True)
