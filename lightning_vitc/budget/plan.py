@@ -48,6 +48,7 @@ class Plan:
         further: plans of other limits that hold too, by their key in `budget:`.
         dense: what the dense network has, where that is measured.
         sketch: makes a network such as the method would; which parts it keeps is decided by training.
+        refusal: why the target cannot be reached, where the two ends of what is do not tell.
     """
 
     quantity: str
@@ -57,15 +58,22 @@ class Plan:
     further: dict[str, "Plan"] = field(default_factory=dict)
     dense: int | None = None
     sketch: Callable[[], Sketch] | None = None
+    refusal: str | None = None
+
+    @property
+    def limits(self) -> dict[str, "Plan"]:
+        """This and the further ones, by their key in `budget:`."""
+        return {self.quantity: self, **self.further}
 
     @property
     def satisfiable(self) -> bool:
         """Whether all targets can be reached."""
-        return self._reached and all(plan.satisfiable for plan in self.further.values())
+        return all(plan.reached for plan in self.limits.values())
 
     @property
-    def _reached(self) -> bool:
-        return self.target is None or self.reachable.least <= self.target <= self.reachable.most
+    def reached(self) -> bool:
+        """Whether this one's target, which is an upper limit, can be."""
+        return self.refusal is None and (self.target is None or self.reachable.least <= self.target)
 
     def check(self, budget: BudgetConfig) -> None:
         """Refuse a target out of reach.
@@ -73,16 +81,17 @@ class Plan:
         Raises:
             UserError: naming what can be reached.
         """
-        for key, plan in {self.quantity: self, **self.further}.items():
-            if plan.target is not None and not plan._reached:
-                target, least, most = (
-                    shown(plan.quantity, amount) for amount in (plan.target, plan.reachable.least, plan.reachable.most)
-                )
-                text = getattr(budget, key)
-                asked = plan.target if text is None else text
-                raise UserError(
-                    f"budget.{key}: {asked} is {target}, out of reach; this method reaches {least} to {most}"
-                )
+        for key, plan in self.limits.items():
+            if not plan.reached:
+                raise UserError(plan.refusal or plan._out_of_reach(key, getattr(budget, key)))
+
+    def _out_of_reach(self, key: str, asked: str | float | None) -> str:
+        assert self.target is not None
+        target, least, most = (
+            shown(self.quantity, amount) for amount in (self.target, self.reachable.least, self.reachable.most)
+        )
+        what = f"{asked} is {target}" if asked is not None else f"by default {target}"
+        return f"budget.{key}: {what}, out of reach; this method reaches {least} to {most}"
 
 
 def plan_of_choices(choices: dict[str, ArchSpec], measure: Callable[[ArchSpec], int]) -> Plan:

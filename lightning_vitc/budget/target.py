@@ -105,7 +105,7 @@ def target_of(budget: BudgetConfig, spec: ArchSpec, method: str, table: Table | 
     return Target(quantity, amount, dense, budget.convention, method)
 
 
-def parse_amount(text: str | int, dense: int, key: str) -> int:
+def parse_amount(text: str | float, dense: int, key: str) -> int:
     """A whole number from `50%`, `2.3G`, `350M` or `1200000`; shares are rounded down.
 
     Raises:

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from lightning_vitc.commands._experiment import add_experiment
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
+from lightning_vitc.networks.units import Unit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +31,16 @@ def run(args: argparse.Namespace) -> int:
     if args.latency:
         raise UserError("--latency: has no effect without --compare; a budget of latency is measured anyway")
     experiment = load_experiment(args.experiment, args.overrides, check_files=False)
-    from lightning_vitc.pipeline.planning import plan_experiment
+    from lightning_vitc.pipeline.planning import document_of, planned
 
-    document = plan_experiment(experiment)
+    spec, plan = planned(experiment)
+    document = document_of(experiment, spec, plan)
     if args.json:
         print(json.dumps(document))
     else:
         _print(document)
+    sys.stdout.flush()  # before the line that says why it cannot be reached
+    plan.check(experiment.budget)
     return 0
 
 
@@ -62,8 +67,9 @@ def _print_comparison(document: dict[str, Any]) -> None:
         table.add_column(title, justify="right")
     table.add_column("note")
     rows = [{"method": "dense", "reached": True, "note": "", **document["dense"]}, *document["rows"]]
+    units = {key: Unit.of(row[key] for row in rows if row["reached"]) for key in ("macs", "params")}
     for row in rows:
-        table.add_row(*_cells(row), end_section=row is rows[0])
+        table.add_row(*_cells(row, units), end_section=row is rows[0])
     console = Console(markup=False)
     if not console.is_terminal:
         console.width = 160
@@ -79,13 +85,13 @@ def _place(place: dict[str, Any]) -> str:
     return f"{place['device_name']}, batch {place['batch_size']}, {place['threads']} threads"
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any], units: dict[str, Unit]) -> list[str]:
     if not row["reached"]:
         return [row["method"], *[""] * 9, row["note"]]
     latency = "" if row["latency_ms"] is None else f"{row['latency_ms']:.2f}"
+    counts = [unit.shown(row[key]) for key, unit in units.items()]
     return [row["method"], str(row["blocks"]), str(row["attentions"]), _ends(row["heads"]), f"{row['value_dims']:g}",
-            _ends(row["hidden"]), str(row["embed_dim"]), f"{row['macs'] / 1e9:.3f} G", f"{row['params'] / 1e6:.2f} M",
-            latency, row["note"]]  # fmt: skip
+            _ends(row["hidden"]), str(row["embed_dim"]), *counts, latency, row["note"]]  # fmt: skip
 
 
 def _ends(values: list[int]) -> str:
@@ -99,7 +105,6 @@ def _print(document: dict[str, Any]) -> None:
     print(f"  dense      {document['dense']['macs']:,} MACs, {document['dense']['params']:,} parameters{latency}")
     if place := document.get("place"):
         print(f"  on         {_place(place)}")
-    answer = "yes" if document["satisfiable"] else "no"
     for key in [name.removeprefix("min_") for name in document["reachable"] if name.startswith("min_")]:
         least, most, step = (document["reachable"][f"{end}_{key}"] for end in ("min", "max", "step"))
         counted, of = (unit, "") if key == unit else (f"{unit}, {key}", f" ({key})")
@@ -107,6 +112,7 @@ def _print(document: dict[str, Any]) -> None:
         if document["target"] is not None:
             target = document["target"][key]
             share = 100 * target / document["dense"][unit]
+            answer = "yes" if document["within_reach"][key] else "no"
             print(f"  target{of}     {target:,} {unit} ({share:.1f} %), satisfiable: {answer}")
     for network in document["plan"].pop("networks", []):
         latency = f", {network['latency_ms']:,} ms" if "latency_ms" in network else ""

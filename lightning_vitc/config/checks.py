@@ -1,5 +1,6 @@
 """Rules between keys, and rules of the machine: what a type and a range cannot say."""
 
+import re
 import tempfile
 from dataclasses import fields
 from inspect import signature
@@ -22,6 +23,7 @@ from lightning_vitc.schema import (
 
 OF_LATENCY = ("device", "batch_size")  # keys of `budget:` that say where a latency counts
 LATENCY = ("latency_ms", *OF_LATENCY)
+OF_AMOUNTS = ("macs", "params", "static")
 TEACHER_RECIPE = ("epochs", "batch_size", "mixup", "cutmix", "smoothing", "lr", "weight_decay", "warmup_epochs")
 
 
@@ -78,6 +80,18 @@ def _check_budget(experiment: Experiment) -> None:
                 f"budget.{key}: the method '{experiment.method_name}' does not know it; it takes {', '.join(known)}"
             )
     _check_latency(budget, given)
+    for key in OF_AMOUNTS:
+        _check_amount(key, getattr(budget, key))
+
+
+def _check_amount(key: str, value: float | str | None) -> None:
+    """A fraction, or a number so small that it must be meant as a share."""
+    if isinstance(value, float):
+        write = f"{100 * value:g}%" if 0 < value <= 1 else "a share such as 50%, or a number such as 2.3G"
+        raise UserError(f"budget.{key}: {value:g} is no amount; write {write}")
+    if value is not None and re.fullmatch(r"\s*\d{1,2}0?\s*", str(value)) and 0 < int(value) <= 100:
+        of = "parameters" if key == "params" else "MACs"
+        raise UserError(f"budget.{key}: {int(value)} {of} are no network; for a share write {int(value)}%")
 
 
 def _budget_keys(method: Any) -> tuple[str, ...]:

@@ -150,12 +150,16 @@ def first_reached(parts: BlockCosts, extra: int) -> int:
 
 
 def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0) -> Plan:
-    """The answer of `vitc plan`; refuses what `plan_blocks` does, and warns of a reduction that ruins a network.
-
-    Raises:
-        UserError: as `plan_blocks`.
-    """
-    chosen, parts = plan_blocks(spec, target, candidates, extra), BlockCosts.of(spec, target)
+    """The answer of `vitc plan`; its refusal is that of `plan_blocks`. Warns of a reduction that ruins a network."""
+    parts = BlockCosts.of(spec, target)
+    least = target.dense - parts.removed(BlockPlan(candidates, 0))
+    reachable = Reachable(
+        least, target.dense - (first_reached(parts, extra) + extra) * parts.attn, candidates * parts.unit
+    )
+    try:
+        chosen = plan_blocks(spec, target, candidates, extra)
+    except UserError as error:
+        return Plan(target.quantity, target.amount, reachable, dense=target.measured_dense, refusal=str(error))
     if 100 * (target.dense - target.amount) > COLLAPSE * target.dense:
         warnings.warn(
             f"{_asked(target)} removes {100 * (1 - target.ratio):.0f} % of the network; "
@@ -165,10 +169,6 @@ def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int =
     small = chosen.apply(spec)
     macs = costs.macs(small, target.convention, target.method)
     details = {"blocks": chosen.blocks, "hidden": chosen.hidden, "macs": macs, "params": costs.params(small)}
-    least = target.dense - parts.removed(BlockPlan(candidates, 0))
-    reachable = Reachable(
-        least, target.dense - (first_reached(parts, extra) + extra) * parts.attn, candidates * parts.unit
-    )
     return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense,
                 sketch=lambda: Sketch(small))  # fmt: skip
 

@@ -6,6 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lightning_vitc.networks.units import Unit
+
 LEAST_RANGE = 5.0  # percent: differences below it are not blown up to the height of the figure
 SERIES_COLORS = ("#2a6fbb", "#d9822b", "#2f9e6e", "#b8485e", "#7a5cb8", "#8a6d3b", "#3aa6b9", "#c05fa0")
 
@@ -17,16 +19,15 @@ def accuracy_over_macs(series: Mapping[str, Sequence[Point]], title: str = "") -
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    largest = max((macs for points in series.values() for _, macs, _ in points), default=0)
-    scale, unit = (1e9, "GMACs") if largest >= 1e8 else (1e6, "MMACs")
+    unit = Unit.of(macs for points in series.values() for _, macs, _ in points)
     for name, points in series.items():
         points = sorted(points, key=lambda point: point[1])
-        x, y = [macs / scale for _, macs, _ in points], [top1 for _, _, top1 in points]
+        x, y = [macs / unit.size for _, macs, _ in points], [top1 for _, _, top1 in points]
         if len(points) == 1:
             axes.plot(x, y, "*", markersize=13, label=name, zorder=3)
         else:
             axes.plot(x, y, "o-", label=name)
-    axes.set(xlabel=f"{unit} per image", ylabel="top-1 (%)", title=title)
+    axes.set(xlabel=f"{unit.letter}MACs per image", ylabel="top-1 (%)", title=title)
     axes.set_xlim(left=0)
     widen(axes)
     axes.grid(alpha=0.3)

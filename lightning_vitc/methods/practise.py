@@ -66,11 +66,15 @@ class Practise(FeatureMatching):
         """Whole blocks: the fewest that fit."""
         target = block_target(experiment.budget, spec, "dcvit", table_for(experiment, spec))
         candidates = chosen_candidates(experiment.method.candidates, spec.depth)
-        number = dropped_blocks(spec, target, len(candidates))
-        block, small = BlockCosts.of(spec, target).block, _without(spec, number)
+        block = BlockCosts.of(spec, target).block
+        reachable = Reachable(target.dense - len(candidates) * block, target.dense - block, block)
+        try:
+            number = dropped_blocks(spec, target, len(candidates))
+        except UserError as error:
+            return Plan(target.quantity, target.amount, reachable, dense=target.measured_dense, refusal=str(error))
+        small = _without(spec, number)
         details = {"blocks": number, "macs": costs.macs(small, target.convention, target.method),
                    "params": costs.params(small)}  # fmt: skip
-        reachable = Reachable(target.dense - len(candidates) * block, target.dense - block, block)
         return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense,
                     sketch=lambda: Sketch(small))  # fmt: skip
 
@@ -143,7 +147,8 @@ def dropped_blocks(spec: ArchSpec, target: Target, candidates: int) -> int:
     Raises:
         UserError: where the target is the dense network, or so many are no candidates.
     """
-    number = -(-(target.dense - target.amount) // BlockCosts.of(spec, target).block)
+    block = BlockCosts.of(spec, target).block
+    number, least = -(-(target.dense - target.amount) // block), target.dense - candidates * block
     if number == 0:
         raise UserError(
             f"budget.{target.quantity}: {target.shown(target.amount)} is the dense network; nothing is to be dropped"
@@ -151,7 +156,7 @@ def dropped_blocks(spec: ArchSpec, target: Target, candidates: int) -> int:
     if number > candidates:
         raise UserError(
             f"budget.{target.quantity}: {target.shown(target.amount)} needs {number} blocks dropped, and {candidates} "
-            "are candidates (method.candidates)"
+            f"are candidates (method.candidates); the least that they reach is {target.shown(least)}"
         )
     return number
 

@@ -18,11 +18,19 @@ from lightning_vitc.training.optimizer import build_optimizer
 TARGETS = ("macs", "params", "latency_ms", "static", "drop_blocks")  # keys of `budget:` that say how much
 
 
-def plan_experiment(experiment: Experiment) -> dict[str, Any]:
-    """The JSON document of `vitc plan`."""
-    spec, plan = _plan(experiment)
+def planned(experiment: Experiment) -> tuple[ArchSpec, Plan]:
+    """The dense network, and what the method can make of it.
+
+    Raises:
+        UserError: for a model that cannot be built, or a budget that is none.
+    """
+    spec = template(experiment.model, class_count(experiment.data)).spec
+    return spec, registry.load_method(experiment.method_name).plan(spec, experiment)
+
+
+def document_of(experiment: Experiment, spec: ArchSpec, plan: Plan) -> dict[str, Any]:
+    """The JSON document of `vitc plan`; `satisfiable` where all targets are `within_reach`."""
     convention = experiment.budget.convention
-    limits = {plan.quantity: plan, **plan.further}
     return {
         "method": experiment.method_name,
         "model": spec.name,
@@ -31,7 +39,7 @@ def plan_experiment(experiment: Experiment) -> dict[str, Any]:
         "target": None if plan.target is None else _targets(plan),
         "reachable": {
             f"{end}_{key}": as_number(part.quantity, value)
-            for key, part in limits.items()
+            for key, part in plan.limits.items()
             for end, value in (
                 ("min", part.reachable.least),
                 ("max", part.reachable.most),
@@ -39,6 +47,7 @@ def plan_experiment(experiment: Experiment) -> dict[str, Any]:
             )
         },
         "satisfiable": plan.satisfiable,
+        "within_reach": {key: part.reached for key, part in plan.limits.items() if part.target is not None},
         "plan": plan.details,
         **({} if plan.dense is None else {"place": Place.of(experiment).described()}),
     }
@@ -46,7 +55,7 @@ def plan_experiment(experiment: Experiment) -> dict[str, Any]:
 
 def budget_of(experiment: Experiment) -> dict[str, Any]:
     """What the budget asked for, in words and in numbers; empty for a method without one."""
-    _, plan = _plan(experiment)
+    _, plan = planned(experiment)
     if plan.target is None:
         return {}
     budget = experiment.budget
@@ -68,19 +77,13 @@ def check_start(experiment: Experiment, measure: bool = True) -> None:
             not know.
     """
     if measure or experiment.budget.latency_ms is None:
-        _, plan = _plan(experiment)
+        _, plan = planned(experiment)
         plan.check(experiment.budget)
     build_optimizer(nn.Linear(1, 1), experiment.optimizer, total_steps=1, warmup_steps=0)
 
 
-def _plan(experiment: Experiment) -> tuple[ArchSpec, Plan]:
-    spec = template(experiment.model, class_count(experiment.data)).spec
-    return spec, registry.load_method(experiment.method_name).plan(spec, experiment)
-
-
 def _targets(plan: Plan) -> dict[str, int | float]:
-    limits = {plan.quantity: plan, **plan.further}
-    return {key: as_number(part.quantity, part.target) for key, part in limits.items() if part.target is not None}
+    return {key: as_number(part.quantity, part.target) for key, part in plan.limits.items() if part.target is not None}
 
 
 def _dense(experiment: Experiment, spec: ArchSpec, plan: Plan) -> dict[str, int | float]:

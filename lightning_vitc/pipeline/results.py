@@ -19,6 +19,7 @@ from lightning_vitc.figures.architecture import architecture_figure
 from lightning_vitc.figures.png import png_of, show
 from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.units import Unit
 from lightning_vitc.runs.directory import write_json
 from lightning_vitc.runs.tensorboard import cleared_board
 
@@ -165,9 +166,11 @@ def print_table(document: dict[str, Any], console: Console | None = None) -> Non
     for title in ("MACs", "% of dense", "params", "top-1 %", "top-5 %", *map(_title, own)):
         table.add_column(title, justify="right")
     reference = dense["macs"] if dense else max(row["macs"] for row in document["rows"])
-    for row in ([dense] if dense else []) + document["rows"]:
-        cells = [row["name"], count(row["macs"]), f"{100 * row['macs'] / reference:.1f}", f"{row['params']:,}"]
-        cells += [f"{row['top1']:.2f}", f"{row['top5']:.2f}", *(_cell(key, row.get(key)) for key in own)]
+    rows = ([dense] if dense else []) + document["rows"]
+    unit = Unit.of(row["macs"] for row in rows)
+    for row in rows:
+        cells = [row["name"], unit.shown(row["macs"]), f"{100 * row['macs'] / reference:.1f}", f"{row['params']:,}"]
+        cells += [f"{row['top1']:.2f}", f"{row['top5']:.2f}", *(_cell(key, row.get(key), unit) for key in own)]
         table.add_row(*cells, end_section=row is dense)
     (console or _wide_console()).print(table)
 
@@ -182,17 +185,12 @@ def _title(key: str) -> str:
     return key.replace("_percent", " %").replace("_", " ")
 
 
-def _cell(key: str, value: Any) -> str:
+def _cell(key: str, value: Any, of_macs: Unit) -> str:
     if key.endswith("_macs") and value is not None:
-        return count(value)
+        return of_macs.shown(value)
     if isinstance(value, float):
         return f"{value:.2f}"
     return "" if value is None else str(value)
-
-
-def count(macs: int) -> str:
-    """MACs for people: `4.624 G`, `11.87 M`."""
-    return f"{macs / 1e9:.3f} G" if macs >= 1e8 else f"{macs / 1e6:.3f} M"
 
 
 def _point(row: dict[str, Any]) -> tuple[str, int, float]:

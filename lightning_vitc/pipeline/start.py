@@ -9,7 +9,9 @@ from lightning_vitc.runs.image_record import must_have_same_images
 from lightning_vitc.schema import Experiment
 
 
-def startable(experiment: Experiment, directory: RunDirectory, *, fresh: bool = False, measure: bool = True) -> Pipeline:
+def startable(
+    experiment: Experiment, directory: RunDirectory, *, fresh: bool = False, measure: bool = True
+) -> Pipeline:
     """The pipeline of an experiment that can start; it reads the data set, and writes nothing.
 
     Args:

@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lightning_vitc.figures.accuracy import number_with_unit
 from lightning_vitc.measuring.subjects import Settings
+from lightning_vitc.networks.units import Unit
 
 TEMPLATE = "report.html"
 CLOSE = 1.0  # percent of top-1 below the dense model that still counts as accurate
@@ -57,9 +57,9 @@ def page(
         loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters["count"] = number_with_unit
+    units = {key: Unit.of(row[key] for row in rows) for key in ("macs", "params", "bytes")}
     return templates.get_template(TEMPLATE).render(
-        rows=rows, tiles=_tiles(rows), fronts=fronts, sections=sections, place=place, settings=settings
+        rows=rows, units=units, tiles=_tiles(rows), fronts=fronts, sections=sections, place=place, settings=settings
     )
 
 

@@ -18,6 +18,7 @@ from lightning_vitc.figures.png import png_of, show
 from lightning_vitc.files.directory_swap import swapped_in
 from lightning_vitc.measuring.benchmark import benchmark, device_name
 from lightning_vitc.measuring.subjects import Settings
+from lightning_vitc.networks.units import Unit
 from lightning_vitc.pipeline.results import environment
 from lightning_vitc.reporting.curves import curves_figure, read_curves
 from lightning_vitc.reporting.page import Picture, Section, page
@@ -72,11 +73,11 @@ def _measure(entries: list[Entry], settings: Settings) -> None:
 def _write(sources: list[Source], rows: list[dict[str, Any]], folder: Path, settings: Settings) -> None:
     size, splits = settings.batch_sizes[0], {source.split for source in sources}
     accuracy = f"top-1 (%), {splits.pop()}" if len(splits) == 1 else "top-1 (%)"
-    scale, unit = (1e9, "GMACs") if max(row["macs"] for row in rows) >= 1e8 else (1e6, "MMACs")
-    over_macs = _points(rows, lambda row: row["macs"] / scale)
+    unit = Unit.of(row["macs"] for row in rows)
+    over_macs = _points(rows, lambda row: row["macs"] / unit.size)
     over_latency = _points(rows, lambda row: row["latency_ms"]["p50"])
     fronts = {
-        "accuracy_over_macs": front_figure(over_macs, f"{unit} per image", accuracy),
+        "accuracy_over_macs": front_figure(over_macs, f"{unit.letter}MACs per image", accuracy),
         "accuracy_over_latency": front_figure(over_latency, f"ms per batch of {size}", accuracy),
     }
     pictures = {name: _saved(folder, name, figure, name.replace("_", " ").replace("macs", "MACs"))

@@ -23,9 +23,9 @@ class BudgetConfig:
     A latency is that of eager PyTorch in fp32 on `device` with the experiment's `threads`.
     """
 
-    macs: int | str | None = None
-    params: int | str | None = None
-    static: int | str | None = None  # USDC: the MACs of the resident model, where `macs` limits the expected ones
+    macs: int | float | str | None = None  # no fraction is taken: it is answered with the share that may be meant
+    params: int | float | str | None = None
+    static: int | float | str | None = None  # USDC: MACs of the resident model, `macs` being the expected ones
     latency_ms: int | float | str | None = bounded(None, gt=0)  # measured, of a batch: milliseconds, or 60% of dense
     device: Literal["cpu", "cuda"] = "cpu"  # where latency_ms counts
     batch_size: int = bounded(1, gt=0)  # with which latency_ms counts

@@ -1,0 +1,62 @@
+"""`vitc plan`: what it prints, and how it ends where the budget is out of reach."""
+
+import json
+
+import pytest
+
+FEW = ("model.depth=4", "model.embed_dim=24", "model.num_heads=2", "model.patch_size=4")
+
+
+def test_of_two_limits_the_one_that_is_out_of_reach_is_named(vitc):
+    budget = ("budget.macs=1%", "budget.static=70%")
+    done = vitc("plan", "usdc_digits", *FEW, *budget, "--json")
+    document = json.loads(done.out)
+    least, most = (document["reachable"][f"{end}_macs"] for end in ("min", "max"))
+    target = document["dense"]["macs"] // 100
+    assert (done.code, document["satisfiable"]) == (2, False)
+    assert document["within_reach"] == {"macs": False, "static": True}
+    line = f"budget.macs: 1% is {target:,}, out of reach; this method reaches {least:,} to {most:,}"
+    assert done.error == f"error: {line}\n"
+    done = vitc("plan", "usdc_digits", *FEW, *budget)
+    assert (done.code, done.error) == (2, f"error: {line}\n")
+    verdicts = [text for text in done.out.splitlines() if "satisfiable: " in text]
+    assert [text.rpartition(" ")[2] for text in verdicts] == ["no", "yes"]
+    assert ["(static)" in text for text in verdicts] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "line"),
+    [
+        ("uvc_digits", "budget.macs: 1% is "),
+        ("dcvit_digits", "budget.macs: {target:,} (1.00 %) needs "),
+        ("practise_digits", "budget.macs: {target:,} needs "),
+    ],
+)
+def test_out_of_reach_is_the_users_mistake(vitc, experiment, line):
+    done = vitc("plan", experiment, *FEW, "budget.macs=1%", "--json")
+    document = json.loads(done.out)
+    assert (done.code, document["satisfiable"]) == (2, False)
+    assert done.error.startswith(f"error: {line.format(target=document['target']['macs'])}")
+    assert f"{document['reachable']['min_macs']:,}" in done.error
+    assert done.error.count("\n") == 1
+
+
+def test_a_budget_within_a_block_can_be_met(vitc):
+    """By dropping the whole block, as the plan says."""
+    done = vitc("plan", "practise_digits", *FEW, "budget.macs=99.9%", "--json")
+    document = json.loads(done.out)
+    assert (done.code, done.error) == (0, "")
+    assert document["satisfiable"]
+    assert document["plan"]["macs"] < document["target"]["macs"]
+
+
+def test_a_comparison_of_small_networks_tells_them_apart(vitc):
+    """In one unit for all of them."""
+    small = ("model.img_size=32", "model.patch_size=8", "model.embed_dim=48", "model.num_heads=3")
+    done = vitc("plan", "--compare", "vit_tiny_patch16_224", *small, "budget.macs=50%")
+    assert done.code == 0
+    rows = [line.split("│")[1:] for line in done.out.splitlines() if line.startswith("│")]
+    counts = {row[0].strip(): row[7].strip() for row in rows if row[0].strip()}
+    assert counts["dense"] == "6.169 M"
+    assert counts["uvc"] == "3.084 M"
+    assert counts["scala"] == "3.029 M"
