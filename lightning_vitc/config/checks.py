@@ -80,8 +80,9 @@ def _check_budget(experiment: Experiment) -> None:
                 f"budget.{key}: the method '{experiment.method_name}' does not know it; it takes {', '.join(known)}"
             )
     _check_latency(budget, given)
-    for key in OF_AMOUNTS:
-        _check_amount(key, getattr(budget, key))
+    if budget.latency_ms is None:  # beside which `static` counts milliseconds
+        for key in OF_AMOUNTS:
+            _check_amount(key, getattr(budget, key))
 
 
 def _check_amount(key: str, value: float | str | None) -> None:

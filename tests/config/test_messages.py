@@ -45,11 +45,6 @@ UNKNOWN_KEYS = {
     "method.name=3": "method.name: unknown method '3'; known: plain, scaled",
 }
 WRONG_TYPES = {
-    "budget.macs=0.5": "budget.macs: 0.5 is no amount; write 50%",
-    "budget.params=1.0": "budget.params: 1 is no amount; write 100%",
-    "budget.macs=2.5e9": "budget.macs: 2.5e+09 is no amount; write a share such as 50%, or a number such as 2.3G",
-    "budget.macs=50": "budget.macs: 50 MACs are no network; for a share write 50%",
-    "budget.params=' 100'": "budget.params: 100 parameters are no network; for a share write 100%",
     "trainer.max_epochs='true'": "trainer.max_epochs: 'true' is not an integer",
     "trainer.max_epochs=true": "trainer.max_epochs: true is not an integer",
     "trainer.max_epochs=1.5": "trainer.max_epochs: 1.5 is not an integer",

@@ -39,6 +39,11 @@ def test_it_takes_the_place_of_the_experiments_own_budget(experiment):
     assert (budget.latency_ms, budget.macs, budget.drop_blocks, budget.device) == (5, None, None, "cuda")
 
 
+def test_beside_a_latency_the_resident_model_has_milliseconds_too():
+    assert load_experiment("usdc_digits", ["budget.latency_ms=5", "budget.static=7.5"]).budget.static == 7.5
+    assert load_experiment("usdc_digits", ["budget.latency_ms=5", "budget.static=50"]).budget.static == 50
+
+
 @pytest.mark.parametrize(("experiment", "overrides", "message"), [
     ("uvc_digits", ["budget.latency_ms=5", "budget.macs=50%"],
      "budget.latency_ms: set beside budget.macs; give one of them"),
@@ -55,6 +60,13 @@ def test_it_takes_the_place_of_the_experiments_own_budget(experiment):
     ("usdc_digits", ["budget.latency_ms=5", "budget.batch_size=2"],
      "budget.batch_size: the expected latency of a network that skips by the image is that of batch size 1; "
      "leave it out, or set method.dynamic=false"),
+    ("uvc_digits", ["budget.macs=0.5"], "budget.macs: 0.5 is no amount; write 50%"),
+    ("magnitude_digits", ["budget.params=1.0"], "budget.params: 1 is no amount; write 100%"),
+    ("uvc_digits", ["budget.macs=2.5e9"],
+     "budget.macs: 2.5e+09 is no amount; write a share such as 50%, or a number such as 2.3G"),
+    ("magnitude_digits", ["budget.macs=50"], "budget.macs: 50 MACs are no network; for a share write 50%"),
+    ("uvc_digits", ["budget.params='100'"], "budget.params: 100 parameters are no network; for a share write 100%"),
+    ("usdc_digits", ["budget.static=0.7"], "budget.static: 0.7 is no amount; write 70%"),
     ("uvc_digits", ["budget.latency_ms=0"], "budget.latency_ms: 0 is out of range; it must be > 0"),
     ("uvc_digits", ["budget.latency_ms=5", "budget.device=gpu"],
      "budget.device: 'gpu' is not one of cpu, cuda; did you mean 'cpu'?"),
