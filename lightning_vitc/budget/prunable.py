@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lightning_vitc.budget.masks import Masks, uniform
 from lightning_vitc.networks.axes import Inner
-from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.backbone import Backbone, BranchGate
 from lightning_vitc.networks.blocks import ATTN, MLP, Block, Branch
 from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.kept import Index, Kept
@@ -75,7 +76,8 @@ def _attention_kept(attn: Branch, dims: Tensor) -> dict[str, Index]:
 def masked_weights(network: Backbone, masks: Masks) -> dict[str, Tensor]:
     """The dense network's weights with the pruned columns of `attn.proj` and `mlp.fc2`, and whole branches, zero.
 
-    Running them gives the logits of the compacted network: what feeds a zero column does not matter.
+    Running them gives the logits of the compacted network: what feeds a zero column does not matter, but to a norm
+    inside of a branch (see `run_masked`).
     """
     weights, spec, shape = dict(network.named_parameters()), network.spec, shape_of(network.spec)
     changed: dict[str, Tensor] = dict(weights)
@@ -89,3 +91,14 @@ def masked_weights(network: Backbone, masks: Masks) -> dict[str, Tensor]:
             if (bias := weights.get(f"{name}.bias")) is not None and not run:
                 changed[f"{name}.bias"] = torch.zeros_like(bias)
     return changed
+
+
+def run_masked(network: Backbone, masks: Masks, images: Tensor, gates: BranchGate | None = None) -> Tensor:
+    """Logits of the network that is left, by its weights in the dense one.
+
+    Norms inside of branches would see what is masked; there the sub-network itself is run.
+    """
+    more = {} if gates is None else {"gates": gates}
+    if network.spec.has_inner_norms:
+        return network(images, kept=kept_of(network.spec, masks), **more)
+    return functional_call(network, masked_weights(network, masks), (images,), more)

@@ -11,7 +11,8 @@ from lightning_vitc.networks.dropped_attention import without_blocks
 def adapted(network: Backbone, block: int) -> Backbone:
     """A copy without the block, with identity-initialized linear layers to make up for it; only they are trained.
 
-    One stands after `mlp.fc2` of every earlier block and one before `attn.qkv` of every later one.
+    One stands after `mlp.fc2` of every earlier block and one before `attn.qkv` of every later one, or behind `norm1`
+    where there is no such layer.
 
     Args:
         network: dense; not changed.
@@ -22,6 +23,8 @@ def adapted(network: Backbone, block: int) -> Backbone:
         left = small.blocks[number]
         if number < block:
             left.mlp.fc2 = nn.Sequential(left.mlp.fc2, _identity(small))
+        elif left.attn.qkv is None:  # queries, keys and values have projections of their own
+            left.norm1 = nn.Sequential(left.norm1, _identity(small))
         else:
             left.attn.qkv = nn.Sequential(_identity(small), left.attn.qkv)
     return small

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from lightning_vitc.budget.masks import Masks, check_minima
 from lightning_vitc.budget.plan import Plan
 from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import energies, kept_of, masked_weights, pruned_spec
+from lightning_vitc.budget.prunable import energies, kept_of, pruned_spec, run_masked
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.unit_costs import removed
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
@@ -192,8 +191,7 @@ class USDC(GatedTraining):
     def run_by(self, gates: BranchGate | None, images: Tensor) -> Tensor:
         """The masked network with these gates."""
         self._mix()
-        weights = masked_weights(self.backbone, self._masks())
-        return functional_call(self.backbone, weights, (images,), {"gates": gates})
+        return run_masked(self.backbone, self._masks(), images, gates)
 
     def observe(self) -> dict[str, Tensor]:
         """Where the search of the resident model stands, and how sure the choice of gate networks is."""

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from lightning_vitc.budget.gates import SkipGates
 from lightning_vitc.budget.masks import Masks, check_minima
 from lightning_vitc.budget.plan import Plan
 from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import energies, masked_weights, pruned_spec
+from lightning_vitc.budget.prunable import energies, pruned_spec, run_masked
 from lightning_vitc.budget.reachable import least_blocks, multiples, reachable_of, smallest
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.sketch import sketch_of
@@ -186,7 +185,7 @@ class UVC(CompressionModule):
         return {} if self.gates is None else {"gates.logits": self.arguments.gate_lr}
 
     def _masked(self, images: Tensor, masks: Masks) -> Tensor:
-        return functional_call(self.backbone, masked_weights(self.backbone, masks), (images,))
+        return run_masked(self.backbone, masks, images)
 
     def _run(self) -> Tensor:
         """Probability that each branch runs, [L, 2]; differentiable while gates are trained."""

@@ -41,7 +41,20 @@ class Tiled(NamedTuple):
     inner: int = 1
 
 
-Axis = str | Inner | Tiled | None  # a text is an axis of the network, such as its streams; `None` is never cut
+class Stretch(NamedTuple):
+    """One of the equal stretches that an axis begins with: the queries or the keys of the rows of a packed projection.
+
+    Attributes:
+        axis: the whole.
+        number: which of them; each is as long as the weight that has this axis.
+    """
+
+    axis: Inner
+    number: int
+
+
+# a text is an axis of the network, such as its streams; `None` is never cut
+Axis = str | Inner | Tiled | Stretch | None
 Axes = dict[str, tuple[Axis, ...]]  # by the name of a weight or buffer
 
 
@@ -72,11 +85,11 @@ def branch_sizes(branch: Branch) -> dict[str, int]:
 
 
 def sizes(spec: ArchSpec) -> dict[str | Inner, int]:
-    """The sizes of all axes but those that a family adds."""
+    """The sizes of all axes; those that a family adds are its `Options.axes`."""
     found: dict[str | Inner, int] = {stream(number): stage.width for number, stage in enumerate(spec.stages)}
     for number, position, branch in spec.branches():
         found |= {Inner(number, position, what): size for what, size in branch_sizes(branch).items()}
-    return found
+    return found | getattr(spec.options, "axes", {})
 
 
 def linear(name: str, rows: Axis, columns: Axis, bias: bool = True) -> Iterator[tuple[str, tuple[Axis, ...]]]:

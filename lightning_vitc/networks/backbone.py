@@ -14,12 +14,15 @@ from torch.func import functional_call
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.kept import Kept
 from lightning_vitc.networks.modules.compilation import Compile, method_of
+from lightning_vitc.networks.modules.norms import KINDS
 from lightning_vitc.networks.shared_weights import shared
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import RATES, create_timm, is_own
 from lightning_vitc.networks.weights.fitting import load_pretrained
 from lightning_vitc.schema import ModelConfig
 
+SKELETONS = 64  # sub-networks that are kept ready
+NORMS = tuple(KINDS.values())
 BranchGate = Callable[[int, int, Tensor], Tensor]
 NOT_TIMMS = ("name", "pretrained", "new_head", "resample_antialias", "grad_checkpointing")  # keys of `model`
 
@@ -61,13 +64,14 @@ class Backbone(nn.Module):
                 of the block's number, the branch (0 attention, 1 MLP) and its mean normalized token [B, D] gives the
                 weights of the images [B].
         """
-        if gates is not None:
-            whole = self.compiled == "whole" and isinstance(gates, Tensor)
-            return self.forward_head(method_of(self, Backbone._gated_features, whole)(x, gates))
-        if kept is None:
+        if kept is not None:
+            more = {} if gates is None else {"gates": gates}
+            small = self._skeleton(kept.spec, x.device, trained=gates is not None)
+            return functional_call(small, shared(dict(self.named_parameters()), kept), (x,), more)
+        if gates is None:
             return super().forward(x)
-        small = self._skeleton(kept.spec, x.device)
-        return functional_call(small, shared(dict(self.named_parameters()), kept), (x,))
+        whole = self.compiled == "whole" and isinstance(gates, Tensor)
+        return self.forward_head(method_of(self, Backbone._gated_features, whole)(x, gates))
 
     def stem(self, x: Tensor) -> Tensor:
         """Images -> the stream of the first stage, before its blocks; a family's own."""
@@ -86,18 +90,22 @@ class Backbone(nn.Module):
 
         Args:
             x: images [B, C, H, W].
-            run: of a block's number, the block and the stream, what the stream becomes.
+            run: of a block's number, the block (see `running`) and the stream, what the stream becomes.
             until: give the stream as it enters this block, instead of the features.
         """
-        x, number = self.stem(x), 0
+        x, blocks, number = self.stem(x), self.running(), 0
         for stage, depth in enumerate(self.spec.depths):
             x = self.enter(stage, x)
             for _ in range(depth):
                 if number == until:
                     return x
-                x = run(number, self.blocks[number], x)
+                x = run(number, blocks[number], x)
                 number += 1
         return self.tail(x)
+
+    def running(self) -> Sequence[Any]:
+        """The blocks as functions of the stream (and gates) alone, for one pass."""
+        return self.blocks
 
     def entering(self, block: int, x: Tensor) -> Tensor:
         """The stream as it enters a block, from images [B, C, H, W]."""
@@ -121,17 +129,19 @@ class Backbone(nn.Module):
         """The epsilon of every LayerNorm from now on, of sub-networks too."""
         self.spec = self.spec.with_options(norm_eps=eps)
         for module in self.modules():
-            if isinstance(module, nn.LayerNorm):
+            if isinstance(module, NORMS):
                 module.eps = eps
 
-    def _skeleton(self, spec: ArchSpec, device: torch.device) -> Any:
-        """The sub-network without weights, made once a device."""
-        skeletons, family = self.__dict__.setdefault("_skeletons", {}), network_of(spec)
-        if (spec, device) not in skeletons:
+    def _skeleton(self, spec: ArchSpec, device: torch.device, trained: bool = False) -> Any:
+        """The sub-network without weights, made once a device; one that can be gated is `trained`."""
+        skeletons, family, key = self.__dict__.setdefault("_skeletons", {}), network_of(spec), (spec, device, trained)
+        if key not in skeletons:
             with torch.device("meta"):
-                skeletons[spec, device] = family.build(spec, self.rates)
-            family.place_buffers(skeletons[spec, device], device)
-        small = skeletons[spec, device]
+                skeletons[key] = family.build(spec, self.rates, trained)
+            family.place_buffers(skeletons[key], device)
+            if len(skeletons) > SKELETONS:
+                del skeletons[next(iter(skeletons))]
+        small = skeletons[key]
         if small.training != self.training:
             small.train(self.training)
         for own, block in zip(self.blocks, small.blocks, strict=False):  # a sub-network has no more blocks

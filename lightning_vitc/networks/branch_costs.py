@@ -40,10 +40,13 @@ def gates_params(spec: ArchSpec) -> int:
     return sum(gate_params(branch.gate, spec.width_at(number)) for number, _, branch in spec.branches() if branch.gate)
 
 
-def attention_params(branch: Branch, width: int, qkv_bias: bool = True, proj_bias: bool = True) -> int:
-    """Of a packed qkv projection and the output projection."""
+def attention_params(
+    branch: Branch, width: int, qkv_bias: bool = True, proj_bias: bool = True, key_bias: bool = True
+) -> int:
+    """Of the projections of queries, keys and values, and the output projection."""
     rows = 2 * branch.query_width + branch.width
-    return rows * (width + qkv_bias) + width * (branch.width + proj_bias)
+    biases = qkv_bias * (rows - (0 if key_bias else branch.query_width))
+    return rows * width + biases + width * (branch.width + proj_bias)
 
 
 def mlp_params(branch: Branch, width: int, bias: bool = True) -> int:

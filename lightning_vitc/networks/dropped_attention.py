@@ -21,7 +21,7 @@ from lightning_vitc.networks.spec import ArchSpec
 
 Units = Literal["random", "activation"]
 Init = Literal["reuse", "reinit", "least_squares"]
-REAR = ("head", "head_dist", "fc_norm")  # behind the tokens that are compared
+REAR = ("head", "head_dist", "fc_norm", "attn_pool")  # behind the tokens that are compared
 SEEN_AT_ONCE = 50  # images in a forward pass that trains nothing
 
 
@@ -130,10 +130,13 @@ def _draw(network: Backbone, block: int, seed: int) -> None:
     """New MLP weights as timm draws them; biases are zero, but FC2's stays whole."""
     mlp = network.blocks[block].mlp
     generator = _generator("weights", seed, block)
-    for weight in (mlp.fc1.weight, mlp.fc2.weight):
+    layers = [layer for name, layer in mlp.named_children() if name.startswith("fc")]
+    for layer in layers:
+        weight = layer.weight
         weight.copy_(torch.nn.init.trunc_normal_(torch.empty(weight.shape), std=0.02, generator=generator))
-    if mlp.fc1.bias is not None:
-        mlp.fc1.bias.zero_()
+    for layer in layers[:-1]:
+        if layer.bias is not None:
+            layer.bias.zero_()
 
 
 def _generator(purpose: str, seed: int, block: int) -> torch.Generator:

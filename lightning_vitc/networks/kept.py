@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_vitc.networks.axes import Axis, Inner, Tiled
+from lightning_vitc.networks.axes import Axis, Inner, Stretch, Tiled
 from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.spec import ArchSpec, place_of
 from lightning_vitc.networks.transfer import sent
@@ -120,6 +120,8 @@ def _of_block(axis: Axis, source: int) -> Axis:
     """The axis under the number that its block has in the larger network."""
     if isinstance(axis, Inner):
         return axis._replace(block=source)
+    if isinstance(axis, Stretch):
+        return axis._replace(axis=axis.axis._replace(block=source))
     if isinstance(axis, Tiled):
         inner = axis.axis
         return axis._replace(axis=inner._replace(block=source)) if isinstance(inner, Inner) else axis
@@ -132,12 +134,11 @@ def where_of(axes: tuple[Axis, ...], indices: Indices, shape: torch.Size, device
 
 
 def _where(axis: Axis, indices: Indices, length: int, device: torch.device) -> Index | None:
-    if axis is None:
+    if axis is None or isinstance(axis, str | Inner):
+        return None if axis is None else indices.get(axis)
+    if (index := indices.get(axis.axis)) is None:
         return None
-    if not isinstance(axis, Tiled):
-        return indices.get(axis)
-    index = indices.get(axis.axis)
-    return None if index is None else _tiled(index, axis, length, device)
+    return _tiled(index, axis, length, device) if isinstance(axis, Tiled) else _stretch(index, axis.number, length)
 
 
 def _picked(weight: Tensor, axes: tuple[Axis, ...], indices: Indices) -> Tensor:
@@ -155,3 +156,12 @@ def _tiled(index: Index, tiles: Tiled, length: int, device: torch.device) -> Ten
     kept = torch.arange(size, device=device)[index] if isinstance(index, slice) else index
     starts = torch.arange(tiles.outer, device=device)[:, None, None] * size * tiles.inner
     return (starts + kept[:, None] * tiles.inner + torch.arange(tiles.inner, device=device)).flatten()
+
+
+def _stretch(index: Index, number: int, length: int) -> Index:
+    """What of an axis is kept in one of its stretches, counted from where that begins."""
+    first = number * length
+    if isinstance(index, slice):
+        start, stop = (min(max(end - first, 0), length) for end in (index.start, index.stop))
+        return slice(start, stop)
+    return index[(index >= first) & (index < first + length)] - first

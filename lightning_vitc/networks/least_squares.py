@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.blocks import MLP
 
 SEEN_AT_ONCE = 50  # images
 RIDGE = 1e-2  # of the mean energy of a hidden unit: what the images do not determine stays as it was
@@ -42,12 +43,13 @@ def fit_second_layer(network: Backbone, small: Backbone, block: int, images: Ten
 
 def _of_block(network: Backbone, small: Backbone, block: int, images: Tensor) -> tuple[Tensor, Tensor]:
     """Activations with a one [B N, h + 1], and what the compressed block's output lacks [B N, D], before LayerScale."""
-    before, after = (one.eval().blocks[block] for one in (network, small))
+    before, now = (one.eval().running()[block] for one in (network, small))
+    after: Any = small.blocks[block]
     x, seen = small.entering(block, images), []
     hook = after.mlp.fc2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    lacking = (before(x) - after(x)).flatten(0, -2).double()
+    lacking = (before(x) - now(x)).flatten(0, -2).double()
     hook.remove()
     activations = seen[0].flatten(0, -2).double()
-    if (scale := getattr(after.ls2, "gamma", None)) is not None:
+    if (scale := after.gains(MLP)) is not None:
         lacking = lacking / scale
     return torch.cat([activations, activations.new_ones(len(activations), 1)], dim=1), lacking

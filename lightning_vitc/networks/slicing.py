@@ -9,6 +9,7 @@ import torch
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import Inner, branch_sizes, sizes
 from lightning_vitc.networks.blocks import Branch
+from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.kept import Heads, Index, Kept
 from lightning_vitc.networks.spec import ArchSpec
 
@@ -39,12 +40,14 @@ def slice_width(
         raise UserError(f"slice: {rule!r} is not one of {', '.join(RULES)}")
     if heads != "both" and not (heads == "distillation" and spec.distilled):
         raise UserError(f"heads: {heads!r} are not heads of {spec.name}")
-    small = spec.at_width(width, cut="heads" if rule == "heads" else "dims")
+    small, queries = spec.at_width(width, cut="heads" if rule == "heads" else "dims"), None
+    if (paired := getattr(shape_of(spec), "paired", None)) is not None:
+        small, queries = paired(spec, small, rule, end)
     full, left = sizes(spec), sizes(small)
     indices: dict[str | Inner, Index] = {axis: _cut(size, left[axis], end) for axis, size in full.items()}
     for (number, position, branch), (_, _, kept) in zip(spec.branches(), small.branches(), strict=True):
         if branch.query:
-            cuts = _cut_attention(branch, kept, rule, end)
+            cuts = _cut_attention(branch, kept, rule, end, queries)
             indices |= {Inner(number, position, what): index for what, index in cuts.items()}
     return Kept.of(spec, small, indices, heads=heads)
 
@@ -53,15 +56,22 @@ def _cut(size: int, keep: int, end: End) -> slice:
     return slice(0, keep) if end == "leading" else slice(size - keep, size)
 
 
-def _cut_attention(full: Branch, kept: Branch, rule: Rule, end: End) -> dict[str, Index]:
+def _cut_attention(
+    full: Branch, kept: Branch, rule: Rule, end: End, paired: tuple[int, ...] | None
+) -> dict[str, Index]:
+    """`paired` are the dimensions of a head's queries and keys, where not those at the end are kept."""
     assert full.query_width == full.width, "slicing starts from a uniform network"
     whole, left = branch_sizes(full), branch_sizes(kept)
     queries, columns = _cut(whole["queries"], left["queries"], end), _cut(whole["values"], left["values"], end)
     if rule == "official" or left == whole:
         return {"qkv": _cut(whole["qkv"], left["qkv"], end), "values": columns, "queries": queries}
     positions = torch.arange(columns.start, columns.stop)
+    of_queries = torch.arange(queries.start, queries.stop)
+    turned = of_queries if paired is None else torch.tensor(paired)
+    rows_of_queries = positions
     if rule == "per_head":
         heads = torch.arange(full.groups)[:, None] * whole["queries"]
-        positions = (heads + torch.arange(queries.start, queries.stop)).flatten()
-    rows = (torch.arange(3)[:, None] * full.width + positions).flatten()
-    return {"qkv": rows, "values": positions if rule == "per_head" else columns, "queries": queries}
+        positions, rows_of_queries = (heads + of_queries).flatten(), (heads + turned).flatten()
+    rows = torch.cat([rows_of_queries, full.width + rows_of_queries, 2 * full.width + positions])
+    values = positions if rule == "per_head" else columns
+    return {"qkv": rows, "values": values, "queries": queries if paired is None else turned}

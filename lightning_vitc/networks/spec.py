@@ -79,6 +79,11 @@ class ArchSpec:
         return getattr(self.options, "distilled", False)
 
     @property
+    def has_inner_norms(self) -> bool:
+        """Whether a norm inside of a branch sees all of its pieces, so that those are not gone by being masked."""
+        return any(getattr(self.options, name, False) for name in ("attn_norm", "mlp_norm"))
+
+    @property
     def is_gated(self) -> bool:
         """Whether a branch may be skipped by the image."""
         return any(branch.gate for _, _, branch in self.branches())

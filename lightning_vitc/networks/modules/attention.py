@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vitc.networks.blocks import Branch
+from lightning_vitc.networks.modules.norms import Norm
+from lightning_vitc.networks.modules.rotation import rotated
 
 
 class Attention(nn.Module):
@@ -15,7 +17,10 @@ class Attention(nn.Module):
         attn: heads and widths.
         scale: on QKᵀ.
         qkv_bias, proj_bias: whether the projections have one.
-        norm_eps: of a norm of queries and of keys; none by default.
+        key_bias: whether that of keys has one too.
+        split: three projections in the place of a packed one.
+        qk_norm: of queries and of keys; none by default.
+        inner_norm: of the values, before the output projection; none by default.
         attn_drop, proj_drop: rates of dropout.
     """
 
@@ -24,15 +29,26 @@ class Attention(nn.Module):
 
     def __init__(
         self, width: int, attn: Branch, scale: float, *, qkv_bias: bool = True, proj_bias: bool = True,
-        norm_eps: float | None = None, attn_drop: float = 0.0, proj_drop: float = 0.0,
+        key_bias: bool = True, split: bool = False, qk_norm: Norm | None = None, inner_norm: Norm | None = None,
+        attn_drop: float = 0.0, proj_drop: float = 0.0,
     ):  # fmt: skip
         super().__init__()
         self.num_heads, self.head_dim, self.value_dims = attn.groups, attn.query, attn.pieces
         self.scale = scale
-        self.qkv = nn.Linear(width, 2 * attn.query_width + attn.width, bias=qkv_bias)
-        self.q_norm = nn.Identity() if norm_eps is None else nn.LayerNorm(attn.query, eps=norm_eps)
-        self.k_norm = nn.Identity() if norm_eps is None else nn.LayerNorm(attn.query, eps=norm_eps)
+        self.qkv = self.q_proj = self.k_proj = self.v_proj = self.q_bias = self.v_bias = None
+        if split:
+            self.q_proj = nn.Linear(width, attn.query_width, bias=qkv_bias)
+            self.k_proj = nn.Linear(width, attn.query_width, bias=qkv_bias and key_bias)
+            self.v_proj = nn.Linear(width, attn.width, bias=qkv_bias)
+        else:
+            self.qkv = nn.Linear(width, 2 * attn.query_width + attn.width, bias=qkv_bias and key_bias)
+        if qkv_bias and not key_bias and not split:
+            self.q_bias = nn.Parameter(torch.zeros(attn.query_width))
+            self.v_bias = nn.Parameter(torch.zeros(attn.width))
+        self.q_norm = qk_norm(attn.query) if qk_norm else nn.Identity()
+        self.k_norm = qk_norm(attn.query) if qk_norm else nn.Identity()
         self.attn_drop = nn.Dropout(attn_drop)
+        self.norm = inner_norm(attn.width) if inner_norm else nn.Identity()
         self.proj = nn.Linear(attn.width, width, bias=proj_bias)
         self.proj_drop = nn.Dropout(proj_drop)
         self.padded_dim = attn.padded  # padding costs less than doing without fused kernels
@@ -40,12 +56,24 @@ class Attention(nn.Module):
         self.register_buffer("pad", pad, persistent=False)
         self.register_buffer("valid", valid, persistent=False)
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Attend; `attn_mask` and `is_causal` as in timm."""
-        heads, qk_dim = self.num_heads, self.num_heads * self.head_dim
-        q, k, v = self.qkv(x).split([qk_dim, qk_dim, sum(self.value_dims)], dim=-1)
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: Tensor | None = None,
+        rotate_half: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Attend; `attn_mask` and `is_causal` as in timm.
+
+        Args:
+            x: tokens.
+            attn_mask, is_causal: as in timm.
+            rope: sines and cosines of the last tokens [..., n, 2 head_dim], by which queries and keys are rotated.
+            rotate_half: which dimensions are a pair, see `rotated`.
+        """
+        heads = self.num_heads
+        q, k, v = self._projected(x)
         q = self.q_norm(q.unflatten(-1, (heads, self.head_dim))).transpose(1, 2)  # [B, H, N, head_dim]
         k = self.k_norm(k.unflatten(-1, (heads, self.head_dim))).transpose(1, 2)
+        if rope is not None:
+            q, k = (rotated(one, rope, rotate_half).to(v.dtype) for one in (q, k))
         if self.pad is not None:
             v = F.pad(v, (0, 1)).index_select(-1, self.pad)
         v = v.unflatten(-1, (heads, self.padded_dim)).transpose(1, 2)
@@ -54,7 +82,17 @@ class Attention(nn.Module):
         x = x.transpose(1, 2).flatten(2)  # [B, N, H * value_dim]
         if self.valid is not None:
             x = x.index_select(-1, self.valid)
-        return self.proj_drop(self.proj(x))
+        return self.proj_drop(self.proj(self.norm(x)))
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values of all heads."""
+        if self.qkv is None:
+            return self.q_proj(x), self.k_proj(x), self.v_proj(x)  # type: ignore[misc]
+        rows = self.qkv(x)
+        if self.q_bias is not None:
+            rows = rows + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])  # type: ignore[list-item]
+        width = self.num_heads * self.head_dim
+        return rows.split([width, width, sum(self.value_dims)], dim=-1)
 
 
 def _padding_indices(dims: tuple[int, ...], width: int) -> tuple[Tensor | None, Tensor | None]:

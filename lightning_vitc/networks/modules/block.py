@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerScale, Mlp, get_act_layer
+from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
 from lightning_vitc.networks.blocks import Block as BlockSpec
@@ -111,6 +111,10 @@ class Block(nn.Module):
     def _feed(self, normed: Tensor) -> Tensor:
         return self.ls2(self.mlp(normed))
 
+    def gains(self, number: int) -> Tensor | None:
+        """Of what a branch adds, [D] (LayerScale), where there are any."""
+        return getattr(self.ls2 if number else self.ls1, "gamma", None)
+
     def _drop(self, number: int, added: Tensor) -> Tensor:
         return self.drop_path2(added) if number else self.drop_path1(added)
 
@@ -128,20 +132,10 @@ class Block(nn.Module):
         return self.grad_checkpointing and torch.is_grad_enabled()
 
 
-def mlp_of(width: int, hidden: int, act: str, *, bias: bool = True, drop: float = 0.0) -> Mlp:
-    """timm's MLP of any number of hidden units, none included."""
-    layers = Mlp(width, hidden, width, get_act_layer(act), bias=bias, drop=drop)
-    if hidden == 0:  # timm reads 0 as "not given"
-        layers.fc1, layers.fc2 = nn.Linear(width, 0, bias=bias), nn.Linear(0, width, bias=bias)
-    return layers
-
-
-def frame_of(
-    width: int, eps: float, layer_scale: bool, drop_path: float
-) -> tuple[nn.Module, nn.Module, nn.Module]:  # fmt: skip
+def frame_of(norm: nn.Module, width: int, layer_scale: bool, drop_path: float) -> tuple[nn.Module, ...]:
     """What stands around a branch: its norm, its gains and its stochastic depth."""
     return (
-        nn.LayerNorm(width, eps=eps),
+        norm,
         LayerScale(width) if layer_scale else nn.Identity(),
         DropPath(drop_path) if drop_path > 0 else nn.Identity(),
     )

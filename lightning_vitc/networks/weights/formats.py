@@ -23,9 +23,12 @@ def wrapped(weights: Weights, own: Set[str]) -> Weights:
     return weights
 
 
-def deit_iii(weights: Weights, _: Set[str]) -> Weights:
-    """Official DeiT III, whose gains are `gamma_1` and `gamma_2`."""
-    return {re.sub(r"\bgamma_([12])$", r"ls\1.gamma", name): value for name, value in weights.items()}
+def deit_iii(weights: Weights, own: Set[str]) -> Weights:
+    """Official DeiT III, whose gains are `gamma_1` and `gamma_2`; timm's Eva and BEiT have these names themselves."""
+    return {
+        name if name in own else re.sub(r"\bgamma_([12])$", r"ls\1.gamma", name): value
+        for name, value in weights.items()
+    }
 
 
 def masked_images(weights: Weights, own: Set[str]) -> Weights:

@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import timm
 import torch
-from timm.layers import Attention
+from timm.layers import Attention, GluMlp
 from torch import nn
 
 from lightning_vitc import costs
@@ -76,26 +76,22 @@ class Gated(Attention):
 
 
 REFUSED = {
-    "siglip's map pooling": ("vit_base_patch16_siglip_224", {}, "it pools by 'map'"),
     "no pooling": ("vit_tiny_patch16_224", {"global_pool": ""}, "it pools by ''"),
     "hybrid": ("vit_base_r50_s16_224", {}, "its stem is a HybridEmbed"),
     "relative positions": ("vit_relpos_small_patch16_224", {}, "a VisionTransformerRelPos"),
     "shared relative positions": ("vit_srelpos_small_patch16_224", {}, "a VisionTransformerRelPos"),
-    "swiglu": ("vit_giant_patch14_dinov2", {"depth": 1}, "its MLP is a GluMlp"),
+    "another gated mlp": ("vit_tiny_patch16_224", {"mlp_layer": GluMlp}, "its MLP has its gates behind the values"),
     "parallel branches": ("vit_small_patch16_18x2_224", {"depth": 1}, "its blocks are ParallelThingsBlock"),
     "parallel attention and mlp": ("vit_base_patch16_xp_224", {"depth": 1}, "its blocks are ParallelScalingBlock"),
     "res-post-norm": ("vit_base_patch16_rpn_224", {"depth": 1}, "its blocks are ResPostBlock"),
     "differential attention": ("vit_dwee_patch16_reg1_gap_256", {"depth": 1}, "its attention is a DiffAttention"),
     "both": ("vit_dpwee_patch16_reg1_gap_256", {"depth": 1}, "its blocks are DiffParallelScalingBlock"),
-    "rotary": ("vit_small_patch16_rope_224", {}, "a Eva"),
-    "dinov3": ("vit_small_patch16_dinov3", {}, "a Eva"),
-    "eva": ("eva02_tiny_patch14_224", {}, "a Eva"),
-    "dynamic size": ("vit_tiny_patch16_224", {"dynamic_img_size": True}, "its image size is dynamic"),
+    "mixed rotary": ("vit_small_patch16_rope_mixed_224", {}, "its positions are a RotaryEmbeddingMixed"),
+    "eva, norms behind": ("eva02_enormous_patch14_clip_224", {"depth": 1}, "its blocks are EvaBlockPostNorm"),
+    "some gains": ("vit_base_patch16_sapiens2", {"depth": 1}, "one branch of a block has gains and the other none"),
     "another attention": ("vit_tiny_patch16_224", {"attn_layer": Gated}, "its attention is a Gated"),
-    "norm in attention": ("vit_tiny_patch16_224", {"scale_attn_norm": True}, "it normalizes inside attention or MLP"),
-    "norm in mlp": ("vit_tiny_patch16_224", {"scale_mlp_norm": True}, "it normalizes inside attention or MLP"),
-    "norm in embedding": ("vit_tiny_patch16_224", {"embed_norm_layer": "layernorm"}, "its patch embedding is norm"),
-    "rms norm": ("vit_tiny_patch16_224", {"norm_layer": "rmsnorm"}, "its norms are RmsNorm"),
+    "several norms": ("vit_tiny_patch16_224", {"embed_norm_layer": "rmsnorm"}, "its norms differ"),
+    "another norm": ("vit_tiny_patch16_224", {"norm_layer": "simplenorm"}, "its norms are SimpleNorm"),
     "no norm bias": ("vit_tiny_patch16_224", {"norm_layer": partial(nn.LayerNorm, bias=False)}, "have no bias"),
     "activation": ("vit_tiny_patch16_224", {"act_layer": "hard_swish"}, "its activation is Hardswish"),
     "patch dropout": ("vit_tiny_patch16_224", {"patch_drop_rate": 0.5}, "it drops patches or positions"),

@@ -17,6 +17,8 @@ from lightning_vitc.networks.families.plain.read import read as read
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
 from lightning_vitc.networks.modules.compilation import Compilable
 from lightning_vitc.networks.modules.described import Described
+from lightning_vitc.networks.modules.latent_pooling import pool_of
+from lightning_vitc.networks.modules.norms import norm_of
 from lightning_vitc.networks.spec import ArchSpec
 
 
@@ -61,7 +63,16 @@ def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: boo
     model.blocks = nn.Sequential(
         *(Block(spec, block, drop_path=rate, **drops) for block, rate in zip(spec.blocks, drop_path, strict=True))
     )
+    add_pool(model, spec)
     return model
+
+
+def add_pool(model: Any, spec: ArchSpec) -> None:
+    """The attention that pools, where the network has one."""
+    o = spec.options
+    if o.pool_heads:
+        model.global_pool = "map"
+        model.attn_pool = pool_of(spec.embed_dim, o.pool_heads, o.pool_hidden, o.pool_act, norm_of(o.norm, o.norm_eps))
 
 
 def initialize(model: VisionTransformer) -> None:
@@ -74,9 +85,9 @@ def _timm_arguments(spec: ArchSpec) -> dict[str, Any]:
     o = spec.options
     return dict(
         img_size=spec.img_size, patch_size=o.patch_size, in_chans=spec.in_chans, num_classes=spec.num_classes,
-        global_pool=o.global_pool, embed_dim=spec.embed_dim, depth=0, class_token=o.class_token,
-        pos_embed="learn" if o.pos_embed else "none", no_embed_class=o.no_embed_class,
+        global_pool="avg" if o.pool_heads else o.global_pool, embed_dim=spec.embed_dim, depth=0,
+        class_token=o.class_token, pos_embed="learn" if o.pos_embed else "none", no_embed_class=o.no_embed_class,
         reg_tokens=o.reg_tokens, pre_norm=o.pre_norm, final_norm=o.final_norm, fc_norm=o.fc_norm,
         pool_include_prefix=o.pool_include_prefix, weight_init="skip",
-        norm_layer=lambda dim, **kwargs: nn.LayerNorm(dim, eps=o.norm_eps, **kwargs),
+        norm_layer=norm_of(o.norm, o.norm_eps), embed_norm_layer=norm_of(o.norm, o.norm_eps) if o.embed_norm else None,
     )  # fmt: skip

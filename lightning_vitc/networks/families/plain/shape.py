@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import Axes, Axis, Layout, linear, norm, stream
-from lightning_vitc.networks.blocks import ATTN, MLP, Block, Branch, Stage, mlp, narrow_stages
+from lightning_vitc.networks.blocks import ATTN, MLP, Block, Branch, Stage, mlp, narrow_stages, scaled
 from lightning_vitc.networks.branch_costs import (
     attention_macs,
     attention_params,
@@ -20,6 +20,7 @@ from lightning_vitc.networks.branch_costs import (
 from lightning_vitc.networks.branch_layouts import attention_layout, mlp_layout
 from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
+from lightning_vitc.networks.latent_pooling import HIDDEN, pool_layout, pool_macs, pool_params
 from lightning_vitc.networks.spec import ArchSpec
 
 PART_NAMES = ("patch_embed", "qkv", "qk", "av", "proj", "mlp", "norm", "classifier", "gates")
@@ -31,7 +32,9 @@ class Options:
     """What timm's `VisionTransformer` is told, by timm's names.
 
     `scale` is the factor on QKᵀ: a sub-network may carry that of the network it was cut from. `act` is a name that
-    timm's `get_act_layer` knows.
+    timm's `get_act_layer` knows, `norm` is `layer` or `rms`. `embed_norm` follows the patches, `attn_norm` and
+    `mlp_norm` stand inside the branches, before their last projection. `split_glu` is of gated MLPs, see
+    `branch_layouts`; `pool_heads` and `pool_hidden` are of `global_pool: map`, see `latent_pooling`.
     """
 
     patch_size: tuple[int, int]
@@ -52,6 +55,31 @@ class Options:
     fc_norm: bool = False
     norm_eps: float = 1e-6
     act: str = "gelu"
+    norm: str = "layer"
+    embed_norm: bool = False
+    attn_norm: bool = False
+    mlp_norm: bool = False
+    split_glu: bool = False
+    pool_heads: int = 0
+    pool_hidden: int = 0
+
+    key_bias: ClassVar[bool] = True  # where queries and values have one
+    split_qkv: ClassVar[bool] = False
+
+    @property
+    def norm_bias(self) -> bool:
+        """Of every norm."""
+        return self.norm == "layer"
+
+    @property
+    def pool_act(self) -> str:
+        """Of the MLP of the pooling."""
+        return self.act
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The sizes of axes that are neither a stream's nor a branch's."""
+        return {HIDDEN: self.pool_hidden} if self.pool_heads else {}
 
     @property
     def prefix_tokens(self) -> int:
@@ -111,6 +139,8 @@ def parts(spec: ArchSpec) -> Parts:
         count.update((attention_macs if position == ATTN else mlp_macs)(branch, dim, tokens))
     count["gates"] = gates_macs(spec)
     count["classifier"] = classifiers(spec) * dim * spec.num_classes
+    if spec.options.pool_heads:
+        count["pool"] = pool_macs(dim, tokens, spec.options.pool_hidden)
     return dict(count)
 
 
@@ -120,18 +150,26 @@ def params(spec: ArchSpec) -> int:
     embed = dim * (spec.in_chans * o.patch_size[0] * o.patch_size[1] + (not o.pre_norm)) + o.prefix_tokens * dim
     if o.pos_embed:
         embed += dim * (patches(spec) + (0 if o.no_embed_class else o.prefix_tokens))
-    norms = 2 * dim * (int(o.pre_norm) + int(o.final_norm))
+    norms = norm_params(o, dim) * (int(o.embed_norm) + int(o.pre_norm) + int(o.final_norm))
+    norms += pool_params(dim, o.pool_hidden, o.norm_bias) if o.pool_heads else 0
     heads = classifiers(spec) * spec.num_classes * (dim + 1) if spec.num_classes else 0
     branches = sum(_branch_params(spec, position, branch) for _, position, branch in spec.branches())
     return embed + norms + heads + branches + gates_params(spec)
 
 
+def norm_params(options: Any, width: int) -> int:
+    """Of one norm."""
+    return (1 + options.norm_bias) * width
+
+
 def _branch_params(spec: ArchSpec, position: int, branch: Branch) -> int:
     o, dim = spec.options, spec.embed_dim
-    frame = 2 * dim + (dim if o.layer_scale else 0)  # LayerNorm and LayerScale
+    total = norm_params(o, dim) + (dim if o.layer_scale else 0)
     if position == MLP:
-        return frame + mlp_params(branch, dim, o.proj_bias)
-    return frame + attention_params(branch, dim, o.qkv_bias, o.proj_bias) + 4 * o.qk_norm * branch.query
+        return total + mlp_params(branch, dim, o.proj_bias) + (norm_params(o, branch.width) if o.mlp_norm else 0)
+    total += attention_params(branch, dim, o.qkv_bias, o.proj_bias, o.key_bias)
+    total += norm_params(o, branch.width) if o.attn_norm else 0
+    return total + (2 * norm_params(o, branch.query) if o.qk_norm else 0)
 
 
 def _uvc(spec: ArchSpec) -> Parts:
@@ -143,8 +181,11 @@ def _uvc(spec: ArchSpec) -> Parts:
 
 
 def _dcvit(spec: ArchSpec) -> Parts:
-    norms = sum(1 for _ in spec.branches()) + int(spec.options.pre_norm) + int(spec.options.final_norm)
-    return parts(spec) | {"qk": 0, "av": 0, "norm": 4 * positions(spec)[0] * spec.embed_dim * norms}
+    o = spec.options
+    norms = sum(1 for _ in spec.branches()) + int(o.pre_norm) + int(o.final_norm)
+    inner = sum(b.width for _, position, b in spec.branches() if (o.mlp_norm if position == MLP else o.attn_norm))
+    normed = positions(spec)[0] * (spec.embed_dim * norms + inner) + o.embed_norm * patches(spec) * spec.embed_dim
+    return parts(spec) | {"qk": 0, "av": 0, "norm": 4 * normed}
 
 
 PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = {
@@ -175,8 +216,9 @@ def _around(spec: ArchSpec) -> Iterator[tuple[str, tuple[Axis, ...]]]:
     }  # fmt: skip
     yield from ((name, (None, None, embed)) for name, there in given.items() if there)
     last = "fc_norm" if o.fc_norm else "norm"
-    for name, there in {"norm_pre": o.pre_norm, last: o.final_norm}.items():
-        yield from norm(name, embed) if there else ()
+    for name, there in {"patch_embed.norm": o.embed_norm, "norm_pre": o.pre_norm, last: o.final_norm}.items():
+        yield from norm(name, embed, o.norm_bias) if there else ()
+    yield from pool_layout(embed, o.norm_bias) if o.pool_heads else ()
     for name in ("head", "head_dist")[: classifiers(spec)] if spec.num_classes else ():
         yield from linear(name, None, embed)
 
@@ -187,15 +229,25 @@ def _block(spec: ArchSpec, number: int) -> Axes:
         if branch is None:
             continue
         norm_name, _, scale, gate = BLOCK[position]
-        found |= dict(norm(norm_name, embed))
-        if position == ATTN:
-            flags = {"qkv_bias": o.qkv_bias, "qk_norm": o.qk_norm, "proj_bias": o.proj_bias}
-            found |= dict(attention_layout(number, ATTN, embed, **flags))
-        else:
-            found |= dict(mlp_layout(number, MLP, embed, bias=o.proj_bias))
+        found |= dict(norm(norm_name, embed, o.norm_bias))
+        found |= branch_layout(spec, number, position, branch)
         found |= {f"{scale}.gamma": (embed,)} if o.layer_scale else {}
         found |= gate_axes(gate, branch.gate)
     return found
+
+
+def branch_layout(spec: ArchSpec, number: int, position: int, branch: Branch) -> Axes:
+    """Of a branch without what stands around it."""
+    o, embed = spec.options, stream(0)
+    if position == ATTN:
+        return dict(attention_layout(
+            number, ATTN, embed, qkv_bias=o.qkv_bias, qk_norm=o.qk_norm, proj_bias=o.proj_bias, key_bias=o.key_bias,
+            split=o.split_qkv, norm_bias=o.norm_bias, inner_norm=o.attn_norm,
+        ))  # fmt: skip
+    return dict(mlp_layout(
+        number, MLP, embed, bias=o.proj_bias, kind=branch.kind, split=o.split_glu, norm_bias=o.norm_bias,
+        inner_norm=o.mlp_norm and branch.width > 0,
+    ))  # fmt: skip
 
 
 # Smaller relatives
@@ -203,7 +255,11 @@ def _block(spec: ArchSpec, number: int) -> Axes:
 
 def narrow(spec: ArchSpec, ratio: Fraction, cut: str) -> ArchSpec:
     """`ratio` of the embedding, attention and hidden widths."""
-    return replace(spec, stages=narrow_stages(spec.stages, ratio, cut))
+    smaller, o = replace(spec, stages=narrow_stages(spec.stages, ratio, cut)), spec.options
+    if not o.pool_heads:
+        return smaller
+    scaled(spec.embed_dim // o.pool_heads, ratio, "the pooling's head width")
+    return smaller.with_options(pool_hidden=scaled(o.pool_hidden, ratio, "the pooling's hidden width"))
 
 
 def at_size(spec: ArchSpec, size: tuple[int, int]) -> ArchSpec:

@@ -1,0 +1,99 @@
+"""Read the ArchSpec off a model of timm's Eva class, or refuse a kind that is not supported, by its name."""
+
+from typing import Any
+
+from timm.layers import AttentionRope, RotaryEmbeddingCat, RotaryEmbeddingDinoV3
+from timm.models.eva import Eva, EvaAttention, EvaBlock
+
+from lightning_vitc.networks.blocks import Stage
+from lightning_vitc.networks.families.eva import layers
+from lightning_vitc.networks.families.eva.shape import PER_BAND, Options
+from lightning_vitc.networks.families.plain.read import (
+    block_of,
+    common_options,
+    known_options,
+    parts_of,
+    refuse_other_branches,
+    refuse_other_trunks,
+)
+from lightning_vitc.networks.modules.attention import Attention
+from lightning_vitc.networks.spec import ArchSpec, name_of, refuse
+
+ROPES = {RotaryEmbeddingCat: "cat", RotaryEmbeddingDinoV3: "dinov3"}
+
+
+def read(model: Any) -> ArchSpec | None:
+    """The architecture of a model of timm's Eva class; `None` for a model of another class.
+
+    Raises:
+        UserError: for a kind that is not supported: mixed rotary positions, grouped queries, norms behind branches, ...
+    """
+    if not isinstance(model, Eva):
+        return None
+    name = name_of(model)
+    refuse_other_trunks(model, name)
+    _refuse_other_kinds(model, name)
+    stage = Stage(model.embed_dim, tuple(block_of(block) for block in model.blocks))
+    return ArchSpec(
+        name=name, family="eva", img_size=tuple(model.patch_embed.img_size), in_chans=model.patch_embed.proj.in_channels,
+        num_classes=model.num_classes, stages=(stage,), options=_options(model),
+    )  # fmt: skip
+
+
+def _options(model: Any) -> Options:
+    attns, _, framed = parts_of(model.blocks)
+    known: Any = known_options(model)
+    gains = [block.gamma_1 if block.attn is not None else block.gamma_2 for block in model.blocks]
+    return Options(
+        **common_options(model, known),
+        **(_biases(attns[0]) if attns else _known_biases(known)),
+        **_rope(model, known),
+        reg_tokens=0 if model.reg_token is None else model.reg_token.shape[1],
+        layer_scale=any(gain is not None for gain in gains) if framed else known.layer_scale,
+    )
+
+
+def _biases(attn: Any) -> dict[str, bool]:
+    if attn.qkv is None:
+        keys, queries = attn.k_proj.bias is not None, attn.q_proj.bias is not None
+        return {"split_qkv": True, "qkv_bias": queries, "key_bias": keys or not queries}
+    partial = getattr(attn, "q_bias", None) is not None
+    return {"split_qkv": False, "qkv_bias": partial or attn.qkv.bias is not None, "key_bias": not partial}
+
+
+def _known_biases(known: Any) -> dict[str, bool]:
+    return {"split_qkv": known.split_qkv, "qkv_bias": known.qkv_bias, "key_bias": known.key_bias}
+
+
+def _rope(model: Any, known: Any) -> dict[str, Any]:
+    rope = model.rope
+    if rope is None:
+        return {}
+    reference = getattr(rope, "ref_feat_shape", None)
+    return {
+        "rope": ROPES[type(rope)], "rope_dim": rope.dim, "rope_temperature": float(rope.temperature),
+        "rope_bands": tuple(range(rope.dim // PER_BAND)) if known is None else known.rope_bands,
+        "rope_offset": float(rope.grid_offset), "rope_indexing": rope.grid_indexing, "rope_half": rope.rotate_half,
+        "rope_reference": (0, 0) if reference is None else tuple(reference),
+    }  # fmt: skip
+
+
+def _refuse_other_kinds(model: Any, name: str) -> None:
+    if model.patch_drop is not None:
+        refuse(name, "it drops patches or positions in training")
+    for block in model.blocks:
+        if type(block) not in (EvaBlock, layers.Block):
+            refuse(name, f"its blocks are {type(block).__name__}")
+        if block.attn is not None and type(block.attn) not in (EvaAttention, AttentionRope, Attention):
+            refuse(name, f"its attention is a {type(block.attn).__name__}")
+        if block.attn is not None and getattr(block.attn, "num_kv_groups", 1) != 1:
+            refuse(name, "its queries share keys")
+        if block.attn is not None and block.mlp is not None and (block.gamma_1 is None) != (block.gamma_2 is None):
+            refuse(name, "one branch of a block has gains and the other none")
+        refuse_other_branches(block, name)
+    if model.rope is not None and type(model.rope) not in ROPES:
+        refuse(name, f"its positions are a {type(model.rope).__name__}")
+    if getattr(model.rope, "aug_active", False):
+        refuse(name, "it moves positions in training")
+    if model.rope is not None and model.rope.dim % PER_BAND:
+        refuse(name, f"its heads are {model.rope.dim} wide, no multiple of {PER_BAND}")
