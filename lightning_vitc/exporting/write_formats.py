@@ -155,6 +155,8 @@ def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
     """
     from lightning_vitc.networks.timm_models import create_timm
 
+    if spec.family != "plain":
+        raise UserError(f"--formats: timm: plain Vision Transformers alone are written for it, not {spec.name}")
     o, name = spec.options, "vit_base_patch16_224"
     attn, mlp = spec.blocks[0] if spec.blocks else (None, None)
     if attn is None or mlp is None or not mlp.width or spec.is_gated or len(set(spec.blocks)) > 1:

@@ -140,7 +140,7 @@ class Stages:
         plan = cls._plan(run, spec, len(candidates))
         must_have_room(run, len(candidates), keys.trials_at_once)
         adopt_trials(run, keys.trials_of, ("method.finetune", "method.score"))
-        dense = run.start()
+        dense = run.start(by_features=(keys.score, keys.score_on) == ("mse", "training"))
         return cls(run, dense, deepcopy(dense), plan, run.data.images_of("train"))
 
     @classmethod

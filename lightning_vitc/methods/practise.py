@@ -86,7 +86,7 @@ class Practise(FeatureMatching):
         number = cls._number(run, spec, len(candidates))
         must_have_room(run, len(candidates), keys.trials_at_once)
         adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times"))
-        dense = run.start()
+        dense = run.start(by_features=True)
         original = deepcopy(dense)
         build = partial(cls, optimizer=run.optimizer, teacher=original_tokens(original), seed=run.experiment.seed)
 

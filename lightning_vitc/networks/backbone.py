@@ -198,7 +198,7 @@ def create_teacher(
     The hub's weights come with their own classifier: for another number of classes it would be a random one.
     """
     kwargs: dict[str, Any] = {"in_chans": in_chans} | ({} if pretrained is True else {"num_classes": num_classes})
-    if name.startswith(("vit_", "deit")) or is_own(name):
+    if name.startswith(("vit_", "deit", "eva", "beit", "aimv2")) or is_own(name):
         kwargs["img_size"] = img_size
     model = create_timm(name, pretrained=pretrained is True, **kwargs)
     if isinstance(pretrained, str):

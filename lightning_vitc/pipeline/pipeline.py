@@ -106,22 +106,27 @@ class Pipeline(Stages):
             self.add_row("dense", network, None)
         return network
 
-    def start(self) -> Backbone:
+    def start(self, by_features: bool = False) -> Backbone:
         """`dense()` of a method that compresses it, which needs a trained one of the experiment's own model.
+
+        Args:
+            by_features: the method looks at what the classifier reads, and may do without a trained one.
 
         Raises:
             UserError: for another run's network of another shape, or a classifier that was never trained.
         """
-        self._must_have_a_trained_classifier()
+        self._must_have_a_trained_classifier(by_features)
         dense, wanted = self.dense(), self.dense_spec
         if replace(dense.spec, name=wanted.name) != wanted:
             run = self.experiment.teacher.run
             raise UserError(f"teacher.run: {run} holds another network than model.name; they must agree")
         return dense
 
-    def _must_have_a_trained_classifier(self) -> None:
+    def _must_have_a_trained_classifier(self, by_features: bool) -> None:
         model, teacher, classes = self.experiment.model, self.experiment.teacher, self._template.spec.num_classes
         if teacher.train or teacher.run is not None or self.experiment.data.name == "fake":
+            return
+        if by_features and (model.new_head or not classes):
             return
         remedy = "train it first with teacher.train=true, or name a run of this data in teacher.run"
         if model.new_head:
@@ -132,6 +137,8 @@ class Pipeline(Stages):
                 f"model.name: the classifier of {model.name} is for other classes than the data's; {remedy}"
             )
         key = "model.name" if compressed else "model.pretrained"
+        if model.pretrained is True and not classes:
+            raise UserError(f"{key}: {model.name} has no classifier; {remedy}")
         if (model.pretrained is True or compressed) and classes != self.data.num_classes:
             raise UserError(
                 f"{key}: the classifier of {model.name} is for {classes} classes, "

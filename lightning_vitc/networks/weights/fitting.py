@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from lightning_vitc.networks.weights.files import read_weights
 from lightning_vitc.networks.weights.formats import Weights, with_timms_names
 from lightning_vitc.networks.weights.strict import load_strictly, must_have_its_names
 
+TABLE = ".relative_position_bias_table"
 SHOWN = 4  # names in a message
 
 
@@ -53,13 +54,14 @@ def load_pretrained(
 
 
 def resampled(weights: Weights, model: Any, path: str, antialias: bool = True) -> Weights:
-    """With position embeddings [1, N, D] of the model's grid, by timm's bicubic interpolation of a square one.
+    """With position embeddings [1, N, D] and tables of biases of the model's grid, by timm's interpolation of squares.
 
     A family says by `grid_size` and `antialias_positions` what its grid is, and how its authors interpolate.
 
     Raises:
         UserError: for positions that are no square.
     """
+    weights = weights | _tables(weights, model)
     own, given = getattr(model, "pos_embed", None), weights.get("pos_embed")
     if own is None or given is None or given.ndim != 3 or own.shape[1] == given.shape[1]:
         return weights
@@ -74,6 +76,18 @@ def resampled(weights: Weights, model: Any, path: str, antialias: bool = True) -
     antialias = antialias and getattr(model, "antialias_positions", True)
     position = resample_abs_pos_embed(given, grid, [side, side], num_prefix_tokens=prefix, antialias=antialias)
     return weights | {"pos_embed": position}
+
+
+def _tables(weights: Weights, model: nn.Module) -> Weights:
+    """Those of biases for distances [rows, heads] that are of another window."""
+    found = {}
+    for name, own in model.state_dict().items():
+        given = weights.get(name)
+        if name.endswith(TABLE) and given is not None and given.ndim == own.ndim and len(given) != len(own):
+            attn: Any = model.get_submodule(name.removesuffix(TABLE))
+            window = getattr(attn, "window", None) or attn.window_size
+            found[name] = resize_rel_pos_bias_table(given, window, tuple(own.shape))
+    return found
 
 
 def _with_classifier(weights: Weights, model: Any, path: str, new_head: bool, remedy: str) -> Weights:

@@ -131,7 +131,10 @@ def reference_attention(module: Attention, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_attention_equals_one_head_after_the_other(value_dims, qk_norm):
     module = Attention(
-        SPEC.embed_dim, attention(4, value_dims), SPEC.options.scale, qk_norm=norm_of("layer", 1e-6) if qk_norm else None
+        SPEC.embed_dim,
+        attention(4, value_dims),
+        SPEC.options.scale,
+        qk_norm=norm_of("layer", 1e-6) if qk_norm else None,
     ).double()
     randomize(module)
     x = torch.randn(2, 5, 12, dtype=torch.double, requires_grad=True)

@@ -7,7 +7,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from lightning_vitc.networks.blocks import Block as BlockSpec
+from lightning_vitc.networks.blocks import Branch
 from lightning_vitc.networks.families.plain.layers import attention_of
+from lightning_vitc.networks.modules.attention import Attention
 from lightning_vitc.networks.modules.block import Block as AnyBlock
 from lightning_vitc.networks.modules.block import Gates
 from lightning_vitc.networks.modules.mlps import mlp_of
@@ -28,14 +30,14 @@ class Block(AnyBlock):
         super().__init__(block, spec.embed_dim)
         attn, mlp = block.branches
         dim, o = spec.embed_dim, spec.options
-        norm, self.rotate_half = norm_of(o.norm, o.norm_eps), o.rope_half
+        norm, self.rotate_half = norm_of(o.norm, o.norm_eps), getattr(o, "rope_half", False)
         self.gamma_1, self.gamma_2 = (
             nn.Parameter(torch.full((dim,), GAIN)) if o.layer_scale and branch is not None else None for branch in block
         )
         drop: Any = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         if attn is not None:
             self.norm1, self.drop_path1 = norm(dim), drop
-            self.attn = attention_of(spec, attn, attn_drop, proj_drop)
+            self.attn = self._attention(spec, attn, attn_drop, proj_drop)
         if mlp is not None:
             self.norm2, self.drop_path2 = norm(dim), drop
             self.mlp = mlp_of(
@@ -47,10 +49,16 @@ class Block(AnyBlock):
         gates: Gates | None = None,
     ) -> Tensor:  # fmt: skip
         """As of any block; `rope`, `attn_mask` and `is_causal` as in timm."""
-        return super().forward(x, gates, attn_mask=attn_mask, is_causal=is_causal, rope=rope)
+        return super().forward(
+            x, gates, attn_mask=attn_mask, is_causal=is_causal, rope=rope, rotate_half=self.rotate_half
+        )
+
+    @staticmethod
+    def _attention(spec: ArchSpec, attn: Branch, attn_drop: float, proj_drop: float) -> Attention:
+        return attention_of(spec, attn, attn_drop, proj_drop)
 
     def _attend(self, normed: Tensor, **context: Any) -> Tensor:
-        added = self.attn(normed, rotate_half=self.rotate_half, **context)
+        added = self.attn(normed, **context)
         return added if self.gamma_1 is None else self.gamma_1 * added
 
     def _feed(self, normed: Tensor) -> Tensor:

@@ -46,11 +46,7 @@ class EvaViT(Described, Compilable, Eva):
 
     def fix_init_weight(self) -> None:
         """timm's, for the branches there are."""
-        with torch.no_grad():
-            for number, block in enumerate(self.blocks, 1):
-                for last in (block.attn and block.attn.proj, block.mlp and block.mlp.fc2):
-                    if last is not None:
-                        last.weight.div_((2.0 * number) ** 0.5)
+        scale_by_depth(self.blocks)
 
 
 class EvaBackbone(Backbone, EvaViT):  # type: ignore[misc]
@@ -68,6 +64,15 @@ class EvaBackbone(Backbone, EvaViT):  # type: ignore[misc]
     def tail(self, x: Tensor) -> Tensor:
         """The final norm."""
         return self.norm(x)
+
+
+@torch.no_grad()
+def scale_by_depth(blocks: Sequence[Any]) -> None:
+    """Smaller first weights of what later blocks add, as timm's `fix_init_weight`."""
+    for number, block in enumerate(blocks, 1):
+        for last in (block.attn and block.attn.proj, block.mlp and block.mlp.fc2):
+            if last is not None:
+                last.weight.div_((2.0 * number) ** 0.5)
 
 
 def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: bool = False) -> EvaViT:

@@ -35,8 +35,9 @@ def read(model: Any) -> ArchSpec | None:
     _refuse_other_kinds(model, name)
     stage = Stage(model.embed_dim, tuple(block_of(block) for block in model.blocks))
     return ArchSpec(
-        name=name, family="eva", img_size=tuple(model.patch_embed.img_size), in_chans=model.patch_embed.proj.in_channels,
-        num_classes=model.num_classes, stages=(stage,), options=_options(model),
+        name=name, family="eva", img_size=tuple(model.patch_embed.img_size),
+        in_chans=model.patch_embed.proj.in_channels, num_classes=model.num_classes, stages=(stage,),
+        options=_options(model),
     )  # fmt: skip
 
 
@@ -46,22 +47,24 @@ def _options(model: Any) -> Options:
     gains = [block.gamma_1 if block.attn is not None else block.gamma_2 for block in model.blocks]
     return Options(
         **common_options(model, known),
-        **(_biases(attns[0]) if attns else _known_biases(known)),
+        **(biases(attns[0]) if attns else known_biases(known)),
         **_rope(model, known),
         reg_tokens=0 if model.reg_token is None else model.reg_token.shape[1],
         layer_scale=any(gain is not None for gain in gains) if framed else known.layer_scale,
     )
 
 
-def _biases(attn: Any) -> dict[str, bool]:
-    if attn.qkv is None:
+def biases(attn: Any) -> dict[str, bool]:
+    """How queries, keys and values are projected."""
+    if getattr(attn, "qkv", None) is None:
         keys, queries = attn.k_proj.bias is not None, attn.q_proj.bias is not None
         return {"split_qkv": True, "qkv_bias": queries, "key_bias": keys or not queries}
     partial = getattr(attn, "q_bias", None) is not None
     return {"split_qkv": False, "qkv_bias": partial or attn.qkv.bias is not None, "key_bias": not partial}
 
 
-def _known_biases(known: Any) -> dict[str, bool]:
+def known_biases(known: Any) -> dict[str, bool]:
+    """The same of a network of this library without attention."""
     return {"split_qkv": known.split_qkv, "qkv_bias": known.qkv_bias, "key_bias": known.key_bias}
 
 

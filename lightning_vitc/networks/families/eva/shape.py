@@ -26,13 +26,11 @@ PER_BAND = 4  # dimensions of a head: a pair for the row, and one for the column
 class Options(plain.Options):
     """What timm's `Eva` is told, by timm's names, beside what plain Vision Transformers have.
 
-    Without `key_bias` queries and values alone have a bias; `split_qkv` are three projections. `rope` is the kind of
-    rotary positions (`cat`, `dinov3`), or empty; `rope_dim` the width of the heads that they were made for, and
-    `rope_bands` which of its bands there are. `rope_reference` is the grid that positions are scaled to, or (0, 0).
+    `rope` is the kind of rotary positions (`cat`, `dinov3`), or empty; `rope_dim` the width of the heads that they were
+    made for, and `rope_bands` which of its bands there are. `rope_reference` is the grid that positions are scaled to,
+    or (0, 0).
     """
 
-    key_bias: bool = True  # type: ignore[misc]
-    split_qkv: bool = False  # type: ignore[misc]
     rope: str = ""
     rope_dim: int = 0
     rope_bands: tuple[int, ...] = ()
@@ -101,6 +99,7 @@ def paired(spec: ArchSpec, smaller: ArchSpec, rule: str, end: str) -> tuple[Arch
     Raises:
         UserError: for a rule that parts the dimensions of a pair.
     """
+    plain.paired(spec, smaller, rule, end)
     bands, left = spec.options.rope_bands, len(smaller.options.rope_bands)
     if not spec.options.rope_bands or rule == "heads" or left == len(bands):
         return smaller, None

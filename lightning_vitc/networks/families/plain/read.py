@@ -71,16 +71,16 @@ def parts_of(blocks: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
 def common_options(model: Any, known: Any) -> dict[str, Any]:
     """What Vision Transformers of several classes of timm are read alike for."""
     attns, mlps, framed = parts_of(model.blocks)
-    pool = model.attn_pool
+    pool = getattr(model, "attn_pool", None)
     return dict(
         patch_size=tuple(model.patch_embed.patch_size),
         scale=attns[0].scale if attns else known.scale,
         class_token=model.cls_token is not None,
-        no_embed_class=model.no_embed_class,
+        no_embed_class=getattr(model, "no_embed_class", False),
         pos_embed=model.pos_embed is not None,
         global_pool=model.global_pool,
-        qk_norm=not isinstance(attns[0].q_norm, nn.Identity) if attns else known.qk_norm,
-        pre_norm=not isinstance(model.norm_pre, nn.Identity),
+        qk_norm=not isinstance(getattr(attns[0], "q_norm", nn.Identity()), nn.Identity) if attns else known.qk_norm,
+        pre_norm=not isinstance(getattr(model, "norm_pre", nn.Identity()), nn.Identity),
         final_norm=not isinstance(model.norm, nn.Identity) or not isinstance(model.fc_norm, nn.Identity),
         fc_norm=not isinstance(model.fc_norm, nn.Identity),
         norm_eps=framed[0].eps if framed else known.norm_eps,
@@ -109,8 +109,9 @@ def block_of(block: Any) -> Block:
     of_attn, of_mlp = (gate and gate.name for gate in (getattr(block, "gate1", None), getattr(block, "gate2", None)))
     attn = None
     if block.attn is not None:
-        dims = getattr(block.attn, "value_dims", None) or (block.attn.head_dim,) * block.attn.num_heads
-        attn = attention(block.attn.head_dim, dims, of_attn)
+        heads = block.attn.num_heads
+        query = getattr(block.attn, "head_dim", block.attn.proj.in_features // heads)  # timm's BEiT does not tell
+        attn = attention(query, getattr(block.attn, "value_dims", None) or (query,) * heads, of_attn)
     if block.mlp is None:
         return Block((attn, None))
     kind = "mlp" if type(block.mlp) is Mlp else "glu"
@@ -151,8 +152,8 @@ def refuse_other_trunks(model: Any, name: str) -> None:
         refuse(name, f"its images, {model.patch_embed.img_size}, are smaller than a patch")
     if not len(model.blocks):
         raise UserError(f"model.name: {name} has no blocks")
-    around = (model.patch_embed.norm, model.norm_pre, model.norm, model.fc_norm)
-    norms = [norm for norm in around if not isinstance(norm, nn.Identity)]
+    around = [getattr(model, at, nn.Identity()) for at in ("norm_pre", "norm", "fc_norm")]
+    norms = [norm for norm in (model.patch_embed.norm, *around) if not isinstance(norm, nn.Identity)]
     first = next((norm for block in model.blocks if (norm := getattr(block, "norm1", None)) is not None), None)
     if first is not None and any((norm_kind(norm), norm.eps) != (norm_kind(first), first.eps) for norm in norms):
         refuse(name, "its norms differ")

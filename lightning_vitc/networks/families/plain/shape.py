@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import Axes, Axis, Layout, linear, norm, stream
@@ -33,8 +33,9 @@ class Options:
 
     `scale` is the factor on QKᵀ: a sub-network may carry that of the network it was cut from. `act` is a name that
     timm's `get_act_layer` knows, `norm` is `layer` or `rms`. `embed_norm` follows the patches, `attn_norm` and
-    `mlp_norm` stand inside the branches, before their last projection. `split_glu` is of gated MLPs, see
-    `branch_layouts`; `pool_heads` and `pool_hidden` are of `global_pool: map`, see `latent_pooling`.
+    `mlp_norm` stand inside the branches, before their last projection. `split_glu`, `split_qkv` and `key_bias` (whether
+    keys have a bias where queries and values do) are told in `branch_layouts`; `pool_heads` and `pool_hidden` are of
+    `global_pool: map`, see `latent_pooling`.
     """
 
     patch_size: tuple[int, int]
@@ -60,11 +61,10 @@ class Options:
     attn_norm: bool = False
     mlp_norm: bool = False
     split_glu: bool = False
+    split_qkv: bool = False
+    key_bias: bool = True
     pool_heads: int = 0
     pool_hidden: int = 0
-
-    key_bias: ClassVar[bool] = True  # where queries and values have one
-    split_qkv: ClassVar[bool] = False
 
     @property
     def norm_bias(self) -> bool:
@@ -260,6 +260,19 @@ def narrow(spec: ArchSpec, ratio: Fraction, cut: str) -> ArchSpec:
         return smaller
     scaled(spec.embed_dim // o.pool_heads, ratio, "the pooling's head width")
     return smaller.with_options(pool_hidden=scaled(o.pool_hidden, ratio, "the pooling's hidden width"))
+
+
+def paired(spec: ArchSpec, smaller: ArchSpec, rule: str, end: str) -> tuple[ArchSpec, tuple[int, ...] | None]:
+    """See `slicing.slice_width`: the same network, of which a head keeps the dimensions at the end.
+
+    Raises:
+        UserError: for the rule that cuts a packed projection as one, where there is none, or its biases are not.
+    """
+    if rule == "official" and (spec.options.split_qkv or not spec.options.key_bias):
+        raise UserError(
+            f"slice: official cuts queries, keys and values as one, which {spec.name} has apart; use per_head or heads"
+        )
+    return smaller, None
 
 
 def at_size(spec: ArchSpec, size: tuple[int, int]) -> ArchSpec:

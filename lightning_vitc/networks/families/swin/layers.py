@@ -106,14 +106,10 @@ class Block(AnyBlock):
         attn, mlp = block.branches
         norm = norm_of("layer", o.norm_eps)
         if attn is not None:
-            self.norm1, self.ls1, self.drop_path1 = frame_of(
-                nn.LayerNorm(width, eps=o.norm_eps), width, False, drop_path
-            )
+            self.norm1, self.ls1, self.drop_path1 = frame_of(norm(width), width, False, drop_path)
             self.attn = WindowAttention(spec, stage, attn, attn_drop, proj_drop)
         if mlp is not None:
-            self.norm2, self.ls2, self.drop_path2 = frame_of(
-                nn.LayerNorm(width, eps=o.norm_eps), width, False, drop_path
-            )
+            self.norm2, self.ls2, self.drop_path2 = frame_of(norm(width), width, False, drop_path)
             self.mlp = mlp_of(width, mlp, o.act, drop=proj_drop)
 
 
