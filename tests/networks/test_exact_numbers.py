@@ -3,6 +3,8 @@
 from fractions import Fraction
 
 import pytest
+import timm
+import torch
 
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.blocks import Block, Branch, mlp
@@ -120,6 +122,57 @@ def halved(spec: ArchSpec) -> ArchSpec:
 def test_parameters_and_macs(spec: ArchSpec, params: int, macs: int) -> None:
     assert costs.params(spec) == params
     assert costs.macs(spec) == macs
+
+
+OF_TIMM = [
+    ("vit_small_patch16_dinov3", {}, 21_971_944, 6_245_670_912),
+    ("vit_small_patch16_dinov3", {"img_size": 224}, 21_971_944, 4_698_488_832),
+    ("vit_base_patch16_dinov3", {}, 86_410_216, 23_575_314_432),
+    ("vit_base_patch16_dinov3_qkvb", {}, 86_428_648, 23_575_314_432),
+    ("vit_large_patch16_dinov3", {}, 304_104_424, 82_369_994_752),
+    ("vit_small_plus_patch16_dinov3", {}, 29_068_264, 8_092_999_680),
+    ("vit_huge_plus_patch16_dinov3", {}, 841_790_440, 224_776_079_360),
+    ("vit_base_patch16_dinov3", {"depth": 6}, 43_887_592, 11_863_538_688),
+    ("eva02_tiny_patch14_224", {}, 5_695_144, 1_697_710_080),
+    ("eva02_small_patch14_336", {}, 22_129_000, 15_450_537_984),
+    ("eva02_base_patch14_448", {}, 87_117_544, 106_886_332_416),
+    ("eva02_base_patch16_clip_224", {"num_classes": 512}, 86_263_040, 17_563_453_440),
+    ("beit_base_patch16_224", {}, 86_530_984, 17_563_828_224),
+    ("beitv2_base_patch16_224", {}, 86_530_984, 17_563_828_224),
+    ("beit3_base_patch16_224", {}, 86_659_816, 17_563_828_224),
+    ("vit_base_patch16_siglip_224", {"num_classes": 0}, 92_884_224, 17_708_292_096),
+    ("vit_base_patch16_siglip_256", {}, 93_699_304, 23_411_275_776),
+    ("vit_so400m_patch14_siglip_224", {"num_classes": 0}, 427_680_704, 110_176_948_224),
+    ("vit_so400m_patch16_siglip_gap_256", {"num_classes": 0}, 412_649_712, 109_537_394_688),
+    ("vit_base_patch14_reg4_dinov2", {"num_classes": 0}, 86_582_016, 152_115_766_272),
+    ("vit_giant_patch14_dinov2", {"num_classes": 0}, 1_136_479_232, 1_783_342_958_592),
+    ("vit_base_patch16_rope_224", {}, 86_434_792, 17_563_828_224),
+    ("vit_pe_core_base_patch16_224", {"num_classes": 1024}, 93_673_984, 17_802_438_144),
+    ("deit3_base_patch16_224", {}, 86_585_320, 17_563_828_224),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "params", "macs"), OF_TIMM)
+def test_what_timm_has(name: str, arguments: dict[str, int], params: int, macs: int) -> None:
+    with torch.device("meta"):
+        spec = ArchSpec.of(timm.create_model(name, **{"num_classes": 1000} | arguments))
+    assert costs.params(spec) == params
+    assert costs.macs(spec) == macs
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "params", "macs"),
+    [
+        ("vit_small_plus_patch16_dinov3", 768, 18_433_000, 5_322_006_528),
+        ("eva02_base_patch14_448", 1024, 58_756_840, 77_866_991_616),
+    ],
+)
+def test_gated_mlps_of_half_their_units(name: str, hidden: int, params: int, macs: int) -> None:
+    with torch.device("meta"):
+        spec = ArchSpec.of(timm.create_model(name, num_classes=1000))
+    narrow = spec.with_blocks([block.with_branch(1, mlp(hidden, kind="glu")) for block in spec.blocks])
+    assert costs.params(narrow) == params
+    assert costs.macs(narrow) == macs
 
 
 @pytest.mark.parametrize(

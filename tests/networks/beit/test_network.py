@@ -90,7 +90,7 @@ def test_costs_of_what_is_left(of_timm):
         with torch.device("meta"):
             model = network_of(left).build(left, {}).eval()
             network_of(left).place_buffers(model, torch.device("meta"))
-            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
                 model(torch.empty(1, 1, *left.img_size))
         assert costs.executed(left) == counter.get_total_flops() // 2
         assert costs.params(left) == sum(parameter.numel() for parameter in model.parameters())

@@ -62,7 +62,7 @@ def test_costs_and_layout_of_what_is_left(kind):
         with torch.device("meta"):
             small = network_of(spec).build(spec, {}).eval()
             network_of(spec).place_buffers(small, torch.device("meta"))
-            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
                 small(torch.empty(1, 1, 16, 16))
         assert costs.executed(spec) == counter.get_total_flops() // 2
         assert costs.params(spec) == sum(parameter.numel() for parameter in small.parameters())

@@ -88,7 +88,7 @@ REFUSED = {
     "both": ("vit_dpwee_patch16_reg1_gap_256", {"depth": 1}, "its blocks are DiffParallelScalingBlock"),
     "mixed rotary": ("vit_small_patch16_rope_mixed_224", {}, "its positions are a RotaryEmbeddingMixed"),
     "eva, norms behind": ("eva02_enormous_patch14_clip_224", {"depth": 1}, "its blocks are EvaBlockPostNorm"),
-    "some gains": ("vit_base_patch16_sapiens2", {"depth": 1}, "one branch of a block has gains and the other none"),
+    "some gains": ("vit_base_patch16_sapiens2", {}, "one branch of a block has gains and the other none"),
     "another attention": ("vit_tiny_patch16_224", {"attn_layer": Gated}, "its attention is a Gated"),
     "several norms": ("vit_tiny_patch16_224", {"embed_norm_layer": "rmsnorm"}, "its norms differ"),
     "another norm": ("vit_tiny_patch16_224", {"norm_layer": "simplenorm"}, "its norms are SimpleNorm"),
