@@ -27,6 +27,7 @@ ATEN = (  # operators of all networks that `vitc export` writes, and no others
     "add.Tensor", "mul.Tensor", "div.Tensor", "mean.dim", "sum.dim_IntList", "amax.default", "argmax.default",
     "any.default", "cat.default", "split_with_sizes.default", "select.int", "slice.Tensor", "index_select.default",
     "pad.default", "expand.default", "expand_as.default", "flatten.using_ints", "unflatten.int", "unsqueeze.default",
+    "neg.default", "stack.default", "unbind.int", "permute.default", "reshape.default", "rms_norm.default",
     "view.default", "transpose.int", "clone.default", "to.dtype", "sym_size.int", "_assert_tensor_metadata.default",
 )  # fmt: skip
 OPERATORS = {f"torch.ops.aten.{name}" for name in ATEN} | {"torch.ops.higher_order.cond"}

@@ -130,7 +130,7 @@ class Backbone(nn.Module):
         self.spec = self.spec.with_options(norm_eps=eps)
         for module in self.modules():
             if isinstance(module, NORMS):
-                module.eps = eps
+                module.eps = eps  # type: ignore[assignment]
 
     def _skeleton(self, spec: ArchSpec, device: torch.device, trained: bool = False) -> Any:
         """The sub-network without weights, made once a device; one that can be gated is `trained`."""

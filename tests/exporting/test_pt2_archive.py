@@ -16,7 +16,8 @@ from lightning_vitc.exporting.deployed import Pt2Network
 from lightning_vitc.exporting.pt2_archive import OPERATORS
 from lightning_vitc.exporting.write_formats import write_pt2
 from lightning_vitc.networks.blocks import attention
-from lightning_vitc.networks.families.plain.network import build, initialize
+from lightning_vitc.networks.families.eva.shape import Options as EvaOptions
+from lightning_vitc.networks.families.family import network_of as family_of
 from lightning_vitc.networks.families.plain.shape import vit, vit_block
 from lightning_vitc.networks.gates.shapes import GATES
 from lightning_vitc.networks.gates.skipping import set_gating
@@ -32,8 +33,9 @@ PLAIN = vit(
 
 def network_of(spec: ArchSpec, gating: str = "per_sample") -> Any:
     torch.manual_seed(0)
-    network = build(spec)
-    initialize(network)
+    family = family_of(spec)
+    network = family.build(spec, {})
+    family.initialize(network)
     set_gating(network, gating)
     return network.eval()
 
@@ -156,6 +158,12 @@ NETWORKS = {
     "largest of tokens, gelu_tanh": PLAIN.with_options(global_pool="avgmax", pool_include_prefix=True, act="gelu_tanh"),
     "no positions, no biases": PLAIN.with_options(pos_embed=False, qkv_bias=False, proj_bias=False, pre_norm=True),
     "no classifier": replace(PLAIN, num_classes=0).with_options(global_pool="max"),
+    "pooled by attention, rms norms": PLAIN.with_options(
+        global_pool="map", pool_heads=2, pool_hidden=12, norm="rms", class_token=False
+    ),
+    "rotary positions": replace(
+        PLAIN, family="eva", options=EvaOptions((4, 4), 0.5, rope="cat", rope_dim=4, rope_bands=(0,), key_bias=False)
+    ),
     "gates, per_sample": PLAIN.with_stage(*GATED),
     "gates, per_batch, distilled": PLAIN.with_stage(*(GATED[-2:])).with_options(distilled=True),
 }

@@ -88,10 +88,9 @@ class Attention(nn.Module):
         """Queries, keys and values of all heads."""
         if self.qkv is None:
             return self.q_proj(x), self.k_proj(x), self.v_proj(x)  # type: ignore[misc]
-        rows = self.qkv(x)
+        rows, width = self.qkv(x), self.num_heads * self.head_dim
         if self.q_bias is not None:
-            rows = rows + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])  # type: ignore[list-item]
-        width = self.num_heads * self.head_dim
+            rows = rows + torch.cat([F.pad(self.q_bias, (0, width)), self.v_bias])  # type: ignore[list-item]
         return rows.split([width, width, sum(self.value_dims)], dim=-1)
 
 

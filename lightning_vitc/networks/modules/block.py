@@ -15,6 +15,8 @@ from lightning_vitc.networks.blocks import Block as BlockSpec
 from lightning_vitc.networks.gates.networks import GateNetwork
 from lightning_vitc.networks.gates.skipping import Mode, by_image, pooled, skipping
 from lightning_vitc.networks.modules.compilation import compiles, method_of
+from lightning_vitc.networks.modules.mlps import mlp_of as mlp_of
+from lightning_vitc.networks.modules.norms import norm_of
 from lightning_vitc.networks.modules.recomputation import recomputed
 
 Decision = Callable[[int, Tensor], Tensor]
@@ -132,10 +134,12 @@ class Block(nn.Module):
         return self.grad_checkpointing and torch.is_grad_enabled()
 
 
-def frame_of(norm: nn.Module, width: int, layer_scale: bool, drop_path: float) -> tuple[nn.Module, ...]:
+def frame_of(
+    width: int, eps: float, layer_scale: bool, drop_path: float, kind: str = "layer"
+) -> tuple[nn.Module, nn.Module, nn.Module]:
     """What stands around a branch: its norm, its gains and its stochastic depth."""
     return (
-        norm,
+        norm_of(kind, eps)(width),
         LayerScale(width) if layer_scale else nn.Identity(),
         DropPath(drop_path) if drop_path > 0 else nn.Identity(),
     )

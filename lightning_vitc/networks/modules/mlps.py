@@ -3,28 +3,27 @@
 from timm.layers import GluMlp, Mlp, SwiGLU, get_act_layer
 from torch import nn
 
-from lightning_vitc.networks.blocks import Branch
 from lightning_vitc.networks.modules.norms import Norm
 
 
 def mlp_of(
-    width: int, branch: Branch, act: str, *, bias: bool = True, drop: float = 0.0, norm: Norm | None = None,
-    split: bool = False,
+    width: int, hidden: int, act: str, *, bias: bool = True, drop: float = 0.0, kind: str = "mlp",
+    norm: Norm | None = None, split: bool = False,
 ) -> nn.Module:  # fmt: skip
     """[B, ..., D] -> [B, ..., D].
 
     Args:
         width: D.
-        branch: of kind `mlp`, or `glu`, whose hidden units are gated by as many others.
+        hidden: units.
         act: a name that timm knows; of a gated MLP, for the gates.
         bias: of all layers.
         drop: rate of dropout.
+        kind: of a branch: `mlp`, or `glu`, whose hidden units are gated by as many others.
         norm: of the hidden units, none by default.
         split: gates have a layer of their own.
     """
-    hidden = branch.width
     more = {"act_layer": get_act_layer(act), "bias": bias, "drop": drop, "norm_layer": norm if hidden else None}
-    if branch.kind != "glu":
+    if kind != "glu":
         layers: nn.Module = Mlp(width, hidden or 1, width, **more)  # type: ignore[arg-type]
     elif split:
         layers = SwiGLU(width, hidden or 1, width, **more)  # type: ignore[arg-type]

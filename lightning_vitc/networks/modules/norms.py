@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from timm.layers import RmsNorm
 from torch import nn
 
-Norm = Callable[[int], nn.Module]  # of the width that is normalized
-KINDS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "rms": RmsNorm}
+Norm = Callable[[int], Any]  # of the width that is normalized, a layer
+KINDS: dict[str, Any] = {"layer": nn.LayerNorm, "rms": RmsNorm}
 
 
 def norm_of(kind: str, eps: float) -> Norm:

@@ -1,7 +1,6 @@
 """Rotary positions: pairs of dimensions of queries and keys, turned by angles of the position (RoPE)."""
 
 import torch
-from timm.layers import apply_rot_embed_cat
 from torch import Tensor
 
 
@@ -13,6 +12,18 @@ def rotated(x: Tensor, rope: Tensor, half: bool) -> Tensor:
         rope: sines, then cosines, [..., n, 2 d].
         half: dimensions i and i + d/2 are a pair; else 2 i and 2 i + 1.
     """
-    prefix = x.shape[-2] - rope.shape[-2]
-    turned = apply_rot_embed_cat(x[..., prefix:, :], rope, half=half)
-    return torch.cat([x[..., :prefix, :].to(turned.dtype), turned], dim=-2) if prefix else turned
+    prefix, width = x.shape[-2] - rope.shape[-2], x.shape[-1]
+    first, last = x[..., :prefix, :], x[..., prefix:, :]
+    sines, cosines = rope.split([width, width], -1)
+    turned = last * cosines + (_quarter_of_halves(last) if half else _quarter_of_neighbors(last)) * sines
+    return torch.cat([first.to(turned.dtype), turned], dim=-2) if prefix else turned
+
+
+def _quarter_of_halves(x: Tensor) -> Tensor:
+    """(x, y) -> (-y, x) for every pair."""
+    width = x.shape[-1] // 2
+    return torch.cat([-x[..., width:], x[..., :width]], dim=-1)
+
+
+def _quarter_of_neighbors(x: Tensor) -> Tensor:
+    return torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)

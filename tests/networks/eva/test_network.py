@@ -60,7 +60,7 @@ def test_costs_and_layout_of_what_is_left(kind):
     model = backbone(kind)
     for spec in (model.spec, kept_of(model.spec, drawn_masks(model.spec)).spec, model.spec.at_width(0.5)):
         with torch.device("meta"):
-            small = network_of(spec).build(spec, {}).eval()
+            small = network_of(spec).build(spec, {}).eval().requires_grad_(False)
             network_of(spec).place_buffers(small, torch.device("meta"))
             with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
                 small(torch.empty(1, 1, 16, 16))

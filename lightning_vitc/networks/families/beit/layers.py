@@ -40,8 +40,8 @@ class BiasedAttention(Attention):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Attend."""
         count = len(self.relative_position_index)
-        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
-        return super().forward(x, bias.unflatten(0, (count, count)).permute(2, 0, 1)[None])
+        bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
+        return super().forward(x, bias.transpose(0, 1).unflatten(1, (count, count))[None])
 
 
 def _distances(grid: tuple[int, int]) -> Tensor:

@@ -65,7 +65,8 @@ def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: boo
     model = (BeitBackbone if trained else BeitViT)(
         img_size=spec.img_size, patch_size=o.patch_size, in_chans=spec.in_chans, num_classes=spec.num_classes,
         global_pool=o.global_pool, embed_dim=spec.embed_dim, depth=0, num_heads=1,
-        norm_layer=norm_of(o.norm, o.norm_eps), use_abs_pos_emb=o.pos_embed, use_fc_norm=o.fc_norm,
+        norm_layer=norm_of(o.norm, o.norm_eps),  # type: ignore[arg-type]
+        use_abs_pos_emb=o.pos_embed, use_fc_norm=o.fc_norm,
         drop_rate=rates.get("drop_rate", 0.0),
     )  # fmt: skip
     drop_path = torch.linspace(0, rates.get("drop_path_rate", 0.0), spec.depth, device="cpu").tolist()

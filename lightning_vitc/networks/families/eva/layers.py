@@ -41,8 +41,9 @@ class Block(AnyBlock):
         if mlp is not None:
             self.norm2, self.drop_path2 = norm(dim), drop
             self.mlp = mlp_of(
-                dim, mlp, o.act, bias=o.proj_bias, drop=proj_drop, norm=norm if o.mlp_norm else None, split=o.split_glu
-            )
+                dim, mlp.width, o.act, bias=o.proj_bias, drop=proj_drop, kind=mlp.kind,
+                norm=norm if o.mlp_norm else None, split=o.split_glu,
+            )  # fmt: skip
 
     def forward(  # type: ignore[override]
         self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False,

@@ -32,6 +32,7 @@ class EvaViT(Described, Compilable, Eva):
     """
 
     bands: Tensor | None
+    rope: Any
 
     def rotations(self) -> Tensor | None:
         """Sines and cosines [patches, 2 head_dim] of all positions; in training they may be drawn anew."""

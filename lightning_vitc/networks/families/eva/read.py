@@ -54,7 +54,7 @@ def _options(model: Any) -> Options:
     )
 
 
-def biases(attn: Any) -> dict[str, bool]:
+def biases(attn: Any) -> dict[str, Any]:
     """How queries, keys and values are projected."""
     if getattr(attn, "qkv", None) is None:
         keys, queries = attn.k_proj.bias is not None, attn.q_proj.bias is not None
@@ -63,7 +63,7 @@ def biases(attn: Any) -> dict[str, bool]:
     return {"split_qkv": False, "qkv_bias": partial or attn.qkv.bias is not None, "key_bias": not partial}
 
 
-def known_biases(known: Any) -> dict[str, bool]:
+def known_biases(known: Any) -> dict[str, Any]:
     """The same of a network of this library without attention."""
     return {"split_qkv": known.split_qkv, "qkv_bias": known.qkv_bias, "key_bias": known.key_bias}
 

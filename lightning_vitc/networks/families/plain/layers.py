@@ -22,13 +22,14 @@ class Block(AnyBlock):
         dim, o = spec.embed_dim, spec.options
         norm = norm_of(o.norm, o.norm_eps)
         if attn is not None:
-            self.norm1, self.ls1, self.drop_path1 = frame_of(norm(dim), dim, o.layer_scale, drop_path)
+            self.norm1, self.ls1, self.drop_path1 = frame_of(dim, o.norm_eps, o.layer_scale, drop_path, o.norm)
             self.attn = attention_of(spec, attn, attn_drop, proj_drop)
         if mlp is not None:
-            self.norm2, self.ls2, self.drop_path2 = frame_of(norm(dim), dim, o.layer_scale, drop_path)
+            self.norm2, self.ls2, self.drop_path2 = frame_of(dim, o.norm_eps, o.layer_scale, drop_path, o.norm)
             self.mlp = mlp_of(
-                dim, mlp, o.act, bias=o.proj_bias, drop=proj_drop, norm=norm if o.mlp_norm else None, split=o.split_glu
-            )
+                dim, mlp.width, o.act, bias=o.proj_bias, drop=proj_drop, kind=mlp.kind,
+                norm=norm if o.mlp_norm else None, split=o.split_glu,
+            )  # fmt: skip
 
     def forward(  # type: ignore[override]
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, gates: Gates | None = None

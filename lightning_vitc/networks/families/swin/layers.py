@@ -10,9 +10,7 @@ from lightning_vitc.networks.blocks import Branch
 from lightning_vitc.networks.families.swin.shape import grids, shifts, windows
 from lightning_vitc.networks.modules.attention import Attention
 from lightning_vitc.networks.modules.block import Block as AnyBlock
-from lightning_vitc.networks.modules.block import frame_of
-from lightning_vitc.networks.modules.mlps import mlp_of
-from lightning_vitc.networks.modules.norms import norm_of
+from lightning_vitc.networks.modules.block import frame_of, mlp_of
 from lightning_vitc.networks.spec import ArchSpec
 
 APART = -100.0  # what is added between positions that only rolling has brought together; upstream's
@@ -104,13 +102,12 @@ class Block(AnyBlock):
         width, o = spec.stages[stage].width, spec.options
         super().__init__(block, width)
         attn, mlp = block.branches
-        norm = norm_of("layer", o.norm_eps)
         if attn is not None:
-            self.norm1, self.ls1, self.drop_path1 = frame_of(norm(width), width, False, drop_path)
+            self.norm1, self.ls1, self.drop_path1 = frame_of(width, o.norm_eps, False, drop_path)
             self.attn = WindowAttention(spec, stage, attn, attn_drop, proj_drop)
         if mlp is not None:
-            self.norm2, self.ls2, self.drop_path2 = frame_of(norm(width), width, False, drop_path)
-            self.mlp = mlp_of(width, mlp, o.act, drop=proj_drop)
+            self.norm2, self.ls2, self.drop_path2 = frame_of(width, o.norm_eps, False, drop_path)
+            self.mlp = mlp_of(width, mlp.width, o.act, drop=proj_drop)
 
 
 def _distances(window: Size) -> Tensor:
