@@ -33,7 +33,7 @@ def units(place: Place, seeds: Iterable[int], before: tuple[str, ...] = ()) -> l
 
 def images_of(place: Place) -> tuple[int, ...]:
     """How many unlabeled photographs are seen."""
-    return (8, 16) if place.tiny else IMAGES
+    return (8,) if place.tiny else IMAGES
 
 
 def resampled(place: Place) -> Path:

@@ -28,7 +28,7 @@ def describe(place: Place) -> dict[str, Any]:
     if place.device == "cuda":
         card = torch.cuda.get_device_properties(0)
         found |= {"card": card.name, "memory_gb": round(card.total_memory / 1e9, 1), "cuda": torch.version.cuda,
-                  "multiprocessors": card.multi_processor_count, "driver": _driver(),
+                  "multiprocessors": card.multi_processor_count, "driver": driver(),
                   "cards": torch.cuda.device_count()}  # fmt: skip
     return found
 
@@ -54,7 +54,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _driver() -> str:
+def driver() -> str:
+    """Its version, as its own program says it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return "unknown"

@@ -17,35 +17,39 @@ from lightning_vitc.networks.backbone import create_backbone
 from on_gpu.children import turn
 from on_gpu.place import NAMES, Place
 
-TITLE = "DeiT-S"
+TITLE = "DeiT-S"  # of what is tried by graphs
 
 
-def dense_of(place: Place) -> ArchSpec:
-    """The dense network."""
+def dense_of(place: Place, title: str) -> ArchSpec:
+    """The dense network, one of `NAMES`."""
     small = dict(img_size=32, patch_size=8, embed_dim=128, depth=3, num_heads=2) if place.tiny else {}
     with torch.device("meta"):
-        return create_backbone(NAMES[TITLE], **small).spec
+        return create_backbone(NAMES[title], **small).spec
 
 
-def candidates(place: Place) -> list[Candidate]:
+def candidates(place: Place, title: str) -> list[Candidate]:
     """Every network of half of its MACs, and one that skips to as few; random weights."""
     torch.manual_seed(0)
-    dense = dense_of(place)
+    dense = dense_of(place, title)
     reference = candidate_of("dense", dense)
     networks = deploy.networks_of(dense) | {"UVC, `round_to` 32": deploy.pruned(dense, 32)}
     found = [candidate_of(name, spec, dense=reference) for name, spec in networks.items()]
     return [*found, deploy.gated(*deploy.usdc(dense), reference)]
 
 
-def shares(place: Place, batch: int, dtype: str, compiled: bool = False) -> dict[str, Any]:
-    """Latency, speed-up and realized share of each, interleaved."""
+def shares(place: Place, title: str, batch: int, dtype: str, compiled: bool = False) -> dict[str, Any]:
+    """Latency, speed-up and realized share of each, interleaved; compiled ones beside eager ones.
+
+    Those of tiny sizes that are compiled are few, since a compiler takes its time.
+    """
     torch.set_float32_matmul_precision("high")  # fp32 is TF32 on the tensor cores
-    made, repeats = candidates(place), 2 if place.tiny else 50
+    made, repeats = candidates(place, title), 2 if place.tiny else 50
+    made = made[:1] if compiled and place.tiny else made
     turn()
     settings = Settings((batch,), place.device, (dtype,), compiled=compiled, repeats=repeats, warmup=3)
     columns = ("name", "macs", "macs_reduction", "speedup", "realised", "compile")
     rows = [{**{key: row[key] for key in columns}, "ms": row["latency_ms"]["p50"]} for row in benchmark(made, settings)]
-    return {"batch": batch, "dtype": dtype, "compiled": compiled, "rows": rows}
+    return {"title": title, "batch": batch, "dtype": dtype, "rows": rows}
 
 
 class Captured(nn.Module):
@@ -85,7 +89,7 @@ class Captured(nn.Module):
 def graphs(place: Place, dtype: str) -> dict[str, Any]:
     """One image: eager, the whole network as one CUDA graph, and for gates control flow between graphs of branches."""
     torch.set_float32_matmul_precision("high")
-    made, kind = candidates(place), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    made, kind = candidates(place, TITLE), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     turn()
     calls: dict[str, Callable[[], Any]] = {}
     macs = {made[0].reference.name: made[0].reference.macs}

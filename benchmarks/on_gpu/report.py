@@ -86,9 +86,11 @@ def speed(units: Units) -> Iterable[str]:
         chosen = [one for one in steps if (one["title"], one["precision"]) == (title, precision)]
         yield f"A training step, {title}, {precision}, {chosen[0]['batch']} images:"
         yield step_table(chosen)
-    for dtype in ("bf16", "fp32"):
+    shares = [unit["values"] for unit in good(units, "speed/realized/")]
+    for title, dtype in dict.fromkeys((one["title"], one["dtype"]) for one in shares):
+        chosen = [one for one in shares if (one["title"], one["dtype"]) == (title, dtype)]
         for compiled in (False, True):
-            yield from realized([unit["values"] for unit in good(units, f"speed/realized/{dtype}/")], compiled)
+            yield from realized(chosen, compiled)
     for unit in good(units, "speed/graphs/"):
         yield f"One image, {unit['values']['dtype']}; speed-up over the eager dense network, eager and by CUDA graphs:"
         yield graphs(unit["values"]["rows"])
@@ -127,7 +129,8 @@ def realized(found: list[dict[str, Any]], compiled: bool) -> Iterable[str]:
     sizes = {size: rows for size, rows in sizes.items() if rows}
     if not sizes:
         return
-    yield f"Half of the MACs, {found[0]['dtype']}{', compiled' if compiled else ''}; ms, speed-up, **realized**:"
+    title = f"{found[0]['title']}, {found[0]['dtype']}{', compiled' if compiled else ''}"
+    yield f"Half of the MACs, {title}; ms, speed-up, **realized**:"
     names = [row["name"] for row in next(iter(sizes.values()))]
     cells = {size: {row["name"]: f"{row['ms']:.2f}, {row['speedup']:.2f}, **{row['realised']:.2f}**" for row in rows}
              for size, rows in sizes.items()}  # fmt: skip

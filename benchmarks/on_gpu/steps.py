@@ -33,7 +33,6 @@ METHODS: dict[
     "dcvit": ("dcvit_deit_b",),  # the first four of its candidates, which are trained at once
     "practise": ("practise_vit_b",),
 }
-REFERENCE = {"uvc": TAUGHT, "usdc": TAUGHT}  # others: `dense`
 PRECISIONS = {"bf16": "bf16-mixed", "tf32": "32-true"}
 STEPS = 100_000  # that the training believes to take: schedules hardly move in the few that are measured
 

@@ -13,11 +13,12 @@ FOR_CALTECH = 0.35  # of the study's seconds
 
 def check(place: Place) -> list[Unit]:
     """Whether it is right on this device."""
+    fewer = trainings.FEWER if place.tiny else trainings.METHODS
     found = [
         Unit(f"check/steps/{method}/{precision}", partial(trainings.steps, place, method, precision),
              product=trainings.trained(place, method, precision) / "result.json")
         for precision in trainings.PRECISIONS for method in trainings.METHODS
-        if not place.tiny or precision == "bf16" or method in trainings.RESUMED
+        if precision == "bf16" or method in fewer
     ]  # fmt: skip
     found += [
         Unit("check/logits are the CPU's", partial(networks.same_logits, place)),
@@ -27,7 +28,7 @@ def check(place: Place) -> list[Unit]:
     ]
     found += [
         Unit(f"check/resume/{method}", partial(trainings.resume, place, method), after=(f"check/steps/{method}/fp32",))
-        for method in trainings.RESUMED
+        for method in fewer
     ]
     found += [
         Unit(f"check/memory/{method}", partial(steps.step, place, "DeiT-S", method, "bf16", short=True, batch=batch))
@@ -36,7 +37,7 @@ def check(place: Place) -> list[Unit]:
     export = [
         Unit(f"check/export/{method}", partial(trainings.export, place, method),
              after=(f"check/steps/{method}/fp32",), product=trainings.exported(place, method) / "arch.json")
-        for method in ("scala", "usdc")
+        for method in fewer
     ]  # fmt: skip
     return [
         *found, *export,
@@ -52,11 +53,7 @@ def speed(place: Place) -> list[Unit]:
     eager = [steps_of(place, title, precision, "false") for precision in ("bf16", "tf32")
              for title in ("DeiT-S", "DeiT-B")]  # fmt: skip
     compiled = compiled_steps(place)
-    shares = {
-        dtype: [Unit(f"speed/realized/{dtype}/{batch}", partial(realized.shares, place, batch, dtype), slots=2)
-                for batch in ((1, 2) if place.tiny else (1, 64, 256))]
-        for dtype in ("bf16", "fp32")
-    }  # fmt: skip
+    shares = [shares_of(place, title, dtype) for dtype in ("bf16", "fp32") for title in ("DeiT-S", "DeiT-B")]
     graphs = [
         Unit(f"speed/graphs/{dtype}", partial(realized.graphs, place, dtype), slots=2) for dtype in ("bf16", "fp32")
     ]
@@ -65,11 +62,28 @@ def speed(place: Place) -> list[Unit]:
         "speed/loader from memory", partial(loader.in_memory, place, 32 if place.tiny else 512), after=("data/cifar10",)
     )
     if place.tiny:  # both of their networks are the same
-        eager[1] = eager[2] = []
+        eager[1:] = [], [], eager[3][:1]
+        shares[1:3] = [], []
     return [
-        *data(place), *eager[0], *shares["bf16"], *eager[1], files, *graphs, *compiled[:8], *shares["fp32"], *eager[2],
-        *compiled[8:16], *eager[3], memory, *compiled[16:],
+        *data(place), *eager[0], *shares[0], *eager[1], files, *graphs, *compiled[:8], *shares[1], *shares[2],
+        *eager[2], *compiled_shares(place), *compiled[8:16], *eager[3], *shares[3], memory, *compiled[16:],
     ]  # fmt: skip
+
+
+def shares_of(place: Place, title: str, dtype: str, compiled: bool = False) -> list[Unit]:
+    """What half of the MACs is worth, by the size of the batch."""
+    way, limit = ("compiled", 300.0) if compiled else ("eager", 60.0)
+    return [
+        Unit(f"speed/realized/{title}/{dtype}/{way}/{batch}",
+             partial(realized.shares, place, title, batch, dtype, compiled), limit, slots=2)
+        for batch in ((2,) if place.tiny else (1, 64, 256))
+    ]  # fmt: skip
+
+
+def compiled_shares(place: Place) -> list[Unit]:
+    """In half precision, which is what compiled networks are deployed in."""
+    titles = ("DeiT-S",) if place.tiny else ("DeiT-S", "DeiT-B")
+    return [unit for title in titles for unit in shares_of(place, title, "bf16", compiled=True)]
 
 
 def compiled_steps(place: Place) -> list[Unit]:

@@ -19,7 +19,8 @@ import gpu
 import pytest
 import timm
 import torch
-from on_gpu import networks, steps, trainings
+from fake_cuda import FakeCuda  # of tests/cuda/
+from on_gpu import machine, networks, pretend, report, steps, tiers, trainings
 from on_gpu.children import Failed, Skip, outcome_of, start_vitc, turn
 from on_gpu.clock import Clock, MeasuredEnough
 from on_gpu.identity import OtherResultsError, code, identity_of, scratch_of
@@ -67,8 +68,6 @@ def test_everything_runs_at_tiny_sizes(tmp_path: Path) -> None:
 
 
 def units_of(tier: str, folder: Path) -> list[Unit]:
-    from on_gpu import pretend, tiers
-
     scratch = folder / "scratch"
     plain = Place("cpu", True, folder / "out", scratch, scratch / "pretended", 2)
     assert plain.data == pretend.pretended(plain)
@@ -494,3 +493,60 @@ def test_bad_arguments(arguments: tuple[str, ...], said: str, tmp_path: Path) ->
     done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, cwd=tmp_path,
                           check=False)  # fmt: skip
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"gpu.py: error: {said}")
+
+
+class Card(SimpleNamespace):
+    name, total_memory, multi_processor_count = "NVIDIA H200", 141e9, 132
+
+
+def test_card_and_driver_are_named(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\n[ "$*" = "--query-gpu=driver_version --format=csv,noheader" ] && echo 580.65.06\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with FakeCuda(answer=512):  # of a product of ones
+        found = machine.describe(replace(place, device="cuda"))
+    assert found.items() >= {"device": "cuda", "card": "NVIDIA H200", "memory_gb": 141.0, "driver": "580.65.06",
+                             "multiprocessors": 132, "cards": 1}.items()  # fmt: skip
+    call = found | {"date": "2027-01-01", "cores": 16, "versions": {"torch": "2.11.0"}, "commit": "abc", "tiny": False,
+                    "tiers": "check"}  # fmt: skip
+    row = "| 2027-01-01 | NVIDIA H200, 141.0 GB | 580.65.06 | 16 | torch 2.11.0 | abc | check (full sizes) | 0 |"
+    assert row in report.machine({"calls": [call], "units": {}})
+
+
+@pytest.mark.parametrize("answer", ["", "exit 9"])
+def test_a_driver_that_says_nothing(answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{answer}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert machine.driver() == "unknown"
+
+
+def test_a_card_that_multiplies_otherwise_is_refused(place: Place) -> None:
+    with FakeCuda(answer=511), pytest.raises(RuntimeError, match=r"^cuda cannot multiply$"):
+        machine.describe(replace(place, device="cuda"))
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+def test_what_is_resumed_and_exported_was_trained_in_full_precision(tiny: bool, place: Place) -> None:
+    units = {unit.name: unit for unit in tiers.units_of("check", replace(place, tiny=tiny), 100)}
+    later = [unit for name, unit in units.items() if name.startswith(("check/resume/", "check/export/"))]
+    assert len(later) == 2 * len(trainings.FEWER if tiny else trainings.METHODS)
+    assert all(units[name].product for unit in later for name in unit.after)
+
+
+def test_realized_shares_have_a_table_by_network_and_precision() -> None:
+    def unit(title: str, batch: int, compiled: bool) -> dict[str, Any]:
+        rows = [{"name": "UVC", "ms": 1.0, "speedup": 2.0, "realised": batch / 8, "compile": way}
+                for way in {False, compiled}]  # fmt: skip
+        return {"status": "ok", "values": {"title": title, "batch": batch, "dtype": "bf16", "rows": rows}}
+
+    units = {f"speed/realized/{number}": unit(*case) for number, case in enumerate(
+        [("DeiT-S", 1, False), ("DeiT-S", 4, False), ("DeiT-B", 1, False), ("DeiT-S", 4, True)])}  # fmt: skip
+    texts = "\n\n".join(report.speed(units))
+    assert texts.count("Half of the MACs, ") == 3
+    assert ("Half of the MACs, DeiT-S, bf16; ms, speed-up, **realized**:\n\n|  | batch 1 | batch 4 |") in texts
+    assert "Half of the MACs, DeiT-B, bf16; ms" in texts
+    assert "Half of the MACs, DeiT-S, bf16, compiled; ms, speed-up, **realized**:\n\n|  | batch 4 |" in texts

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from compiled_losses import APART, tried  # of benchmarks/
 from fitting import batches  # of tests/cuda/
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
@@ -109,11 +110,10 @@ def test_nothing_breaks_within_a_block(name, monkeypatch):
 
 
 @pytest.mark.slow
-def test_losses_of_compiled_kernels():
-    """Over twenty steps with dropout, whose random numbers are those of what is written."""
-    expected, found = ([*losses(made("uvc", how, proj_drop_rate=0.1), 20)] for how in (False, "blocks"))
-    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=0, atol=1e-4)
-    torch._dynamo.reset()
+@pytest.mark.parametrize(("name", "how"), [("uvc", "blocks"), ("one_shot", "whole")])
+def test_losses_of_compiled_kernels(name, how):
+    """Over twenty steps with dropout or stochastic depth; the script has all methods, which compile for minutes."""
+    assert tried(name, how)["apart"] < APART
 
 
 def test_names_and_copies_of_weights(traced):
