@@ -5,14 +5,12 @@ apart.
 """
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from compiled_training import DOCUMENT, WAYS, Trained, by_graphs
-from study import REPOSITORY, markdown, write_section
+from compiled_training import DOCUMENT, WAYS, Trained, by_graphs, ordered
+from study import markdown, recorded_rows, write_section
 from trainings import TRAININGS
 
 from lightning_vitc import create_backbone
@@ -23,20 +21,19 @@ TINY = dict(img_size=8, patch_size=4, in_chans=1, embed_dim=32, depth=3, num_hea
 
 
 def main() -> int:
-    """Try what is named, keep it, and write the table of all there is."""
+    """Try what is named, and write it among what was."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="*", default=list(TRAININGS), choices=list(TRAININGS))
-    parser.add_argument("--kept", type=Path, default=REPOSITORY / "runs" / "studies" / "compiled_losses.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = json.loads(args.kept.read_text()) if args.kept.exists() else {}
+    facts, apart = environment("cpu"), 0.0
     for method in args.methods:
-        found[method] = {way: tried(method, way) for way in ways_of(method)} | {"environment": environment("cpu")}
-        print(method, json.dumps(found[method]), flush=True)
-        args.kept.parent.mkdir(parents=True, exist_ok=True)
-        args.kept.write_text(json.dumps(found, indent=1))
-    write_section(DOCUMENT, "losses", section(found))
-    return int(any(one[way]["apart"] > APART for one in found.values() for way in WAYS if way in one))
+        found = {way: tried(method, way) for way in ways_of(method)}
+        rows = {(method, way): [*row(method, way, one), str(facts["commit"])] for way, one in found.items()}
+        print(*rows.values(), sep="\n", flush=True)
+        write_section(DOCUMENT, "losses", section(recorded_rows(DOCUMENT, "losses") | rows, facts))
+        apart = max(apart, *(one["apart"] for one in found.values()))
+    return int(apart > APART)
 
 
 def ways_of(method: str) -> list[str]:
@@ -62,16 +59,16 @@ def tried(method: str, way: str) -> dict[str, Any]:
     return {"apart": apart, "moved": abs(written.losses[-1] - written.losses[0]), "graphs": sum(compiled.graphs)}
 
 
-def section(found: dict[str, dict[str, Any]]) -> str:
-    """The table, and where it was tried."""
-    rows = [[method, way, f"{one['apart']:.0e}", f"{one['moved']:.2f}", str(one["graphs"])]
-            for method in TRAININGS for way in WAYS if (one := found.get(method, {}).get(way))]  # fmt: skip
-    facts = [one["environment"] for one in found.values()][-1]
-    title = (
-        f"{STEPS} steps of a network of 3 blocks of 32, torch {facts['versions']['torch']}, commit {facts['commit']}."
-    )
-    header = ["", "", "losses differ by at most", "the loss moved by", "graphs"]
-    return f"{title}\n\n{markdown(header, rows)}"
+def row(method: str, way: str, one: dict[str, Any]) -> list[str]:
+    """Of the table."""
+    return [method, way, f"{one['apart']:.0e}", f"{one['moved']:.2f}", str(one["graphs"])]
+
+
+def section(rows: dict[tuple[str, str], list[str]], facts: dict[str, Any]) -> str:
+    """The table, and with what it was found."""
+    title = f"{STEPS} steps of networks of three blocks, 32 wide, on the CPU, torch {facts['versions']['torch']}."
+    header = ["", "", "losses differ by at most", "first and last loss differ by", "graphs", "commit"]
+    return f"{title}\n\n{markdown(header, ordered(rows))}"
 
 
 if __name__ == "__main__":

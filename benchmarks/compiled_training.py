@@ -5,16 +5,14 @@ Methods that are measured are added to those that were, so that each call may be
 """
 
 import argparse
-import json
 import statistics
 import time
 from copy import deepcopy
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from study import REPOSITORY, markdown, write_section
+from study import REPOSITORY, markdown, recorded_rows, write_section
 from trainings import TRAININGS, search
 
 from lightning_vitc import create_backbone
@@ -24,10 +22,12 @@ from lightning_vitc.training.module import CompressionModule
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "compiled.md"
 WAYS = ("blocks", "whole")
+HEADER = ["", "", "steps/s as written", "compiled over written", "compiling", "graphs", "made later",
+          "losses differ by", "images", "steps", "commit"]  # fmt: skip
 
 
 def main() -> None:
-    """Measure what is named, keep it, and write the table of all there is."""
+    """Measure what is named, and write it among what was."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="*", default=list(TRAININGS), choices=list(TRAININGS))
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
@@ -35,19 +35,16 @@ def main() -> None:
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--kept", type=Path, default=REPOSITORY / "runs" / "studies" / "compiled_training.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.compiler.config.force_disable_caches = True  # seconds as of the first run on a machine
-    found = json.loads(args.kept.read_text()) if args.kept.exists() else {}
+    facts = environment("cpu")
     for method in args.methods:
-        facts = {"batch": args.batch_size, "repeats": args.repeats, "environment": environment("cpu")}
-        found[method] = found.get(method, {}) | measure(method, args) | facts
-        print(method, json.dumps(found[method]), flush=True)
-        args.kept.parent.mkdir(parents=True, exist_ok=True)
-        args.kept.write_text(json.dumps(found, indent=1))
-    if DOCUMENT.exists():
-        write_section(DOCUMENT, "cpu", section(found, args))
+        found = measure(method, args)
+        own = [str(args.batch_size), str(args.repeats), str(facts["commit"])]
+        rows = {(method, way): [*row(method, way, found), *own] for way in WAYS if way in found}
+        print(*rows.values(), sep="\n", flush=True)
+        write_section(DOCUMENT, "cpu", section(recorded_rows(DOCUMENT, "cpu") | rows, facts, args))
 
 
 @dataclass
@@ -115,19 +112,16 @@ def compared(one: Trained, written: Trained) -> dict[str, Any]:
             "recompiled": sum(one.graphs[1:]), "loss_difference": apart}  # fmt: skip
 
 
-def section(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
+def section(rows: dict[tuple[str, str], list[str]], facts: dict[str, Any], args: argparse.Namespace) -> str:
     """The table, and where it was measured."""
-    rows = [row(method, way, found[method]) for method in TRAININGS for way in WAYS if way in found.get(method, {})]
-    sizes = sorted({(one["batch"], one["repeats"]) for one in found.values()})
-    facts = [one["environment"] for one in found.values()][-1]
-    title = (
-        f"{args.model}, {args.img_size} px, fp32; batch and interleaved steps: "
-        f"{', '.join(f'{batch} and {steps}' for batch, steps in sizes)}; {facts['device']}, one "
-        f"thread, torch {facts['versions']['torch']}, commit {facts['commit']}."
-    )
-    header = ["", "", "steps/s as written", "compiled over written", "compiling", "graphs", "made later",
-              "losses differ by"]  # fmt: skip
-    return f"{title}\n\n{markdown(header, rows)}"
+    title = (f"{args.model}, {args.img_size} px, fp32; images of a batch and interleaved steps as in the table; "
+             f"{facts['device']}, one thread, torch {facts['versions']['torch']}.")  # fmt: skip
+    return f"{title}\n\n{markdown(HEADER, ordered(rows))}"
+
+
+def ordered(rows: dict[tuple[str, str], list[str]]) -> list[list[str]]:
+    """Those of a table, by method and way."""
+    return [rows[method, way] for method in TRAININGS for way in WAYS if (method, way) in rows]
 
 
 def row(method: str, way: str, one: dict[str, Any]) -> list[str]:

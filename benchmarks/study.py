@@ -103,6 +103,14 @@ def write_section(document: Path, name: str, body: str, results: Sequence[dict[s
     document.write_text(f"{before}{section}{after}" if rest else f"{text.rstrip()}\n\n{section}\n")
 
 
+def recorded_rows(document: Path, name: str) -> dict[tuple[str, str], list[str]]:
+    """The rows of a section's table by their first two cells: what earlier calls have found, and a new one adds to."""
+    _, _, rest = document.read_text().partition(f"<!-- begin {name} -->")
+    lines = [line for line in rest.partition(f"<!-- end {name} -->")[0].splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]  # below header and rule
+    return {(cells[0], cells[1]): cells for cells in rows}
+
+
 def _provenance(results: Sequence[dict[str, Any]]) -> str:
     script, *rest = (argument for argument in sys.argv if argument != "--table-only")
     command = shlex.join(["python", f"benchmarks/{Path(script).name}", *rest])
