@@ -114,17 +114,17 @@ def schedules(module: Any) -> list[Any]:
 
 def fit(
     module: LightningModule, *allowed: str, precision: str = "32-true", callbacks: Sequence[Callback] = (),
-    soft: bool = False, answer: int = 1, checkpoint: Path | None = None, **options: Any,
+    soft: bool = False, answer: int = 1, checkpoint: Path | None = None, steps: int = STEPS, **options: Any,
 ) -> FakeCuda:  # fmt: skip
-    """Train for four steps, the last of which is logged, and validate; the device knows where the host has waited.
+    """Train for some steps, the last of which is logged, and validate; the device knows where the host has waited.
 
     From a checkpoint on, if there is one.
     """
     device = FakeCuda(answer)
     slice_width.cache_clear()  # its indices remember their copies on another device that is not there
     with device:
-        trainer = trainer_on(device, allowed, precision, callbacks, **options)
-        trainer.fit(module, batches(module, soft), batches(module, count=1), ckpt_path=checkpoint)
+        trainer = trainer_on(device, allowed, precision, callbacks, log_every_n_steps=steps, **options)
+        trainer.fit(module, batches(module, soft, steps), batches(module, count=1), ckpt_path=checkpoint)
     return device
 
 
