@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # for deterministic algorithms
     "HF_HUB_OFFLINE": "1",
 }
+OF_TINY = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # processes that only compile take longer to start than that
 AHEAD = ("tensorboard.backend.event_processing.event_accumulator", "torch.utils.tensorboard", "sklearn.datasets",
          "matplotlib.backends.backend_agg", "lightning_vitc.pipeline.train", "torch._dynamo")  # fmt: skip
 INCOMPLETE = 3
@@ -94,7 +95,7 @@ def main() -> int:
     if not (out / "gpu.json").exists() and args.scratch is None:
         shutil.rmtree(scratch, ignore_errors=True)  # of results that are gone
     scratch.mkdir(parents=True, exist_ok=True)
-    prepare_environment()
+    prepare_environment(args.tiny)
     try:
         used = put_in_place(args.wheels, scratch / "site")
     except MissingPackageError as error:
@@ -107,10 +108,10 @@ def main() -> int:
     return run(args, device, out, scratch, {"wheels": used, "began": began})
 
 
-def prepare_environment() -> None:
+def prepare_environment(tiny: bool) -> None:
     """Before torch is imported."""
-    cores = len(os.sched_getaffinity(0))
-    for key, value in (ENVIRONMENT | {"OMP_NUM_THREADS": "2" if cores > 8 else "1"}).items():
+    own = {"OMP_NUM_THREADS": "2" if len(os.sched_getaffinity(0)) > 8 else "1"} | (OF_TINY if tiny else {})
+    for key, value in (ENVIRONMENT | own).items():
         os.environ.setdefault(key, value)
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 

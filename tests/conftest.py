@@ -13,6 +13,7 @@ from forked import Vitc
 from lightning_vitc.files.records import opened
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in subprocesses
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # its own processes take longer to start than to compile
 
 
 class Intruder:

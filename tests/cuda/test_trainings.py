@@ -63,7 +63,7 @@ def test_a_training_and_its_validation(case):
 
 
 @pytest.mark.parametrize(("case", "precision"), [
-    ("scala", "16-mixed"), ("uvc", "16-mixed"), ("usdc, dynamic", "16-mixed"), ("dcvit", "16-mixed"),
+    ("scala, heads", "16-mixed"), ("uvc", "16-mixed"), ("usdc, dynamic", "16-mixed"), ("dcvit", "16-mixed"),
     ("uvc", "32-true"), ("usdc, dynamic", "32-true"),
 ])  # fmt: skip
 def test_in_other_precisions(case, precision):
