@@ -53,8 +53,14 @@ class Stretch(NamedTuple):
     number: int
 
 
+class Halved(NamedTuple):
+    """An axis of which two neighbors are one position."""
+
+    axis: Inner
+
+
 # a text is an axis of the network, such as its streams; `None` is never cut
-Axis = str | Inner | Tiled | Stretch | None
+Axis = str | Inner | Tiled | Stretch | Halved | None
 Axes = dict[str, tuple[Axis, ...]]  # by the name of a weight or buffer
 
 

@@ -19,6 +19,7 @@ from lightning_vitc.networks.shared_weights import shared
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import RATES, create_timm, is_own
 from lightning_vitc.networks.weights.fitting import load_pretrained
+from lightning_vitc.networks.weights.formats import mixed_frequencies
 from lightning_vitc.schema import ModelConfig
 
 SKELETONS = 64  # sub-networks that are kept ready
@@ -210,7 +211,8 @@ def from_timm(vit: Any, rates: Mapping[str, float] | None = None) -> Backbone:
     """Take over a timm model's architecture and, unless it is on the `meta` device, its weights."""
     model = from_spec(ArchSpec.of(vit), fresh=False, rates=rates)
     if not next(vit.parameters()).is_meta:
-        model.load_state_dict(vit.state_dict())
+        weights = mixed_frequencies(vit.state_dict(), model.state_dict().keys())
+        model.load_state_dict(weights)
     model.pretrained_cfg = getattr(vit, "pretrained_cfg", None)
     return model
 

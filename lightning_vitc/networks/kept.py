@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_vitc.networks.axes import Axis, Inner, Stretch, Tiled
+from lightning_vitc.networks.axes import Axis, Halved, Inner, Stretch, Tiled
 from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.spec import ArchSpec, place_of
 from lightning_vitc.networks.transfer import sent
@@ -120,7 +120,7 @@ def _of_block(axis: Axis, source: int) -> Axis:
     """The axis under the number that its block has in the larger network."""
     if isinstance(axis, Inner):
         return axis._replace(block=source)
-    if isinstance(axis, Stretch):
+    if isinstance(axis, Stretch | Halved):
         return axis._replace(axis=axis.axis._replace(block=source))
     if isinstance(axis, Tiled):
         inner = axis.axis
@@ -138,6 +138,8 @@ def _where(axis: Axis, indices: Indices, length: int, device: torch.device) -> I
         return None if axis is None else indices.get(axis)
     if (index := indices.get(axis.axis)) is None:
         return None
+    if isinstance(axis, Halved):
+        return slice(index.start // 2, index.stop // 2) if isinstance(index, slice) else index[::2] // 2
     return _tiled(index, axis, length, device) if isinstance(axis, Tiled) else _stretch(index, axis.number, length)
 
 

@@ -147,6 +147,7 @@ OF_TIMM = [
     ("vit_base_patch14_reg4_dinov2", {"num_classes": 0}, 86_582_016, 152_115_766_272),
     ("vit_giant_patch14_dinov2", {"num_classes": 0}, 1_136_479_232, 1_783_342_958_592),
     ("vit_base_patch16_rope_224", {}, 86_434_792, 17_563_828_224),
+    ("vit_base_patch16_rope_mixed_224", {}, 86_444_008, 17_563_828_224),
     ("vit_pe_core_base_patch16_224", {"num_classes": 1024}, 93_673_984, 17_802_438_144),
     ("deit3_base_patch16_224", {}, 86_585_320, 17_563_828_224),
 ]

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from lightning_vitc.networks.axes import Axis, Stretch, Tiled, sizes
+from lightning_vitc.networks.axes import Axis, Halved, Stretch, Tiled, sizes
 from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.families.mobilenet.shape import STEM, mobilenet
 from lightning_vitc.networks.families.resnet.shape import resnet
@@ -30,6 +30,8 @@ def sizes_along(axes: tuple[Axis, ...], of_axis: dict, shape: torch.Size) -> lis
     for axis, length in zip(axes, shape, strict=True):
         if isinstance(axis, Stretch):
             found.append(length if (axis.number + 1) * length <= of_axis[axis.axis] else -1)
+        elif isinstance(axis, Halved):
+            found.append(of_axis[axis.axis] // 2)
         elif isinstance(axis, Tiled):
             found.append(axis.outer * axis.inner * of_axis[axis.axis])
         else:

@@ -36,7 +36,15 @@ def masked_images(weights: Weights, own: Set[str]) -> Weights:
     return {name: value for name, value in weights.items() if name != "mask_token" or name in own}
 
 
-FORMATS: tuple[Callable[[Weights, Set[str]], Weights], ...] = (wrapped, deit_iii, masked_images)
+def mixed_frequencies(weights: Weights, own: Set[str]) -> Weights:
+    """timm's Eva class has learned frequencies [2, L, H, d / 2] of all blocks in one; here each block has its own."""
+    if "rope.freqs" not in weights or "rope.freqs" in own:
+        return weights
+    rest = {name: value for name, value in weights.items() if name != "rope.freqs"}
+    return rest | {f"blocks.{number}.attn.freqs": one for number, one in enumerate(weights["rope.freqs"].unbind(1))}
+
+
+FORMATS: tuple[Callable[[Weights, Set[str]], Weights], ...] = (wrapped, deit_iii, masked_images, mixed_frequencies)
 
 
 def with_timms_names(weights: Weights, own: Set[str]) -> Weights:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.networks.eva.tiny import DEPTH, DIM, KINDS, NORMED, backbone
 
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.prunable import kept_of, run_masked
@@ -12,6 +11,7 @@ from lightning_vitc.networks.dropped_attention import drop_attention, train_arou
 from lightning_vitc.networks.gates.attaching import with_gates, without_gates
 from lightning_vitc.networks.gates.networks import GateNetwork
 from lightning_vitc.networks.gates.skipping import set_gating
+from tests.networks.eva.tiny import DEPTH, DIM, KINDS, NORMED, backbone
 
 IMAGES = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -83,7 +83,7 @@ def test_masked_networks_with_gates_are_those_that_are_left(kind):
     masks.dims &= torch.rand(masks.dims.shape) < 0.7
     masks.channels &= torch.rand(masks.channels.shape) < 0.6
     small = compact(network, kept_of(network.spec, masks))
-    halves = lambda number, branch, seen: seen.new_full((len(seen),), 0.5)  # noqa: ARG005, E731
+    halves = lambda number, branch, seen: seen.new_full((len(seen),), 0.5)  # noqa: E731
     with torch.no_grad():
         torch.testing.assert_close(run_masked(network, masks, IMAGES), small(IMAGES), rtol=0, atol=1e-5)
         weighed = run_masked(network, masks, IMAGES, halves)

@@ -13,13 +13,14 @@ from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.prunable import kept_of, masked_weights
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import Inner, sizes
-from lightning_vitc.networks.backbone import from_timm
+from lightning_vitc.networks.backbone import create_backbone, from_timm
 from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.modules.rotation import rotated
 from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
-from tests.networks.eva.tiny import DEPTH, HEADS, KINDS, NORMED, backbone, of_timm
+from lightning_vitc.networks.weights.formats import with_timms_names
+from tests.networks.eva.tiny import DEPTH, HEADS, KINDS, NORMED, SMALL, backbone, of_timm
 from tests.networks.test_layouts import named, sizes_along
 
 IMAGES = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -45,7 +46,7 @@ def test_timms_weights_give_timms_logits(kind):
     model = of_timm(kind)
     spec = ArchSpec.of(model)
     ours = network_of(spec).build(spec, {}).eval()
-    ours.load_state_dict(model.state_dict())
+    ours.load_state_dict(with_timms_names(model.state_dict(), ours.state_dict().keys()))
     with torch.no_grad():
         torch.testing.assert_close(ours(IMAGES), model(IMAGES), rtol=0, atol=2e-6)
         trained = from_timm(model).eval()
@@ -142,3 +143,35 @@ def test_without_rotary_positions_queries_alone_are_biased_and_cut_like_any():
     kept = slice_width(model.spec, Fraction("1/2"), "per_qkv")
     with torch.no_grad():
         torch.testing.assert_close(model(IMAGES, kept=kept), compact(model, kept)(IMAGES), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dinov3", "rope", "rope beside learned positions", "mixed rope", "eva, no rope"])
+def test_another_image_size(kind, tmp_path):
+    """Set in place, read from a file, and as timm has it."""
+    model = of_timm(kind)
+    torch.save(model.state_dict(), tmp_path / "of_16.pth")
+    moved = from_timm(model).eval()
+    moved.set_input_size((24, 24))
+    name, arguments = KINDS[kind]
+    larger = create_backbone(name, str(tmp_path / "of_16.pth"), **SMALL | arguments | {"img_size": 24}).eval()
+    model.set_input_size((24, 24))
+    images = torch.randn(2, 1, 24, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(moved(images), model(images), rtol=0, atol=2e-5)
+        torch.testing.assert_close(larger(images), model(images), rtol=0, atol=2e-5)
+    assert moved.spec == larger.spec == backbone(kind).spec.with_img_size((24, 24))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sister", "why"),
+    [
+        ("dinov3", "vit_small_patch16_dinov3_qkvb", "blocks.0.attn.q_bias is missing"),
+        ("eva02, packed swiglu", "eva02_base_patch14_224", "blocks.0.attn.k_proj.weight is missing"),
+        ("rope", "vit_small_patch16_rope_mixed_224", "blocks.0.attn.freqs is missing"),
+    ],
+)
+def test_a_sisters_checkpoint_is_refused_in_one_line(kind, sister, why, tmp_path):
+    torch.save(of_timm(kind).state_dict(), tmp_path / "file.pth")
+    with pytest.raises(UserError, match=r"^[^\n]*not a checkpoint of this model: [^\n]*$") as caught:
+        create_backbone(sister, str(tmp_path / "file.pth"), **SMALL | {"mlp_ratio": 4})
+    assert why in str(caught.value)

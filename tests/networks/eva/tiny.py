@@ -18,6 +18,8 @@ KINDS = {
     "eva02, inner norms": ("eva02_base_patch16_clip_224", {"mlp_ratio": 3}),
     "rope": ("vit_small_patch16_rope_224", {}),
     "rope beside learned positions": ("vit_small_patch16_rope_ape_224", {}),
+    "mixed rope": ("vit_small_patch16_rope_mixed_224", {}),
+    "mixed rope beside learned positions": ("vit_small_patch16_rope_mixed_ape_224", {}),
     "rope, registers, gap": ("vit_base_patch16_rope_reg1_gap_256", {}),
     "perception encoder, map": ("vit_pe_core_tiny_patch16_384", {"attn_pool_num_heads": 4}),
     "perception encoder, lang": ("vit_pe_lang_large_patch14_448", {"mlp_ratio": 2}),

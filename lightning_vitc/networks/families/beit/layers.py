@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_vitc.networks.blocks import Branch
 from lightning_vitc.networks.families.beit.shape import WITH_CLASS, distances
 from lightning_vitc.networks.families.eva import layers as eva
+from lightning_vitc.networks.families.plain.layers import attention_arguments
 from lightning_vitc.networks.families.plain.shape import grid
 from lightning_vitc.networks.modules.attention import Attention
 from lightning_vitc.networks.modules.block import Gates
@@ -20,11 +21,7 @@ class BiasedAttention(Attention):
     relative_position_index: Tensor
 
     def __init__(self, spec: ArchSpec, attn: Branch, attn_drop: float, proj_drop: float):
-        o = spec.options
-        super().__init__(
-            spec.embed_dim, attn, o.scale, qkv_bias=o.qkv_bias, proj_bias=o.proj_bias, key_bias=o.key_bias,
-            attn_drop=attn_drop, proj_drop=proj_drop,
-        )  # fmt: skip
+        super().__init__(**attention_arguments(spec, attn, attn_drop, proj_drop))
         self.relative_position_bias_table = nn.Parameter(torch.zeros(distances(spec), attn.groups))
         self.window = grid(spec)
         self.register_buffer("relative_position_index", _distances(self.window), persistent=False)

@@ -4,11 +4,14 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath
+from timm.layers.pos_embed_sincos import get_mixed_freqs, get_mixed_grid, init_random_2d_freqs
 from torch import Tensor, nn
 
 from lightning_vitc.networks.blocks import Block as BlockSpec
 from lightning_vitc.networks.blocks import Branch
-from lightning_vitc.networks.families.plain.layers import attention_of
+from lightning_vitc.networks.families.eva.shape import MIXED
+from lightning_vitc.networks.families.plain.layers import attention_arguments, attention_of
+from lightning_vitc.networks.families.plain.shape import grid
 from lightning_vitc.networks.modules.attention import Attention
 from lightning_vitc.networks.modules.block import Block as AnyBlock
 from lightning_vitc.networks.modules.block import Gates
@@ -17,6 +20,45 @@ from lightning_vitc.networks.modules.norms import norm_of
 from lightning_vitc.networks.spec import ArchSpec
 
 GAIN = 1e-5  # at first
+
+
+class MixedAttention(Attention):
+    """Self-attention that learns by which angles its positions turn queries and keys, head by head.
+
+    Attributes:
+        freqs: [2, H, d / 2], of rows and of columns, for every pair of dimensions.
+    """
+
+    t_x: Tensor
+    t_y: Tensor
+
+    def __init__(self, spec: ArchSpec, attn: Branch, attn_drop: float, proj_drop: float):
+        super().__init__(**attention_arguments(spec, attn, attn_drop, proj_drop))
+        self.temperature, self.indexing = spec.options.rope_temperature, spec.options.rope_indexing
+        self.freqs = nn.Parameter(torch.empty(2, attn.groups, attn.query // 2))
+        rows, columns = self._positions(grid(spec))
+        self.register_buffer("t_x", rows, persistent=False)
+        self.register_buffer("t_y", columns, persistent=False)
+        self.reset_parameters()
+
+    def move(self, grid: tuple[int, int]) -> None:
+        """Attend in another grid from now on."""
+        self.t_x, self.t_y = (places.to(self.t_x.device) for places in self._positions(grid))
+
+    def _positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return get_mixed_grid(list(grid), self.indexing, torch.device("cpu"))
+
+    def reset_parameters(self) -> None:
+        """New frequencies, as timm draws them."""
+        _, heads, pairs = self.freqs.shape
+        if pairs % 2 == 0:
+            drawn = init_random_2d_freqs(2 * pairs, 1, heads, self.temperature, device=self.freqs.device)[:, 0]
+            with torch.no_grad():
+                self.freqs.copy_(drawn)
+
+    def forward(self, x: Tensor, *args: Any, rope: None = None, **context: Any) -> Tensor:  # type: ignore[override]
+        """Attend."""
+        return super().forward(x, *args, rope=get_mixed_freqs(self.freqs, self.t_x, self.t_y), **context)
 
 
 class Block(AnyBlock):
@@ -56,7 +98,8 @@ class Block(AnyBlock):
 
     @staticmethod
     def _attention(spec: ArchSpec, attn: Branch, attn_drop: float, proj_drop: float) -> Attention:
-        return attention_of(spec, attn, attn_drop, proj_drop)
+        kind = MixedAttention if getattr(spec.options, "rope", "") == MIXED else attention_of
+        return kind(spec, attn, attn_drop, proj_drop)
 
     def _attend(self, normed: Tensor, **context: Any) -> Tensor:
         added = self.attn(normed, **context)

@@ -13,9 +13,9 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from lightning_vitc.networks.backbone import Backbone
-from lightning_vitc.networks.families.eva.layers import Block
+from lightning_vitc.networks.families.eva.layers import Block, MixedAttention
 from lightning_vitc.networks.families.eva.read import read as read
-from lightning_vitc.networks.families.eva.shape import Options, dimensions
+from lightning_vitc.networks.families.eva.shape import MIXED, Options, dimensions
 from lightning_vitc.networks.families.plain.network import add_pool
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
 from lightning_vitc.networks.modules.compilation import Compilable
@@ -34,8 +34,20 @@ class EvaViT(Described, Compilable, Eva):
     bands: Tensor | None
     rope: Any
 
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """timm's."""
+        super().set_input_size(*args, **kwargs)
+        for block in self.blocks:
+            if isinstance(block.attn, MixedAttention):
+                block.attn.move(self.patch_embed.grid_size)
+
+    def no_weight_decay(self) -> set[str]:
+        """timm's, and learned frequencies."""
+        learned = {name for name, _ in self.named_parameters() if name.endswith(".freqs")}
+        return super().no_weight_decay() | learned
+
     def rotations(self) -> Tensor | None:
-        """Sines and cosines [patches, 2 head_dim] of all positions; in training they may be drawn anew."""
+        """Sines and cosines [patches, 2 head_dim] of all positions, unless blocks have their own."""
         if self.rope is None:
             return None
         rope = self.rope.get_embed()
@@ -94,7 +106,7 @@ def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: boo
         Block(spec, block, drop_path=rate, **drops) for block, rate in zip(spec.blocks, drop_path, strict=True)
     )
     add_pool(model, spec)
-    model.rope = _rope(spec) if o.rope else None
+    model.rope = _rope(spec) if o.rope not in ("", MIXED) else None
     model.register_buffer("bands", _bands(o), persistent=False)
     return model
 
@@ -118,8 +130,8 @@ def _rope(spec: ArchSpec) -> nn.Module:
 
 def _bands(options: Options) -> Tensor | None:
     """Positions of the bands there are among sines, then cosines of a whole head."""
-    count = options.rope_dim // 4
-    if not options.rope or len(options.rope_bands) == count:
+    count = options.rope_dim // options.per_band
+    if options.rope in ("", MIXED) or len(options.rope_bands) == count:
         return None
     kept = torch.tensor(dimensions(options, options.rope_bands, count), device="cpu")
     return torch.cat([kept, options.rope_dim + kept])

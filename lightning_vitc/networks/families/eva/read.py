@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from timm.layers import AttentionRope, RotaryEmbeddingCat, RotaryEmbeddingDinoV3
+from timm.layers import AttentionRope, RotaryEmbeddingCat, RotaryEmbeddingDinoV3, RotaryEmbeddingMixed
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 
 from lightning_vitc.networks.blocks import Stage
 from lightning_vitc.networks.families.eva import layers
-from lightning_vitc.networks.families.eva.shape import PER_BAND, Options
+from lightning_vitc.networks.families.eva.layers import MixedAttention
+from lightning_vitc.networks.families.eva.shape import MIXED, Options
 from lightning_vitc.networks.families.plain.read import (
     block_of,
     common_options,
@@ -19,14 +20,14 @@ from lightning_vitc.networks.families.plain.read import (
 from lightning_vitc.networks.modules.attention import Attention
 from lightning_vitc.networks.spec import ArchSpec, name_of, refuse
 
-ROPES = {RotaryEmbeddingCat: "cat", RotaryEmbeddingDinoV3: "dinov3"}
+ROPES = {RotaryEmbeddingCat: "cat", RotaryEmbeddingDinoV3: "dinov3", RotaryEmbeddingMixed: MIXED}
 
 
 def read(model: Any) -> ArchSpec | None:
     """The architecture of a model of timm's Eva class; `None` for a model of another class.
 
     Raises:
-        UserError: for a kind that is not supported: mixed rotary positions, grouped queries, norms behind branches, ...
+        UserError: for a kind that is not supported: grouped queries, norms behind branches, ...
     """
     if not isinstance(model, Eva):
         return None
@@ -69,13 +70,22 @@ def known_biases(known: Any) -> dict[str, Any]:
 
 
 def _rope(model: Any, known: Any) -> dict[str, Any]:
-    rope = model.rope
+    rope, learned = model.rope, [block.attn for block in model.blocks if isinstance(block.attn, MixedAttention)]
+    if rope is None and known is not None and known.rope == MIXED:
+        first: Any = learned[0] if learned else None
+        return {name: value for name, value in vars(known).items() if name.startswith("rope")} | (
+            {} if first is None else {"rope_temperature": first.temperature, "rope_indexing": first.indexing}
+        )
     if rope is None:
         return {}
+    if isinstance(rope, RotaryEmbeddingMixed):
+        width = rope.dim // rope.num_heads
+        return {"rope": MIXED, "rope_dim": width, "rope_bands": tuple(range(width // 2)),
+                "rope_temperature": float(rope.temperature), "rope_indexing": rope.grid_indexing}  # fmt: skip
     reference = getattr(rope, "ref_feat_shape", None)
     return {
         "rope": ROPES[type(rope)], "rope_dim": rope.dim, "rope_temperature": float(rope.temperature),
-        "rope_bands": tuple(range(rope.dim // PER_BAND)) if known is None else known.rope_bands,
+        "rope_bands": tuple(range(rope.dim // 4)) if known is None else known.rope_bands,
         "rope_offset": float(rope.grid_offset), "rope_indexing": rope.grid_indexing, "rope_half": rope.rotate_half,
         "rope_reference": (0, 0) if reference is None else tuple(reference),
     }  # fmt: skip
@@ -87,7 +97,7 @@ def _refuse_other_kinds(model: Any, name: str) -> None:
     for block in model.blocks:
         if type(block) not in (EvaBlock, layers.Block):
             refuse(name, f"its blocks are {type(block).__name__}")
-        if block.attn is not None and type(block.attn) not in (EvaAttention, AttentionRope, Attention):
+        if block.attn is not None and type(block.attn) not in (EvaAttention, AttentionRope, Attention, MixedAttention):
             refuse(name, f"its attention is a {type(block.attn).__name__}")
         if block.attn is not None and getattr(block.attn, "num_kv_groups", 1) != 1:
             refuse(name, "its queries share keys")
@@ -98,5 +108,5 @@ def _refuse_other_kinds(model: Any, name: str) -> None:
         refuse(name, f"its positions are a {type(model.rope).__name__}")
     if getattr(model.rope, "aug_active", False):
         refuse(name, "it moves positions in training")
-    if model.rope is not None and model.rope.dim % PER_BAND:
-        refuse(name, f"its heads are {model.rope.dim} wide, no multiple of {PER_BAND}")
+    if model.rope is not None and model.rope.dim % 4:
+        refuse(name, f"its heads are {model.rope.dim} wide, no multiple of 4")

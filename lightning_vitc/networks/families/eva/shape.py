@@ -1,7 +1,8 @@
 """Vision Transformers of timm's Eva class: what they have beside plain ones, and what rotary positions allow to cut.
 
 A position turns pairs of dimensions of queries and keys by angles: a *band* is one frequency, by which one pair is
-turned for the row of a patch and one for its column. A narrower head keeps whole bands, with their frequencies.
+turned for the row of a patch and one for its column; of mixed ones, one pair with two learned frequencies. A narrower
+head keeps whole bands, with their frequencies.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,25 +11,26 @@ from fractions import Fraction
 from typing import Any
 
 from lightning_vitc.errors import UserError
-from lightning_vitc.networks.axes import Axes, Layout, norm, stream
+from lightning_vitc.networks.axes import Axes, Halved, Inner, Layout, norm, stream
+from lightning_vitc.networks.blocks import ATTN
 from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.families.plain import shape as plain
 from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
 parts, positions, attended, at_size = plain.parts, plain.positions, plain.attended, plain.at_size
-params, block_prefix = plain.params, plain.block_prefix
+block_prefix = plain.block_prefix
 PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = plain.PAPERS
-PER_BAND = 4  # dimensions of a head: a pair for the row, and one for the column
+MIXED = "mixed"
 
 
 @dataclass(frozen=True)
 class Options(plain.Options):
     """What timm's `Eva` is told, by timm's names, beside what plain Vision Transformers have.
 
-    `rope` is the kind of rotary positions (`cat`, `dinov3`), or empty; `rope_dim` the width of the heads that they were
-    made for, and `rope_bands` which of its bands there are. `rope_reference` is the grid that positions are scaled to,
-    or (0, 0).
+    `rope` is the kind of rotary positions (`cat`, `dinov3`, `mixed`), or empty; `rope_dim` the width of the heads that
+    they were made for, and `rope_bands` which of its bands there are. `rope_reference` is the grid that positions are
+    scaled to, or (0, 0).
     """
 
     rope: str = ""
@@ -41,9 +43,20 @@ class Options(plain.Options):
     rope_reference: tuple[int, int] = (0, 0)
 
     @property
+    def per_band(self) -> int:
+        """Dimensions of a head: a pair for the row, and one for the column, or one whose frequencies are learned."""
+        return 2 if self.rope == MIXED else 4
+
+    @property
     def pool_act(self) -> str:
         """Of the MLP of the pooling; timm's has no other."""
         return "gelu"
+
+
+def params(spec: ArchSpec) -> int:
+    """Parameters."""
+    learned = sum(branch.query_width for _, _, branch in spec.branches()) if spec.options.rope == MIXED else 0
+    return plain.params(spec) + learned
 
 
 def layout(spec: ArchSpec) -> Layout:
@@ -59,6 +72,9 @@ def _block(spec: ArchSpec, number: int) -> Axes:
         found |= {f"gamma_{position + 1}": (stream(0),)} if o.layer_scale else {}
         found |= dict(norm(f"norm{position + 1}", stream(0), o.norm_bias))
         found |= plain.branch_layout(spec, number, position, branch)
+        if position == ATTN and getattr(o, "rope", "") == MIXED:  # two frequencies a pair
+            heads, queries = (Inner(number, ATTN, what) for what in ("heads", "queries"))
+            found |= {"attn.freqs": (None, heads, Halved(queries))}
         found |= gate_axes(f"gate{position + 1}", branch.gate)
     return found
 
@@ -80,10 +96,11 @@ def bands_of(spec: ArchSpec, ratio: Fraction) -> int:
     """
     bands = len(spec.options.rope_bands)
     if (bands * ratio).denominator != 1:
-        width = PER_BAND * bands
+        per_band = spec.options.per_band
+        width = per_band * bands
         raise UserError(
             f"width: {float(ratio):g} of the head width {width} is {float(ratio * width):g}; rotary positions need a "
-            f"multiple of {PER_BAND}"
+            f"multiple of {per_band}"
         )
     return (bands * ratio).numerator
 
@@ -117,6 +134,8 @@ def dimensions(options: Options, bands: Any, count: int) -> tuple[int, ...]:
     In halves they run yyxx yyxx, y and x as many as there are bands, and dimension i is paired with the one half the
     width behind it; else they run yyyy xxxx in neighboring pairs.
     """
+    if options.rope == MIXED:
+        return tuple(2 * band + one for band in bands for one in (0, 1))
     if options.rope_half:
-        return tuple(sorted(run * count + band for run in range(PER_BAND) for band in bands))
+        return tuple(sorted(run * count + band for run in range(options.per_band) for band in bands))
     return tuple(sorted(axis * 2 * count + 2 * band + one for axis in (0, 1) for band in bands for one in (0, 1)))

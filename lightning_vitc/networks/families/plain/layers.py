@@ -1,5 +1,7 @@
 """The blocks of a plain Vision Transformer, under timm's names."""
 
+from typing import Any
+
 from torch import Tensor
 
 from lightning_vitc.networks.blocks import Block as BlockSpec
@@ -40,10 +42,15 @@ class Block(AnyBlock):
 
 def attention_of(spec: ArchSpec, attn: Branch, attn_drop: float, proj_drop: float) -> Attention:
     """As the options of its family say."""
+    return Attention(**attention_arguments(spec, attn, attn_drop, proj_drop))
+
+
+def attention_arguments(spec: ArchSpec, attn: Branch, attn_drop: float, proj_drop: float) -> dict[str, Any]:
+    """Of `Attention`."""
     o = spec.options
     norm = norm_of(o.norm, o.norm_eps)
-    return Attention(
-        spec.embed_dim, attn, o.scale, qkv_bias=o.qkv_bias, proj_bias=o.proj_bias, key_bias=o.key_bias,
-        split=o.split_qkv, qk_norm=norm if o.qk_norm else None, inner_norm=norm if o.attn_norm else None,
-        attn_drop=attn_drop, proj_drop=proj_drop,
+    return dict(
+        width=spec.embed_dim, attn=attn, scale=o.scale, qkv_bias=o.qkv_bias, proj_bias=o.proj_bias,
+        key_bias=o.key_bias, split=o.split_qkv, qk_norm=norm if o.qk_norm else None,
+        inner_norm=norm if o.attn_norm else None, attn_drop=attn_drop, proj_drop=proj_drop,
     )  # fmt: skip
