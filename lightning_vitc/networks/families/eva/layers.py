@@ -56,9 +56,13 @@ class MixedAttention(Attention):
             with torch.no_grad():
                 self.freqs.copy_(drawn)
 
-    def forward(self, x: Tensor, *args: Any, rope: None = None, **context: Any) -> Tensor:  # type: ignore[override]
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: Tensor | None = None,
+        rotate_half: bool = False,
+    ) -> Tensor:  # fmt: skip
         """Attend."""
-        return super().forward(x, *args, rope=get_mixed_freqs(self.freqs, self.t_x, self.t_y), **context)
+        rope = get_mixed_freqs(self.freqs, self.t_x, self.t_y)
+        return super().forward(x, attn_mask, is_causal, rope, rotate_half)
 
 
 class Block(AnyBlock):

@@ -52,6 +52,11 @@ class Options(plain.Options):
         """Of the MLP of the pooling; timm's has no other."""
         return "gelu"
 
+    @property
+    def pool_sees_prefix(self) -> bool:
+        """Of the pooling, in timm's class always."""
+        return True
+
 
 def params(spec: ArchSpec) -> int:
     """Parameters."""

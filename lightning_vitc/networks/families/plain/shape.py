@@ -77,6 +77,11 @@ class Options:
         return self.act
 
     @property
+    def pool_sees_prefix(self) -> bool:
+        """Whether an attention that pools sees class and register tokens too."""
+        return self.pool_include_prefix
+
+    @property
     def axes(self) -> dict[str, int]:
         """The sizes of axes that are neither a stream's nor a branch's."""
         return {HIDDEN: self.pool_hidden} if self.pool_heads else {}
@@ -140,7 +145,8 @@ def parts(spec: ArchSpec) -> Parts:
     count["gates"] = gates_macs(spec)
     count["classifier"] = classifiers(spec) * dim * spec.num_classes
     if spec.options.pool_heads:
-        count["pool"] = pool_macs(dim, tokens, spec.options.pool_hidden)
+        seen = tokens if spec.options.pool_sees_prefix else patches(spec)
+        count["pool"] = pool_macs(dim, seen, spec.options.pool_hidden)
     return dict(count)
 
 
