@@ -151,7 +151,7 @@ def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
     """timm's model name and arguments for a shape.
 
     Raises:
-        UserError: where timm has none: blocks that differ, heads that do not add up to the embedding.
+        UserError: where timm has none: another family, blocks that differ, heads that do not add up to the embedding.
     """
     from lightning_vitc.networks.timm_models import create_timm
 

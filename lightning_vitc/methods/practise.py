@@ -167,7 +167,5 @@ def _without(spec: ArchSpec, number: int) -> ArchSpec:
 
 def _trainable(network: Backbone) -> Backbone:
     """All but the classifier."""
-    network.requires_grad_(True)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not name.startswith(("head", "fc_norm")))
+    network.train_only(lambda name: not name.startswith(("head", "fc_norm")))
     return network

@@ -37,6 +37,7 @@ class Backbone(nn.Module):
         spec: the full architecture.
         blocks: all of them, over the stages.
         compiled: what of it is trained as a graph.
+        constants: names of parameters that no training changes.
         pretrained_cfg: timm's (normalization, crop, ...), where the model has one.
     """
 
@@ -45,6 +46,7 @@ class Backbone(nn.Module):
     compiled: Compile
     rates: dict[str, float]
     num_classes: int
+    constants: frozenset[str] = frozenset()
     pretrained_cfg: Any = None
     distilled_training: bool = False
     # these are timm's and `Compilable`'s
@@ -125,6 +127,11 @@ class Backbone(nn.Module):
         """Keep fewer activations for the backward pass, of sub-networks too; timm's method, done by the blocks."""
         for block in self.blocks:
             block.grad_checkpointing = enable
+
+    def train_only(self, chosen: Callable[[str], bool]) -> None:
+        """Train the parameters whose names are chosen, and no others; constants never."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(chosen(name) and name not in self.constants)
 
     def set_norm_eps(self, eps: float) -> None:
         """The epsilon of every LayerNorm from now on, of sub-networks too."""

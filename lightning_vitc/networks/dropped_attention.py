@@ -121,8 +121,7 @@ def train_around(network: Backbone, beyond: int | None = 1) -> None:
     spec, shape = network.spec, shape_of(network.spec)
     last = spec.depth if beyond is None else max(compressed_blocks(spec), default=-1) + beyond
     after = tuple(shape.block_prefix(*spec.place(number)) for number in range(last + 1, spec.depth))
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.partition(".")[0] not in REAR and not name.startswith(after))
+    network.train_only(lambda name: name.partition(".")[0] not in REAR and not name.startswith(after))
 
 
 @torch.no_grad()

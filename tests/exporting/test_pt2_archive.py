@@ -19,6 +19,7 @@ from lightning_vitc.networks.blocks import attention
 from lightning_vitc.networks.families.eva.shape import Options as EvaOptions
 from lightning_vitc.networks.families.family import network_of as family_of
 from lightning_vitc.networks.families.plain.shape import vit, vit_block
+from lightning_vitc.networks.families.t2t.names import NAMES
 from lightning_vitc.networks.gates.shapes import GATES
 from lightning_vitc.networks.gates.skipping import set_gating
 from lightning_vitc.networks.modules.activations import ACTIVATIONS
@@ -147,6 +148,7 @@ def operators_in(path: Path) -> set[str]:
 UNEVEN = attention(4, (4, 1, 3))
 PRUNED = (vit_block(UNEVEN, 7), vit_block(None, 5), vit_block(WHOLE, None), vit_block(None, None), vit_block(UNEVEN, 0))
 GATED = tuple(vit_block(WHOLE, 96).with_gates((name, name)) for name in GATES)
+T2T = {"img_size": 16, "in_chans": 1, "embed_dim": 24, "depth": 1, "num_heads": 2}
 NETWORKS = {
     "plain": PLAIN,
     "pruned": PLAIN.with_stage(*PRUNED),
@@ -166,19 +168,22 @@ NETWORKS = {
     ),
     "gates, per_sample": PLAIN.with_stage(*GATED),
     "gates, per_batch, distilled": PLAIN.with_stage(*(GATED[-2:])).with_options(distilled=True),
+    "performers": NAMES["t2t_vit_14"](**T2T),
+    "attention among overlapping patches": NAMES["t2t_vit_t_14"](**T2T),
 }
 
 
 @pytest.mark.slow
 def test_the_list_is_what_export_writes_for_every_kind_of_network(tmp_path):
     """All are loaded and compute what they should, and no operator is on the list that none of them has."""
-    found, images = set(), torch.randn(3, 1, 8, 8)
+    found = set()
     for number, (name, spec) in enumerate(NETWORKS.items()):
         path, network = (
             tmp_path / f"{number}.pt2",
             network_of(spec, "per_batch" if "per_batch" in name else "per_sample"),
         )
-        write_pt2(network, (1, 8, 8), path)
+        images = torch.randn(3, 1, *spec.img_size)
+        write_pt2(network, (1, *spec.img_size), path)
         found |= operators_in(path)
         with torch.no_grad():
             torch.testing.assert_close(

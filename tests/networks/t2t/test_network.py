@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import timm
@@ -14,9 +15,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_vitc.artifacts.formats import FILES
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.prunable import kept_of, masked_weights
 from lightning_vitc.errors import UserError
+from lightning_vitc.exporting.deployed import OnnxNetwork, Pt2Network
+from lightning_vitc.exporting.write_formats import write_formats
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.axes import Tiled, sizes
 from lightning_vitc.networks.backbone import create_backbone
@@ -200,6 +204,41 @@ def test_the_token_module_runs_in_single_precision(made, kind):
         features = layer._features(layer.kqv.bias[:64].to(kind))
         assert features.max() > 65504
         assert model.to(kind).embed(x.to(kind)).isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["pt2", "onnx"])
+def test_written_formats_take_any_batch(tmp_path, tiny, form):
+    small = compact(tiny, slice_width(tiny.spec, Fraction(1, 2)))
+    write_formats(small, tmp_path, [form], {})
+    network = (Pt2Network if form == "pt2" else OnnxNetwork)(tmp_path / FILES[form])
+    for count in (1, 3):
+        x = images(tiny, count)
+        with torch.no_grad():
+            torch.testing.assert_close(network(x), small(x), rtol=0, atol=1e-5)
+
+
+def test_the_format_of_timm_is_refused(tmp_path, tiny):
+    with pytest.raises(UserError, match=f"^--formats: timm: plain .* not {tiny.spec.name}$"):
+        write_formats(compact(tiny, None), tmp_path, ["timm"], {})
+
+
+def test_training_by_graphs_and_with_recomputation(tiny):
+    """One graph without breaks, and with either the same gradients."""
+    x, found = images(tiny), []
+    for how in ("as written", "recomputed", "one graph"):
+        tiny.zero_grad()
+        tiny.set_grad_checkpointing(how == "recomputed")
+        features = tiny.forward_features
+        if how == "one graph":
+            features = torch.compile(partial(T2TViT._features, tiny), backend="eager", fullgraph=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            tiny.forward_head(features(x)).float().square().sum().backward()
+        found.append([weight.grad.clone() for weight in tiny.parameters() if weight.grad is not None])
+    for other in found[1:]:
+        assert len(other) == len(found[0])
+        for ours, theirs in zip(other, found[0], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 # Smaller networks

@@ -41,7 +41,7 @@ class Performer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens."""
-        k, q, v = self.kqv(self.norm1(x)).chunk(3, dim=-1)
+        k, q, v = self.kqv(self.norm1(x)).split([self.w.shape[1]] * 3, dim=-1)
         x = v + self.dp(self.proj(self._attended(q, k, v).to(v.dtype)))
         return x + self.mlp(self.norm2(x))
 
@@ -49,11 +49,12 @@ class Performer(nn.Module):
         """In single precision: features are as large as e^16."""
         queries, keys = self._features(q), self._features(k)  # [B, N, M]
         denominator = queries @ keys.sum(1)[..., None]  # [B, N, 1]
-        return queries @ (keys.transpose(1, 2) @ v.float()) / (denominator + EPSILON)
+        values = queries @ (keys.transpose(1, 2) @ v.float())
+        return values / EPSILON / (denominator / EPSILON + 1)  # ONNX's exporter takes adding 1e-8 for adding nothing
 
     def _features(self, x: Tensor) -> Tensor:
         x, w = x.float(), self.w.float()
-        return torch.exp(x @ w.t() - x.square().sum(-1, keepdim=True) / 2) / math.sqrt(len(w))
+        return torch.exp(x @ w.transpose(0, 1) + (x * x).sum(-1, keepdim=True) * -0.5) / math.sqrt(len(w))
 
     def draw(self) -> None:
         """New random features: rows that are orthogonal, as long as normal ones are."""
@@ -71,7 +72,7 @@ class TokenAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = self.qkv(x).split([self.proj.in_features] * 3, dim=-1)
         queries, keys, values = q[:, None], k[:, None], v[:, None]  # [B, 1, N, E], which fused kernels ask for
         return v + self.proj(F.scaled_dot_product_attention(queries, keys, values, scale=self.scale).squeeze(1))
 

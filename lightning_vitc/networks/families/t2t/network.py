@@ -50,7 +50,7 @@ class T2TViT(Compilable, nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Images -> the class token and the others, with their positions [B, N, D]."""
         x = self.tokens_to_token(x)
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        return torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Tokens [B, N, D] after the final norm."""
@@ -82,18 +82,23 @@ class T2TViT(Compilable, nn.Module):
         """timm's convention."""
         return {"cls_token"}
 
+    @property
+    def constants(self) -> frozenset[str]:
+        """Names of the parameters that are never trained."""
+        performers = (name for name, module in self.named_modules() if isinstance(module, Performer))
+        return frozenset({"pos_embed", *(f"{name}.w" for name in performers)})
+
     def requires_grad_(self, requires_grad: bool = True) -> "T2TViT":
-        """Of all that is ever trained."""
-        super().requires_grad_(requires_grad)
-        self.pos_embed.requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, Performer):
-                module.w.requires_grad_(False)
+        """Of all but the constants."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(requires_grad and name not in self.constants)
         return self
 
 
 class T2TBackbone(Backbone, T2TViT):  # type: ignore[misc]
     """The one that is trained."""
+
+    constants = T2TViT.constants
 
     def stem(self, x: Tensor) -> Tensor:
         """Tokens [B, N, D]."""
