@@ -15,8 +15,8 @@ import torch
 from study import REPOSITORY, markdown, write_section
 
 from lightning_vitc import costs
-from lightning_vitc.budget.masks import uniform
 from lightning_vitc.budget.sketch import sketch_of
+from lightning_vitc.budget.stacks import stacks_of
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.dynamic.costs import DynamicCosts
 from lightning_vitc.measuring.benchmark import benchmark
@@ -117,7 +117,7 @@ def pruned(dense: ArchSpec, round_to: int, share: float = SHARE) -> ArchSpec:
 def without_attention(dense: ArchSpec, blocks: int) -> ArchSpec:
     """The first blocks without attention and with as many hidden units as the budget leaves, a multiple of 16."""
     limit = SHARE * costs.macs(dense)
-    for hidden in range(uniform(dense)[1].width, 0, -16):
+    for hidden in range(stacks_of(dense)[0].channels, 0, -16):
         spec = dense.with_stage(*((vit_block(None, hidden),) * blocks + dense.blocks[blocks:]))
         if costs.macs(spec) <= limit:
             return spec

@@ -76,7 +76,7 @@ def methods(meter: Meter, target: Target) -> dict[str, Callable[[int], ArchSpec]
 
     def planned(limit: int) -> ArchSpec:
         counted = Target(target.quantity, min(limit, target.dense), target.dense, table=target.table)
-        return plan_blocks(dense, counted, dense.depth - 2).apply(dense)
+        return plan_blocks(dense, counted, range(1, dense.depth - 1)).apply(dense, range(1, dense.depth - 1))
 
     return {
         "UVC, heads and channels": pruned(None),

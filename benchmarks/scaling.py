@@ -143,7 +143,7 @@ def few_shot(cluster: Cluster) -> str:
     for model, name in MODELS.items():
         with torch.device("meta"):
             spec = create_backbone(name).spec
-        candidates = len(chosen_candidates(None, spec.depth))
+        candidates = len(chosen_candidates(None, spec))
         stages = -(-candidates // keys.trials_at_once)
         flops = images * costs.macs(spec) * (2 + 6 * keys.trials_at_once)
         seconds = flops / (1e12 * cluster.peak_tflops * cluster.utilization)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightning_vitc.budget.masks import uniform
+from lightning_vitc.budget.stacks import stacks_of
 from lightning_vitc.budget.target import target_of
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.targets import targets_of
@@ -80,7 +80,7 @@ def usdc_finetuning(network: Backbone, **keys: Any) -> GatedFinetuning:
 def dcvit(network: Backbone) -> DCViT:
     """Two trials side by side."""
     spec = network.spec
-    images, hidden = torch.randn(2, spec.in_chans, *spec.img_size), uniform(spec)[1].width // 4
+    images, hidden = torch.randn(2, spec.in_chans, *spec.img_size), stacks_of(spec)[0].channels // 4
     trials = {
         f"block_{block:02d}": drop_attention(network, block, hidden, seed=0, images=images) for block in (1, 2)
     }  # fmt: skip

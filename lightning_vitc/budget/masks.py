@@ -1,18 +1,19 @@
-"""What of a uniform ViT is kept: heads, value dimensions, channels and branches.
+"""What of a network is kept: heads, value dimensions, channels and branches.
 
-Masks are boolean, `True` is kept. L blocks, H heads, d dimensions a head, F channels.
+Masks are boolean, `True` is kept. L blocks, H heads, d dimensions a head, F channels; see `stacks` for networks whose
+stages differ.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_vitc.budget.stacks import joined, stacks_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.blocks import ATTN as ATTN
 from lightning_vitc.networks.blocks import MLP as MLP
-from lightning_vitc.networks.blocks import Branch
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import MinKeepConfig
 
@@ -36,11 +37,12 @@ class Masks:
         """Everything is kept.
 
         Raises:
-            UserError: for a network whose blocks or heads differ.
+            UserError: for a network whose blocks or heads differ within a stage.
         """
-        attn, mlp = uniform(spec)
-        shape = (spec.depth, attn.groups, attn.query)
-        return cls(*(torch.ones(s, dtype=torch.bool) for s in (shape, (spec.depth, mlp.width), (spec.depth, 2))))
+        stacks = stacks_of(spec)
+        dims = [torch.ones(len(stack), stack.heads, stack.head_dim, dtype=torch.bool) for stack in stacks]
+        channels = [torch.ones(len(stack), stack.channels, dtype=torch.bool) for stack in stacks]
+        return cls(joined(dims), joined(channels), torch.ones(spec.depth, 2, dtype=torch.bool))
 
     @property
     def heads(self) -> Tensor:
@@ -54,15 +56,6 @@ class Masks:
     def running(self, branches: Tensor) -> "Masks":
         """The same pruning where other branches run."""
         return Masks(self.dims, self.channels, branches)
-
-
-def uniform(spec: ArchSpec) -> tuple[Branch, Branch]:
-    """Attention and MLP, without their gates, of a network whose blocks are all alike, as timm's are."""
-    shapes = {tuple(branch and replace(branch, gate=None) for branch in block) for block in spec.blocks}
-    attn, mlp = shapes.pop() if len(shapes) == 1 else (None, None)
-    if attn is None or mlp is None:
-        raise UserError(f"model.name: {spec.name} is already pruned; start from a dense model")
-    return attn, mlp
 
 
 def as_indices(masks: Masks) -> dict[str, Any]:
@@ -89,8 +82,12 @@ def check_minima(least: MinKeepConfig, spec: ArchSpec) -> None:
     Raises:
         UserError: naming the first.
     """
-    attn, mlp = uniform(spec)
-    most = {"heads": attn.groups, "dims": attn.query, "channels": mlp.width, "blocks": spec.depth}
+    stacks = stacks_of(spec)
+    most = {
+        "heads": min(stack.heads for stack in stacks), "dims": min(stack.head_dim for stack in stacks),
+        "channels": min(stack.channels for stack in stacks), "blocks": spec.depth,
+    }  # fmt: skip
     for key, limit in most.items():
         if (asked := getattr(least, key)) is not None and asked > limit:
-            raise UserError(f"budget.min_keep.{key}: {asked} is more than the {limit} that {spec.name} has")
+            where = f"{spec.name} has" if len(stacks) == 1 or key == "blocks" else f"a stage of {spec.name} has"
+            raise UserError(f"budget.min_keep.{key}: {asked} is more than the {limit} that {where}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_vitc.budget.masks import ATTN, MLP, Masks
-from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.budget.unit_costs import StackCosts, UnitCosts
 from lightning_vitc.schema import MinKeepConfig
 
 ALIGNED = 8  # numbers that a vector instruction takes at once: kernels are slower at widths that are no multiple
@@ -71,9 +71,8 @@ def project(
     Returns:
         Masks whose cost is at most `limit` where `least` allows it, and else the least there is.
     """
-    fills, round_to = round_to is None, multiple_of(round_to, masks.dims.shape[-1])
+    fills, round_to = round_to is None, multiple_of(round_to, costs.head_dim)
     result, excess = masks.clone(), costs.total(masks) - limit
-    smallest = round_to * max(costs.dim, costs.channel)
     moves = sorted(_all_moves(masks, dims, channels, costs, least, round_to), key=lambda move: move.ratio)
     removed: list[Move] = []
     too_large: dict[tuple[int, int | None], Move] = {}
@@ -82,7 +81,8 @@ def project(
             break
         if move.chain in too_large:
             continue
-        if move.cost - excess > smallest:
+        of_block = costs.of_block(move.block)
+        if move.cost - excess > round_to * max(of_block.dim, of_block.channel):
             too_large[move.chain] = move  # others may come closer to the limit
             continue
         excess -= _apply(result, move, keep=False)
@@ -92,8 +92,8 @@ def project(
             excess -= _apply(result, move, keep=False)
             removed.append(move)
     slack = _give_back(result, removed, -excess)
-    if fills and slack >= costs.channel:
-        _fill(result.channels, masks.channels & ~result.channels, channels, slack // costs.channel)
+    if fills:
+        _fill(result.channels, masks.channels & ~result.channels, channels, slack, costs)
     return result
 
 
@@ -109,10 +109,15 @@ def _give_back(masks: Masks, removed: list[Move], slack: int) -> int:
     return slack
 
 
-def _fill(channels: Tensor, gone: Tensor, importance: Tensor, count: int) -> None:
-    """Restore up to so many single channels [L, F] in the block that has lost the most important one."""
+def _fill(channels: Tensor, gone: Tensor, importance: Tensor, slack: int, costs: UnitCosts) -> None:
+    """Restore single channels [L, F] within the slack, in the block that has lost the most important of them."""
+    too_dear = torch.tensor([costs.of_block(block).channel > slack for block in range(len(channels))])
+    gone = gone & ~too_dear[:, None]
+    if not gone.any():
+        return
     scores = importance.masked_fill(~gone, -1.0)
     block = int(scores.amax(-1).argmax())
+    count = slack // costs.of_block(block).channel
     channels[block, scores[block].topk(min(count, int(gone[block].sum()))).indices] = True
 
 
@@ -128,15 +133,16 @@ def _all_moves(
     masks: Masks, dims: Tensor, channels: Tensor, costs: UnitCosts, least: MinKeepConfig, round_to: int
 ) -> Iterator[Move]:
     for block in range(masks.branches.shape[0]):
+        of_block = costs.of_block(block)
         if masks.branches[block, ATTN]:
             protected = _most_important(dims[block], masks.heads[block], least.heads)
             for head in masks.heads[block].nonzero().flatten().tolist():
                 scores = dims[block, head].masked_fill(~masks.dims[block, head], float("inf"))
-                yield from _head_chain(block, head, scores, costs, least.dims, round_to, head in protected)
+                yield from _head_chain(block, head, scores, of_block, least.dims, round_to, head in protected)
         if masks.branches[block, MLP]:
             scores = channels[block].masked_fill(~masks.channels[block], float("inf"))
             chunks = _chunks(scores, rounded_up(least.channels, round_to), round_to)
-            yield from _merged([Move(block, None, *chunk, cost=costs.channel * len(chunk[0])) for chunk in chunks])
+            yield from _merged([Move(block, None, *chunk, cost=of_block.channel * len(chunk[0])) for chunk in chunks])
 
 
 def _most_important(dims: Tensor, heads: Tensor, count: int) -> set[int]:
@@ -146,7 +152,7 @@ def _most_important(dims: Tensor, heads: Tensor, count: int) -> set[int]:
 
 
 def _head_chain(
-    block: int, head: int, scores: Tensor, costs: UnitCosts, least: int, round_to: int, protected: bool
+    block: int, head: int, scores: Tensor, costs: StackCosts, least: int, round_to: int, protected: bool
 ) -> list[Move]:
     chunks = list(_chunks(scores, rounded_up(least, round_to), round_to))
     moves = [Move(block, head, *chunk, cost=costs.dim * len(chunk[0])) for chunk in chunks]

@@ -1,16 +1,16 @@
-"""Pruning a uniform ViT: the norms that decide, the masked weights, and what is left.
+"""Pruning a network: the norms that decide, the masked weights, and what is left.
 
 L blocks, H heads, d dimensions a head, F channels.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
-from lightning_vitc.budget.masks import Masks, uniform
+from lightning_vitc.budget.masks import Masks
+from lightning_vitc.budget.stacks import joined, stack_of, stacks_of
 from lightning_vitc.networks.axes import Inner
 from lightning_vitc.networks.backbone import Backbone, BranchGate
 from lightning_vitc.networks.blocks import ATTN, MLP, Block, Branch
@@ -21,17 +21,21 @@ from lightning_vitc.networks.stacked import stacked
 
 
 @torch.no_grad()
-def energies(network: nn.Module) -> tuple[Tensor, Tensor]:
-    """Squared norms of the columns of `attn.proj` [L, H, d] and of `mlp.fc2` [L, F] of a uniform network."""
-    heads = network.blocks[0].attn.num_heads  # type: ignore[union-attr, index, operator]
-    proj, fc2 = (torch.linalg.vector_norm(stacked(weights), dim=1).square() for weights in proj_and_fc2(network))
-    return proj.unflatten(1, (heads, -1)), fc2
+def energies(network: Backbone) -> tuple[Tensor, Tensor]:
+    """Squared norms of the columns of `attn.proj` [L, H, d] and of `mlp.fc2` [L, F] of a dense network."""
+    dims, channels = [], []
+    for stack, weights in zip(stacks_of(network.spec), proj_and_fc2(network), strict=True):
+        proj, fc2 = (torch.linalg.vector_norm(stacked(of_kind), dim=1).square() for of_kind in weights)
+        dims.append(proj.unflatten(1, (stack.heads, -1)))
+        channels.append(fc2)
+    return joined(dims), joined(channels)
 
 
-def proj_and_fc2(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The weights whose columns are pruned, block by block: of `attn.proj` and of `mlp.fc2`."""
-    blocks: Any = network.blocks
-    return [block.attn.proj.weight for block in blocks], [block.mlp.fc2.weight for block in blocks]
+def proj_and_fc2(network: Backbone) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """The weights whose columns are pruned, block by block of each stack: of `attn.proj` and of `mlp.fc2`."""
+    blocks = list(network.blocks)
+    alike = [blocks[stack.rows] for stack in stacks_of(network.spec)]
+    return [([block.attn.proj.weight for block in some], [block.mlp.fc2.weight for block in some]) for some in alike]
 
 
 def pruned_spec(spec: ArchSpec, masks: Masks) -> ArchSpec:
@@ -52,11 +56,12 @@ def pruned_spec(spec: ArchSpec, masks: Masks) -> ArchSpec:
 
 def kept_of(spec: ArchSpec, masks: Masks) -> Kept:
     """Where the weights that are left are in the dense network."""
-    attn, _ = uniform(spec)
+    stacks = stacks_of(spec)
     indices: dict[str | Inner, Index] = {}
     for number, (run_attn, run_mlp) in enumerate(masks.branches.tolist()):
         if run_attn and masks.dims[number].any():
-            found = _attention_kept(attn, masks.dims[number])
+            stack = stack_of(stacks, number)
+            found = _attention_kept(stack.attn, stack.of_dims(masks.dims)[number - stack.start])
             indices |= {Inner(number, ATTN, what): index for what, index in found.items()}
         if run_mlp:
             indices[Inner(number, MLP, "pieces")] = masks.channels[number].nonzero().flatten()
@@ -81,9 +86,12 @@ def masked_weights(network: Backbone, masks: Masks) -> dict[str, Tensor]:
     """
     weights, spec, shape = dict(network.named_parameters()), network.spec, shape_of(network.spec)
     changed: dict[str, Tensor] = dict(weights)
+    stacks = stacks_of(spec)
     for number, (run_attn, run_mlp) in enumerate(masks.branches.tolist()):
+        stack = stack_of(stacks, number)
         for layer, columns, run in (
-            ("attn.proj", masks.dims[number].flatten(), run_attn), ("mlp.fc2", masks.channels[number], run_mlp),
+            ("attn.proj", stack.of_dims(masks.dims)[number - stack.start].flatten(), run_attn),
+            ("mlp.fc2", stack.of_channels(masks.channels)[number - stack.start], run_mlp),
         ):  # fmt: skip
             name = shape.block_prefix(*spec.place(number)) + layer
             weight = weights[f"{name}.weight"]

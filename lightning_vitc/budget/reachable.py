@@ -1,13 +1,15 @@
 """What pruning and skipping can reach together: how many blocks stay, the least that can be left, the finest step."""
 
 import math
+from math import gcd
 
-from lightning_vitc.budget.masks import Masks, uniform
+from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.plan import Reachable
 from lightning_vitc.budget.projection import multiple_of, project, rounded_up
 from lightning_vitc.budget.prunable import pruned_spec
+from lightning_vitc.budget.stacks import stacks_of
 from lightning_vitc.budget.target import Target
-from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.budget.unit_costs import StackCosts, UnitCosts
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig
 
@@ -46,9 +48,11 @@ def reachable_of(spec: ArchSpec, costs: UnitCosts, budget: BudgetConfig, target:
         share: of what is removed, removed by skipping at most; `None` for any.
     """
 
+    cheapest = sorted(range(spec.depth), key=lambda number: costs.of_block(number).whole)
+
     def cost(blocks: int) -> int:
         masks = Masks.full(spec)
-        masks.branches[blocks:] = False
+        masks.branches[cheapest[blocks:]] = False
         masks = smallest(masks, costs, budget) if prune else masks
         return costs.total(masks) if target.table is None else target.measure(pruned_spec(spec, masks))
 
@@ -57,24 +61,27 @@ def reachable_of(spec: ArchSpec, costs: UnitCosts, budget: BudgetConfig, target:
 
     possible = (blocks for blocks in range(1, spec.depth + 1) if needed(cost(blocks) / costs.dense) <= blocks)
     least, here = cost(next(possible, spec.depth)), cost(needed(target.ratio))
-    step = _step(spec, costs, budget) if prune else max(1, (costs.dense - costs.fixed) // spec.depth)
+    step = _step(costs, budget) if prune else max(1, (costs.dense - costs.fixed) // spec.depth)
     return Reachable(here if here > target.amount else least, costs.dense, step)
 
 
 def multiples(spec: ArchSpec, budget: BudgetConfig) -> dict[str, int | str]:
     """Of channels and value dimensions, for `vitc plan`, and what would be faster."""
-    head_dim = uniform(spec)[0].query
+    head_dim = gcd(*(stack.head_dim for stack in stacks_of(spec)))
     size, default = multiple_of(budget.round_to, head_dim), multiple_of(None, head_dim)
     faster = f"budget.round_to={default} is faster at the same MACs"
     return {"round_to": size, **({"hint": faster} if size % default else {})}
 
 
-def _step(spec: ArchSpec, costs: UnitCosts, budget: BudgetConfig) -> int:
+def _step(costs: UnitCosts, budget: BudgetConfig) -> int:
     """How far from the budget the projection may end: a piece, or a head where the minima leave no smaller one."""
-    attn, mlp = uniform(spec)
-    least, size = budget.min_keep, multiple_of(budget.round_to, attn.query)
-    if budget.round_to is None and rounded_up(least.channels, size) < mlp.width:
-        return costs.channel  # single ones fill the rest
-    pieces = [costs.dim] * (rounded_up(least.dims, size) < attn.query)
-    pieces += [costs.channel] * (rounded_up(least.channels, size) < mlp.width)
-    return size * max(pieces) if pieces else costs.head + attn.query * costs.dim
+    return max(_step_of(part, budget, multiple_of(budget.round_to, costs.head_dim)) for part in costs.stacks)
+
+
+def _step_of(part: StackCosts, budget: BudgetConfig, size: int) -> int:
+    stack, least = part.stack, budget.min_keep
+    if budget.round_to is None and rounded_up(least.channels, size) < stack.channels:
+        return part.channel  # single ones fill the rest
+    pieces = [part.dim] * (rounded_up(least.dims, size) < stack.head_dim)
+    pieces += [part.channel] * (rounded_up(least.channels, size) < stack.channels)
+    return size * max(pieces) if pieces else part.whole_head

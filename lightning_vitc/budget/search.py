@@ -1,13 +1,14 @@
 """The budgeted search for what to prune and skip, by a primal-dual method (UVC, Yu et al., ICLR 2022).
 
-Everything is vectorized over blocks and stays on its device. L blocks, H heads, d dimensions a head, F channels.
+Everything is vectorized over blocks that are alike and stays on its device. L blocks, H heads, d dimensions a head,
+F channels; of a network whose stages differ the largest, see `stacks`.
 Names of the paper: s1 `cut_heads`, s3 `cut_channels`, r `cut_dims`; duals y `dual_heads`, `dual_channels`,
 p `dual_dims`, z `price`.
 
 Ours, against the faults of the released code: the variables move by their share of the dense cost, so that a head
-and a channel are weighed by what they cost; energies are relative to the mean of their kind; the price of the budget
-is an augmented Lagrangian with a bounded integral, so that it acts from the first step, whatever the budget, and does
-not wind up; every variable may come back from its bound.
+and a channel are weighed by what they cost; energies are relative to the mean of their kind in a stage; the price of
+the budget is an augmented Lagrangian with a bounded integral, so that it acts from the first step, whatever the budget,
+and does not wind up; every variable may come back from its bound.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_vitc.budget.masks import ATTN, MLP, Masks, uniform
+from lightning_vitc.budget.masks import ATTN, MLP, Masks
 from lightning_vitc.budget.prunable import energies, proj_and_fc2
-from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.budget.stacks import Stack, joined
+from lightning_vitc.budget.unit_costs import StackCosts, UnitCosts
+from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.stacked import stacked
 from lightning_vitc.schema import MinKeepConfig
@@ -58,14 +61,9 @@ class BudgetedSearch(nn.Module):
 
     def __init__(self, spec: ArchSpec, costs: UnitCosts, least: MinKeepConfig, rates: SearchRates):
         super().__init__()
-        attn, mlp = uniform(spec)
-        self.heads, self.dims, self.channels = attn.groups, attn.query, mlp.width
         self.costs, self.least, self.rates = costs, least, rates
-        for name, shape in {
-            "heads": (spec.depth,),
-            "channels": (spec.depth,),
-            "dims": (spec.depth, self.heads),
-        }.items():
+        heads = max(part.stack.heads for part in costs.stacks)
+        for name, shape in {"heads": (spec.depth,), "channels": (spec.depth,), "dims": (spec.depth, heads)}.items():
             self.register_buffer(f"cut_{name}", torch.zeros(shape))
             self.register_buffer(f"dual_{name}", torch.ones(shape))
         self.register_buffer("price", torch.zeros(()))
@@ -73,10 +71,17 @@ class BudgetedSearch(nn.Module):
 
     def masks(self, dims: Tensor, channels: Tensor, branches: Tensor) -> Masks:
         """What the cuts keep, given the energies: the ceil(s) groups of smallest energy go."""
-        heads = ~smallest(dims.sum(-1), self.cut_heads)
+        kept = [self._kept(part.stack, dims, channels) for part in self.costs.stacks]
         return Masks(
-            ~smallest(dims, self.cut_dims) & heads[..., None], ~smallest(channels, self.cut_channels), branches
+            joined([of_dims for of_dims, _ in kept]), joined([of_channels for _, of_channels in kept]), branches
         )
+
+    def _kept(self, stack: Stack, dims: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, H, d] and [n, F] of blocks that are alike."""
+        dims, channels = stack.of_dims(dims), stack.of_channels(channels)
+        heads = ~smallest(dims.sum(-1), self.cut_heads[stack.rows])
+        of_dims = ~smallest(dims, stack.of_heads(self.cut_dims)) & heads[..., None]
+        return of_dims, ~smallest(channels, self.cut_channels[stack.rows])
 
     def ratio(self, run: Tensor) -> Tensor:
         """Cost over dense cost with branches run with probability `run` [L, 2]; differentiable in `run`.
@@ -88,50 +93,69 @@ class BudgetedSearch(nn.Module):
 
     def branches(self) -> Tensor:
         """[L, 2] cost of attention and MLP, of s and r as they are now."""
-        heads = self.heads - self.cut_heads
-        dims = heads * (self.dims - self.cut_dims.mean(-1))
-        return self.costs.branches(heads, dims, self.channels - self.cut_channels)
+        found = [self._branches(part) for part in self.costs.stacks]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _branches(self, part: StackCosts) -> Tensor:
+        stack = part.stack
+        heads = stack.heads - self.cut_heads[stack.rows]
+        dims = heads * (stack.head_dim - stack.of_heads(self.cut_dims).mean(-1))
+        return part.branches(heads, dims, stack.channels - self.cut_channels[stack.rows])
 
     @torch.no_grad()
     def observe(self, run: Tensor, target: float) -> dict[str, Tensor]:
         """Scalars for the logs: ratio, target, price, mean duals, mean cuts in percent, and how likely blocks run."""
-        sizes = {"heads": self.heads, "dims": self.dims, "channels": self.channels}
         scalars = {
             "search/ratio": self.ratio(run),
             "search/target": run.new_full((), target),
             "search/price": self.price,
         }
-        for name, size in sizes.items():
-            scalars[f"search/dual_{name}"] = getattr(self, f"dual_{name}").mean()
-            scalars[f"search/cut_{name}_percent"] = 100 * getattr(self, f"cut_{name}").mean() / size
+        for name in ("heads", "dims", "channels"):
+            duals, cuts = zip(*(self._means(name, part.stack) for part in self.costs.stacks), strict=True)
+            scalars[f"search/dual_{name}"] = torch.stack(duals).mean()
+            scalars[f"search/cut_{name}_percent"] = torch.stack(cuts).mean()
         for number, (attn, mlp) in enumerate(run.unbind()):
             scalars |= {f"gates/attn_{number:02d}": attn, f"gates/mlp_{number:02d}": mlp}
         return scalars
 
+    def _means(self, name: str, stack: Stack) -> tuple[Tensor, Tensor]:
+        """The mean dual, and the mean cut in percent, of a kind of pieces in a stack."""
+        size = {"heads": stack.heads, "dims": stack.head_dim, "channels": stack.channels}[name]
+        dual, cut = (_part(getattr(self, f"{what}_{name}"), stack) for what in ("dual", "cut"))
+        return dual.mean(), 100 * cut.mean() / size
+
     @torch.no_grad()
     def shrink(
-        self, weights: Sequence[Sequence[Tensor]], dims: Tensor, channels: Tensor, lr: Tensor | float
+        self, weights: Sequence[Sequence[Sequence[Tensor]]], dims: Tensor, channels: Tensor, lr: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         """The proximal step: columns that are cut are divided by 1 + 2 lr dual.
 
         Args:
-            weights: of `attn.proj` and of `mlp.fc2`, block by block; changed in place.
+            weights: of `attn.proj` and of `mlp.fc2`, block by block of each stack; changed in place.
             dims, channels: their energies, [L, H, d] and [L, F].
             lr: the learning rate of the weights.
 
         Returns:
             The energies after it.
         """
-        head = 1 + 2 * lr * smallest(dims.sum(-1), self.cut_heads) * self.dual_heads[:, None]
-        dim = 1 + 2 * lr * smallest(dims, self.cut_dims) * self.dual_dims[..., None]
-        channel = 1 + 2 * lr * smallest(channels, self.cut_channels) * self.dual_channels[:, None]
+        after = [self._shrink(part.stack, kinds, dims, channels, lr)
+                 for part, kinds in zip(self.costs.stacks, weights, strict=True)]  # fmt: skip
+        return joined([of_dims for of_dims, _ in after]), joined([of_channels for _, of_channels in after])
+
+    def _shrink(self, stack: Stack, weights: Sequence[Sequence[Tensor]], dims: Tensor, channels: Tensor,
+                lr: Tensor | float) -> tuple[Tensor, Tensor]:  # fmt: skip
+        rows, dims, channels = stack.rows, stack.of_dims(dims), stack.of_channels(channels)
+        cut_dims, dual_dims = stack.of_heads(self.cut_dims), stack.of_heads(self.dual_dims)
+        head = 1 + 2 * lr * smallest(dims.sum(-1), self.cut_heads[rows]) * self.dual_heads[rows, None]
+        dim = 1 + 2 * lr * smallest(dims, cut_dims) * dual_dims[..., None]
+        channel = 1 + 2 * lr * smallest(channels, self.cut_channels[rows]) * self.dual_channels[rows, None]
         dim = head[..., None] * dim
         for kind, divisor in zip(weights, (dim.flatten(1), channel), strict=True):
             stacked(kind).div_(divisor[:, None])
         return dims / dim.square(), channels / channel.square()
 
     @torch.no_grad()
-    def prune(self, network: nn.Module, run: Tensor, lr: Tensor | float) -> None:
+    def prune(self, network: Backbone, run: Tensor, lr: Tensor | float) -> None:
         """The proximal step on the weights of a network at their learning rate `lr`, then a step of the cuts."""
         self.move(*self.shrink(proj_and_fc2(network), *energies(network), lr), run)
 
@@ -154,15 +178,20 @@ class BudgetedSearch(nn.Module):
             channels: energies [L, F] of the channels.
             run: probability that each branch runs, [L, 2].
         """
-        rates, costs, pressure = self.rates, self.costs, self.pressure
-        block = (costs.dense - costs.fixed) / len(self.cut_heads)
-        head_cost = costs.head + (self.dims - self.cut_dims.mean(-1)) * costs.dim
+        for part in self.costs.stacks:
+            stack = part.stack
+            self._move(part, stack.of_dims(dims), stack.of_channels(channels), run[stack.rows])
+
+    def _move(self, part: StackCosts, dims: Tensor, channels: Tensor, run: Tensor) -> None:
+        rates, stack, pressure = self.rates, part.stack, self.pressure
+        block = (self.costs.dense - self.costs.fixed) / len(self.cut_heads)
+        head_cost = part.head + (stack.head_dim - stack.of_heads(self.cut_dims).mean(-1)) * part.dim
         for name, energy, unit, probability, least in (
             ("heads", dims.sum(-1), head_cost, run[:, ATTN], self.least.heads),
-            ("dims", dims, costs.dim, run[:, ATTN, None], self.least.dims),
-            ("channels", channels, costs.channel, run[:, MLP], self.least.channels),
+            ("dims", dims, part.dim, run[:, ATTN, None], self.least.dims),
+            ("channels", channels, part.channel, run[:, MLP], self.least.channels),
         ):
-            cut, dual = getattr(self, f"cut_{name}"), getattr(self, f"dual_{name}")
+            cut, dual = (_part(getattr(self, f"{what}_{name}"), stack) for what in ("cut", "dual"))
             gone, following = lowest(relative(energy), cut)
             share = torch.addcmul(pressure * probability, dual, following, value=-1)
             each = (
@@ -183,11 +212,19 @@ class BudgetedSearch(nn.Module):
             dims, channels: energies, [L, H, d] and [L, F].
         """
         masks = self.masks(dims, channels, torch.ones(len(dims), 2, dtype=torch.bool))
-        return relative(dims) * (masks.dims + CUT), relative(channels) * (masks.channels + CUT)
+        stacks = [part.stack for part in self.costs.stacks]
+        of_dims = joined([relative(stack.of_dims(dims)) for stack in stacks])
+        of_channels = joined([relative(stack.of_channels(channels)) for stack in stacks])
+        return of_dims * (masks.dims + CUT), of_channels * (masks.channels + CUT)
+
+
+def _part(tensor: Tensor, stack: Stack) -> Tensor:
+    """Of the variables of all blocks, [L] or [L, H], those of a stack: a view."""
+    return tensor[stack.rows] if tensor.ndim == 1 else stack.of_heads(tensor)
 
 
 def relative(energy: Tensor) -> Tensor:
-    """Energies over the mean of their kind."""
+    """Energies over their mean."""
     return energy / energy.mean().clamp_min(1e-12)
 
 

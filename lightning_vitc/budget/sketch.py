@@ -31,7 +31,7 @@ def sketch_of(
     masks = Masks.full(spec)
     if blocks is not None:
         stays = blocks if prune else _most_blocks(masks, costs, limit, blocks)
-        masks.branches[stays:] = False
+        masks.branches[_leaving(costs, len(masks.branches) - stays)] = False
     if prune:
         masks = project(masks, *importances(masks, costs), costs, limit, budget.min_keep, budget.round_to)
     return Sketch(pruned_spec(spec, masks))
@@ -43,15 +43,23 @@ def importances(masks: Masks, costs: UnitCosts, seed: int = 0) -> tuple[Tensor, 
     depth, heads, _ = masks.dims.shape
     dims = torch.rand(masks.dims.shape, generator=generator)
     dims *= torch.randn(depth, heads, 1, generator=generator).mul(0.5).exp()
-    channels = torch.rand(masks.channels.shape, generator=generator) * costs.channel / costs.dim
+    channels = torch.rand(masks.channels.shape, generator=generator)
+    for part in costs.stacks:
+        channels[part.stack.rows] = channels[part.stack.rows] * part.channel / part.dim
     return dims, channels * torch.randn(depth, 1, generator=generator).mul(0.3).exp()
+
+
+def _leaving(costs: UnitCosts, count: int) -> list[int]:
+    """The blocks that go where so many do: the dearest, of equals the last."""
+    blocks = sorted(range(costs.stacks[-1].stack.stop), key=lambda number: costs.of_block(number).whole)
+    return blocks[len(blocks) - count :]
 
 
 def _most_blocks(masks: Masks, costs: UnitCosts, limit: int, least: int) -> int:
     """As many whole blocks as the limit has room for."""
     for count in range(len(masks.branches), least, -1):
         branches = masks.branches.clone()
-        branches[count:] = False
+        branches[_leaving(costs, len(branches) - count)] = False
         if costs.total(masks.running(branches)) <= limit:
             return count
     return least

@@ -1,15 +1,62 @@
 """What each piece that can be pruned costs."""
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_vitc.budget.masks import Masks, uniform
+from lightning_vitc.budget.masks import Masks
+from lightning_vitc.budget.stacks import Stack, stacks_of
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.blocks import Block, Branch
 from lightning_vitc.networks.spec import ArchSpec
+
+
+@dataclass(frozen=True)
+class StackCosts:
+    """Of the pieces of blocks that are alike.
+
+    Attributes:
+        stack: the blocks.
+        attn, mlp: of a branch that runs, beside its pieces.
+        head: of a head beside its value dimensions: query and key rows and their product.
+        dim: of a value dimension: its rows and columns, and its part of AV.
+        channel: of an MLP channel.
+    """
+
+    stack: Stack
+    attn: int
+    mlp: int
+    head: int
+    dim: int
+    channel: int
+
+    @property
+    def whole_attn(self) -> int:
+        """Of an attention of which nothing is removed."""
+        return self.attn + self.stack.heads * self.whole_head
+
+    @property
+    def whole_head(self) -> int:
+        """Of a head with all its value dimensions."""
+        return self.head + self.stack.head_dim * self.dim
+
+    @property
+    def whole_mlp(self) -> int:
+        """Of an MLP of which nothing is removed."""
+        return self.mlp + self.stack.channels * self.channel
+
+    @property
+    def whole(self) -> int:
+        """Of a block of which nothing is removed."""
+        return self.whole_attn + self.whole_mlp
+
+    def branches(self, heads: Tensor, dims: Tensor, channels: Tensor) -> Tensor:
+        """[n, 2] of attention and MLP with so many heads [n], value dimensions [n] and channels [n]."""
+        attn = self.attn + heads * self.head + dims * self.dim
+        return torch.stack([attn, self.mlp + channels * self.channel], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -18,46 +65,41 @@ class UnitCosts:
 
     Attributes:
         fixed: what no pruning removes.
-        attn, mlp: of a branch that runs, beside its pieces.
-        head: of a head beside its value dimensions: query and key rows and their product.
-        dim: of a value dimension: its rows and columns, and its part of AV.
-        channel: of an MLP channel.
+        stacks: of its pieces, blocks that are alike together.
         dense: of the whole network.
     """
 
     fixed: int
-    attn: int
-    mlp: int
-    head: int
-    dim: int
-    channel: int
+    stacks: tuple[StackCosts, ...]
     dense: int
 
     @classmethod
     def of(cls, spec: ArchSpec, quantity: str = "macs", convention: str = "full", method: str = "uvc") -> "UnitCosts":
         """Read the unit costs off the cost model, by the difference that removing one piece makes."""
 
-        def measure(*branches: Branch | None) -> int:
-            changed = spec.with_stage(*([Block(branches)] if branches else []))
+        def measure(changed: ArchSpec) -> int:
             return costs.params(changed) if quantity == "params" else costs.macs(changed, convention, method)
 
-        def heads(*values: int) -> int:
-            return measure(attn.of_pieces(*values), None)
+        stacks = stacks_of(spec)
+        bare = measure(spec.without_blocks())
+        found = (_of_stack(stack, bare, lambda *blocks, stack=stack: measure(stack.alone(spec, *blocks)))
+                 for stack in stacks)  # fmt: skip
+        return cls(bare, tuple(found), measure(spec))
 
-        attn, mlp = uniform(spec)
-        bare, whole, no_mlp = measure(), measure(attn, mlp), measure(attn, None)
-        dim = heads(2, 2) - heads(2, 1)
-        head = heads(2, 2) - heads(2) - 2 * dim
-        channel = measure(None, mlp.of_pieces(2)) - measure(None, mlp.of_pieces(1))
-        attn_alone = no_mlp - bare - attn.groups * head - attn.width * dim
-        mlp_alone = whole - no_mlp - mlp.width * channel
-        dense = costs.params(spec) if quantity == "params" else costs.macs(spec, convention, method)
-        return cls(bare, attn_alone, mlp_alone, head, dim, channel, dense)
+    @property
+    def head_dim(self) -> int:
+        """What the widths of all heads are multiples of."""
+        return gcd(*(part.stack.head_dim for part in self.stacks))
+
+    def of_block(self, number: int) -> StackCosts:
+        """Of the pieces of a block."""
+        return next(part for part in self.stacks if number < part.stack.stop)
 
     def branches(self, heads: Tensor, dims: Tensor, channels: Tensor) -> Tensor:
         """[L, 2] cost of attention and MLP with so many heads [L], value dimensions [L] and channels [L]."""
-        attn = self.attn + heads * self.head + dims * self.dim
-        return torch.stack([attn, self.mlp + channels * self.channel], dim=-1)
+        found = [part.branches(heads[part.stack.rows], dims[part.stack.rows], channels[part.stack.rows])
+                 for part in self.stacks]  # fmt: skip
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def total(self, masks: Masks) -> int:
         """The cost of a pruned network."""
@@ -65,9 +107,30 @@ class UnitCosts:
         return self.fixed + int((per_branch * masks.branches).sum())
 
 
+def _of_stack(stack: Stack, bare: int, measure: Any) -> StackCosts:
+    def branch(*branches: Branch | None) -> int:
+        return measure(Block(branches)) - bare
+
+    def heads(*values: int) -> int:
+        return branch(stack.attn.of_pieces(*values), None)
+
+    def channels(count: int) -> int:
+        return branch(None, stack.mlp.of_pieces(count))
+
+    dim = heads(2, 2) - heads(2, 1)
+    head = heads(2, 2) - heads(2) - 2 * dim
+    channel = channels(2) - channels(1)
+    attn = branch(stack.attn, None) - stack.heads * (head + stack.head_dim * dim)
+    return StackCosts(stack, attn, branch(None, stack.mlp) - stack.channels * channel, head, dim, channel)
+
+
 def removed(masks: Masks, costs: UnitCosts) -> dict[str, Any]:
     """In percent of the dense cost, in what the budget counts: removed by skipping, by pruning what runs, and left."""
     unpruned = Masks(torch.ones_like(masks.dims), torch.ones_like(masks.channels), masks.branches)
+    for part in costs.stacks:  # nothing is beyond a smaller block
+        unpruned.dims[part.stack.rows, part.stack.heads :] = False
+        unpruned.dims[part.stack.rows, :, part.stack.head_dim :] = False
+        unpruned.channels[part.stack.rows, part.stack.channels :] = False
     skipped, left = costs.dense - costs.total(unpruned), costs.total(masks)
     return {
         "blocks": int(masks.branches.any(-1).sum()),

@@ -30,13 +30,16 @@ class DynamicCosts:
             spec: the network.
             measure: the cost model; of gates it counts that everything runs.
         """
-        bare = measure(spec.with_stage())
+        bare = measure(spec.without_blocks())
 
-        def alone(*branches: Branch | None) -> int:
-            ungated = (branch and replace(branch, gate=None) for branch in branches)
-            return measure(spec.with_stage(Block(tuple(ungated)))) - bare
+        def alone(number: int, *branches: Branch | None) -> int:
+            blocks: list[Block | None] = [None] * spec.depth
+            blocks[number] = Block(tuple(branch and replace(branch, gate=None) for branch in branches))
+            return measure(spec.with_blocks(blocks)) - bare
 
-        branches = tuple((alone(attn, None), alone(None, mlp)) for attn, mlp in spec.blocks)
+        branches = tuple(
+            (alone(number, attn, None), alone(number, None, mlp)) for number, (attn, mlp) in enumerate(spec.blocks)
+        )
         return cls(measure(spec) - sum(map(sum, branches)), branches)
 
     @property

@@ -5,6 +5,7 @@ decisions, and one candidate alone (K = 1) is the ablation without a search.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +21,28 @@ class GateSelection(nn.Module):
     """The candidates of every branch and their architecture parameters.
 
     Args:
-        depth: L.
-        dim: of the tokens.
+        widths: of the tokens of each of the L blocks; equal ones follow each other.
         names: of the K candidates.
         temperature: of the softmax over the architecture parameters.
-        costs: of the candidates; default: their MACs.
+        costs: of the candidates of each block; default: their MACs.
     """
 
     chosen: Tensor
     costs: Tensor
 
-    def __init__(self, depth: int, dim: int, names: Sequence[str], temperature: float = 1.0,
-                 costs: Sequence[int] | None = None):  # fmt: skip
+    def __init__(self, widths: Sequence[int], names: Sequence[str], temperature: float = 1.0,
+                 costs: Sequence[Sequence[int]] | None = None):  # fmt: skip
         super().__init__()
-        self.names, self.dim, self.temperature = tuple(names), dim, temperature
-        self.stack = GateStack([[GateNetwork(name, dim).start() for name in names] for _ in range(2 * depth)])
-        self.architecture = nn.Parameter(torch.zeros(depth, 2, len(names)))
+        self.names, self.temperature = tuple(names), temperature
+        self.blocks = [(dim, len(list(alike))) for dim, alike in groupby(widths)]  # that have a stack of gates
+        self.stacks = nn.ModuleList(
+            GateStack([[GateNetwork(name, dim).start() for name in names] for _ in range(2 * count)])
+            for dim, count in self.blocks
+        )
+        self.architecture = nn.Parameter(torch.zeros(len(widths), 2, len(names)))
         self.register_buffer("chosen", torch.zeros_like(self.architecture))  # one-hot from when it is frozen
-        of_each = [gate_macs(name, dim) for name in names] if costs is None else costs
-        self.register_buffer("costs", torch.tensor(of_each, dtype=torch.float), persistent=False)
+        of_each = [[gate_macs(name, dim) for name in names] for dim in widths] if costs is None else costs
+        self.register_buffer("costs", torch.tensor(of_each, dtype=torch.float)[:, None], persistent=False)
 
     def mixture(self, frozen: bool) -> Tensor:
         """Shares of the candidates [L, 2, K]: a softmax, or the choice; the parameters always get a gradient.
@@ -49,9 +53,13 @@ class GateSelection(nn.Module):
             return self.chosen + 0 * self.architecture
         return (self.architecture / self.temperature).softmax(-1)
 
-    def deciding(self, mixture: Tensor) -> Deciding:
-        """The gates of all branches, attention and MLP block by block."""
-        return Deciding(self.stack, self.stack.mixed(mixture.flatten(0, 1)))
+    def deciding(self, mixture: Tensor) -> list[Deciding]:
+        """Of each block, what its gates are asked in their order: attention, then MLP."""
+        found: list[Deciding] = []
+        for stack, (_, count) in zip(self._stacks(), self.blocks, strict=True):
+            shares = mixture[len(found) : len(found) + count]
+            found += [Deciding(stack, stack.mixed(shares.flatten(0, 1)))] * count
+        return found
 
     def cost(self, mixture: Tensor) -> Tensor:
         """Of all gates, a scalar."""
@@ -65,17 +73,28 @@ class GateSelection(nn.Module):
 
     def cost_of_winners(self) -> int:
         """Of the gates that were chosen."""
-        of_name = dict(zip(self.names, self.costs.tolist(), strict=True))
-        return int(sum(of_name[gate.name] for pair in self.winners() for gate in pair))
+        return int((self._best() * self.costs).sum())
 
     def winners(self) -> list[tuple[GateNetwork, GateNetwork]]:
         """The networks that were chosen, of attention and MLP block by block."""
-        best = torch.where(self.chosen.any(), self.chosen, self.architecture).argmax(-1).flatten().tolist()
-        networks = [self.stack.unit(gate, index) for gate, index in enumerate(best)]
+        best = iter(self._best().argmax(-1).flatten().tolist())
+        networks = [
+            stack.unit(gate, next(best))
+            for stack, (_, count) in zip(self._stacks(), self.blocks, strict=True) for gate in range(2 * count)
+        ]  # fmt: skip
         return list(zip(networks[::2], networks[1::2], strict=True))
 
+    def _best(self) -> Tensor:
+        """One-hot, [L, 2, K]."""
+        best = torch.where(self.chosen.any(), self.chosen, self.architecture).argmax(-1, keepdim=True)
+        return torch.zeros_like(self.chosen).scatter_(-1, best, 1.0)
+
+    def _stacks(self) -> list[GateStack]:
+        return list(self.stacks)  # type: ignore[arg-type]
+
     def of_today(self, weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """The weights of a module with such gates, from when every candidate was a module of its own."""
+        """The weights of a module with such gates, from when all were of one width, or modules of their own."""
+        weights = {name.replace(f"{prefix}stack.", f"{prefix}stacks.0."): value for name, value in weights.items()}
         old, gates = f"{prefix}candidates.", self.chosen[..., 0].numel()
         if not any(name.startswith(old) for name in weights):
             return weights
@@ -84,5 +103,5 @@ class GateSelection(nn.Module):
             if name.startswith(old):
                 gate, candidate, key = name.removeprefix(old).split(".", 2)
                 states[int(gate)][int(candidate)][key] = weights[name]
-        stack = {f"{prefix}stack.{key}": value for key, value in stacked_state(states, self.names).items()}
+        stack = {f"{prefix}stacks.0.{key}": value for key, value in stacked_state(states, self.names).items()}
         return {name: value for name, value in weights.items() if not name.startswith(old)} | stack

@@ -1,6 +1,7 @@
 """What a budget asks of a network that is smaller and also skips: an expected cost, and that of the resident model."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -64,9 +65,15 @@ class DynamicTargets:
         """Of the branches of a network with gates."""
         return DynamicCosts.of(spec, costs.macs if self.table is None else self.table.measure)
 
-    def gate_cost(self, name: str, dim: int) -> int:
-        """Of a gate network."""
-        return gate_macs(name, dim) if self.table is None else self.table.gates[name]
+    def gate_cost(self, name: str, spec: ArchSpec, block: int) -> int:
+        """Of a gate network in front of a branch of a block."""
+        return gate_macs(name, spec.width_at(block)) if self.table is None else self.table.gate(name, block)
+
+    def gates_cost(self, spec: ArchSpec, names: Sequence[str]) -> int:
+        """Of two gates a block of all blocks, each the dearest of those."""
+        return 2 * sum(
+            max((self.gate_cost(name, spec, block) for name in names), default=0) for block in range(spec.depth)
+        )
 
 
 def targets_of(
@@ -107,7 +114,7 @@ def plan_of(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names
     target = replace(targets.resident(spec), quantity=quantity, table=targets.table,
                      amount=targets.static or targets.dense, dense=targets.dense)  # fmt: skip
     pruned = reachable_of(spec, units, budget, target, prune=True, skip=False, share=None)
-    gates = 2 * spec.depth * max((targets.gate_cost(name, spec.embed_dim) for name in names), default=0)
+    gates = targets.gates_cost(spec, names)
     static = replace(pruned, least=pruned.least + gates)
     least = {key: value for key, value in vars(budget.min_keep).items() if key != "blocks"}
     details = {"min_keep": least, **multiples(spec, budget), "gates": list(names)}
@@ -121,8 +128,8 @@ def plan_of(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names
 
 def _sketch(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names: tuple[str, ...]) -> Sketch:
     """The resident model with the dearest gates, and how often its branches run."""
-    gate = max(names, key=lambda name: targets.gate_cost(name, spec.embed_dim), default=None)
-    gates = 0 if gate is None else 2 * spec.depth * targets.gate_cost(gate, spec.embed_dim)
+    gate = max(names, key=lambda name: targets.gates_cost(spec, (name,)), default=None)
+    gates = 0 if gate is None else targets.gates_cost(spec, (gate,))
     masks, units = Masks.full(spec), targets.unit_costs(spec)
     if targets.static is not None:
         limit = targets.static - gates

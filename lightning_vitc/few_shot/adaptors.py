@@ -22,16 +22,16 @@ def adapted(network: Backbone, block: int) -> Backbone:
     for number in range(small.spec.depth):
         left = small.blocks[number]
         if number < block:
-            left.mlp.fc2 = nn.Sequential(left.mlp.fc2, _identity(small))
+            left.mlp.fc2 = nn.Sequential(left.mlp.fc2, _identity(small, number))
         elif left.attn.qkv is None:  # queries, keys and values have projections of their own
-            left.norm1 = nn.Sequential(left.norm1, _identity(small))
+            left.norm1 = nn.Sequential(left.norm1, _identity(small, number))
         else:
-            left.attn.qkv = nn.Sequential(_identity(small), left.attn.qkv)
+            left.attn.qkv = nn.Sequential(_identity(small, number), left.attn.qkv)
     return small
 
 
-def _identity(network: Backbone) -> nn.Linear:
-    width = network.spec.embed_dim
+def _identity(network: Backbone, block: int) -> nn.Linear:
+    width = network.spec.width_at(block)
     layer = nn.Linear(width, width, bias=False, device=next(network.parameters()).device)
     with torch.no_grad():
         nn.init.eye_(layer.weight)

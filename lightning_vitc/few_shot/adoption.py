@@ -40,7 +40,7 @@ def adopt_trials(run: "Pipeline", source: str | None, unrelated: Sequence[str]) 
     if not stages or not (other.path / "blocks.json").is_file():
         raise UserError(f"method.trials_of: {source} has not finished its trials; continue it with 'vitc train'")
     if run.processes.rank == 0:
-        candidates = chosen_candidates(theirs.candidates, run.dense_spec.depth)
+        candidates = chosen_candidates(theirs.candidates, run.dense_spec)
         layout = {"stages": read_stages(other.path) or in_parts(candidates, theirs.trials_at_once)}
         write_json(run.directory.path / f"{STAGES}.json", layout)
         for stage in stages:

@@ -5,12 +5,12 @@ P that of an MLP without its norm, k the blocks, h the hidden units that every o
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lightning_vitc.budget.masks import uniform
 from lightning_vitc.budget.plan import Plan, Reachable, Sketch
+from lightning_vitc.budget.stacks import Stack, stack_of, stacks_of
 from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.latency.fitting import fit
@@ -30,9 +30,9 @@ class BlockPlan:
     blocks: int
     hidden: int
 
-    def apply(self, spec: ArchSpec, chosen: tuple[int, ...] | None = None) -> ArchSpec:
-        """The architecture with the `chosen` blocks compressed; which ones does not change what it costs."""
-        chosen = tuple(range(self.blocks)) if chosen is None else chosen
+    def apply(self, spec: ArchSpec, candidates: Sequence[int]) -> ArchSpec:
+        """The architecture with the first of these blocks compressed; which ones does not change what it costs."""
+        chosen = candidates[: self.blocks]
         return spec.with_blocks([self._small(block) if number in chosen else block
                                  for number, block in enumerate(spec.blocks)])  # fmt: skip
 
@@ -52,21 +52,20 @@ class BlockCosts:
     block: int
 
     @classmethod
-    def of(cls, spec: ArchSpec, target: Target) -> "BlockCosts":
-        """Read off the cost model, by the difference that removing a part makes.
+    def of(cls, spec: ArchSpec, target: Target, candidates: Sequence[int]) -> "BlockCosts":
+        """Read off the cost model, by the difference that removing a part of a candidate makes.
 
         Raises:
-            UserError: for a network whose blocks differ.
+            UserError: for candidates that differ.
         """
-        attn, mlp = uniform(spec)
-        hidden = mlp.width
+        stack = _stack(spec, candidates)
+        attn, mlp, hidden = stack.attn, stack.mlp, stack.channels
         if target.table is not None:  # the same of costs that are measured: linear, and exact for the whole
-            units = target.unit_costs(spec)
-            whole = units.attn + attn.groups * units.head + attn.width * units.dim
-            return cls(whole, units.channel, hidden, whole + units.mlp + hidden * units.channel)
+            units = target.unit_costs(spec).of_block(stack.start)
+            return cls(units.whole_attn, units.channel, hidden, units.whole)
 
         def measure(*blocks: Block) -> int:
-            return target.measure(spec.with_stage(*blocks))
+            return target.measure(stack.alone(spec, *blocks))
 
         parts = (attn, mlp), (None, mlp), (None, mlp.of_pieces(hidden - 1))
         whole, alone, less = (measure(Block(branches)) for branches in parts)
@@ -77,13 +76,26 @@ class BlockCosts:
         return plan.blocks * (self.attn + (self.hidden - plan.hidden) * self.unit)
 
 
-def block_target(budget: BudgetConfig, spec: ArchSpec, method: str, table: LatencyTable | None = None) -> Target:
+def _stack(spec: ArchSpec, candidates: Sequence[int]) -> Stack:
+    """The blocks that all candidates are of: those of another stage would cost something else."""
+    stacks = stacks_of(spec)
+    found = {stack_of(stacks, block) for block in candidates}
+    if len(found) > 1:
+        stages = ", ".join(f"{stack.start} to {stack.stop - 1}" for stack in sorted(found, key=lambda one: one.start))
+        raise UserError(f"method.candidates: blocks of several stages ({stages}) differ in cost; name those of one")
+    return found.pop()
+
+
+def block_target(
+    budget: BudgetConfig, spec: ArchSpec, method: str, candidates: Sequence[int], table: LatencyTable | None = None
+) -> Target:  # fmt: skip
     """What the `budget` section asks of a network: an amount, or that of dropping `drop_blocks` whole blocks.
 
     Args:
         budget: the section.
         spec: the dense network.
         method: by whose paper MACs may be counted.
+        candidates: the blocks that may be compressed.
         table: of the network; read with `latency_ms`.
 
     Raises:
@@ -101,11 +113,11 @@ def block_target(budget: BudgetConfig, spec: ArchSpec, method: str, table: Laten
         raise UserError(f"budget.drop_blocks: {number} of {spec.depth} blocks leaves none; at most {spec.depth - 1}")
     counting = Target("macs", 0, 1, budget.convention, method)
     dense = counting.measure(spec)
-    block = BlockCosts.of(spec, counting).block
+    block = BlockCosts.of(spec, counting, candidates).block
     return Target("macs", dense - number * block, dense, budget.convention, method)
 
 
-def plan_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0) -> BlockPlan:
+def plan_blocks(spec: ArchSpec, target: Target, candidates: Sequence[int], extra: int = 0) -> BlockPlan:
     """The fewest blocks that reach the target, and their hidden units (Zhang et al., CVPR 2024, eq. 1 and 2).
 
     k = ceil((M_o - M_p) / (A + P)), feasible where kA <= M_o - M_p; d = ((M_o - M_p) - kA) / (kP) and
@@ -115,24 +127,24 @@ def plan_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0)
     Args:
         spec: the dense network.
         target: what it may cost.
-        candidates: how many blocks may be compressed.
+        candidates: the blocks that may be compressed, all of one stage.
         extra: compress so many blocks more, each by less (the paper's ablation).
 
     Raises:
         UserError: for a target that cannot be reached, naming the nearest two that can.
     """
-    parts = BlockCosts.of(spec, target)
+    parts = BlockCosts.of(spec, target, candidates)
     remove = target.dense - target.amount
     blocks = fewest_blocks(remove, parts) + extra
     gap = remove == 0 or blocks * parts.attn > remove
-    if blocks > candidates and remove > 0:
-        least = target.dense - parts.removed(BlockPlan(candidates, 0))
+    if blocks > len(candidates) and remove > 0:
+        least = target.dense - parts.removed(BlockPlan(len(candidates), 0))
         raise UserError(
-            f"{_asked(target)} needs {blocks} blocks, and {candidates} are candidates (method.candidates); "
+            f"{_asked(target)} needs {blocks} blocks, and {len(candidates)} are candidates (method.candidates); "
             f"the least that they reach is {target.shown(least)}"
         )
     if gap and target.table is None:
-        raise UserError(_unreachable(target, parts, candidates, extra))
+        raise UserError(_unreachable(target, parts, len(candidates), extra))
     if gap:  # what is reckoned with is not exact, and what is measured in the end may be less
         return BlockPlan(max(blocks, 1), parts.hidden)
     spare = blocks * (parts.attn + parts.hidden * parts.unit) - remove  # what the hidden units that stay may cost
@@ -149,12 +161,12 @@ def first_reached(parts: BlockCosts, extra: int) -> int:
     return max(1, -(-extra * parts.attn // (parts.hidden * parts.unit)))
 
 
-def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int = 0) -> Plan:
+def plan_of_blocks(spec: ArchSpec, target: Target, candidates: Sequence[int], extra: int = 0) -> Plan:
     """The answer of `vitc plan`; its refusal is that of `plan_blocks`. Warns of a reduction that ruins a network."""
-    parts = BlockCosts.of(spec, target)
-    least = target.dense - parts.removed(BlockPlan(candidates, 0))
+    parts = BlockCosts.of(spec, target, candidates)
+    least = target.dense - parts.removed(BlockPlan(len(candidates), 0))
     reachable = Reachable(
-        least, target.dense - (first_reached(parts, extra) + extra) * parts.attn, candidates * parts.unit
+        least, target.dense - (first_reached(parts, extra) + extra) * parts.attn, len(candidates) * parts.unit
     )
     try:
         chosen = plan_blocks(spec, target, candidates, extra)
@@ -166,7 +178,7 @@ def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int =
             f"compressed with few images it collapses beyond {COLLAPSE} %",
             stacklevel=2,
         )
-    small = chosen.apply(spec)
+    small = chosen.apply(spec, candidates)
     macs = costs.macs(small, target.convention, target.method)
     details = {"blocks": chosen.blocks, "hidden": chosen.hidden, "macs": macs, "params": costs.params(small)}
     return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense,
@@ -174,7 +186,7 @@ def plan_of_blocks(spec: ArchSpec, target: Target, candidates: int, extra: int =
 
 
 def measured_plan(
-    spec: ArchSpec, target: Target, candidates: int, extra: int, measure: Callable[[ArchSpec], int]
+    spec: ArchSpec, target: Target, candidates: Sequence[int], extra: int, measure: Callable[[ArchSpec], int]
 ) -> tuple[BlockPlan, dict[str, Any]]:
     """The plan whose network is measured to be within a budget of latency, and what was tried on the way to it.
 
@@ -188,7 +200,7 @@ def measured_plan(
     found = fit(
         target.amount,
         lambda limit: plan_blocks(spec, replace(target, amount=min(limit, target.dense)), candidates, extra),
-        lambda plan: measure(plan.apply(spec)),
+        lambda plan: measure(plan.apply(spec, candidates)),
     )
     return found.choice, found.facts(target.amount)
 

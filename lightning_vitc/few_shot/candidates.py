@@ -9,6 +9,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.feature_matching import FeatureMatching
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.runs.directory import read_json
 
 if TYPE_CHECKING:
@@ -19,15 +20,17 @@ GENERATIONS = 3  # checkpoints of a stage in training: the last, the one before 
 STAGES = "trials"  # the record of which candidates are a stage
 
 
-def chosen_candidates(asked: Sequence[int] | None, depth: int) -> list[int]:
-    """The blocks that may be compressed; without a choice all but the first and the last.
+def chosen_candidates(asked: Sequence[int] | None, spec: ArchSpec) -> list[int]:
+    """The blocks that may be compressed; without a choice all but the first and the last of the deepest stage.
 
     Raises:
         UserError: for a block that is not there, or where there is none.
     """
-    if asked is None and depth < 3:
-        raise UserError(f"method.candidates: {depth} blocks have none between the first and the last; name some")
-    chosen = sorted(set(range(1, depth - 1) if asked is None else asked))
+    depth, deepest = spec.depth, max(spec.depths)
+    if asked is None and deepest < 3:
+        raise UserError(f"method.candidates: {deepest} blocks have none between the first and the last; name some")
+    first = sum(spec.depths[: spec.depths.index(deepest)])
+    chosen = sorted(set(range(first + 1, first + deepest - 1) if asked is None else asked))
     for block in chosen:
         if not 0 <= block < depth:
             raise UserError(f"method.candidates: there is no block {block}; the network has 0 to {depth - 1}")

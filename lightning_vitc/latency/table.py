@@ -5,15 +5,15 @@ a block: so norms, residual additions and the weights' way from memory are in it
 All entries are scaled together so that they add up to the dense network, which is measured whole. Nanoseconds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from sklearn.linear_model import LinearRegression
 
-from lightning_vitc.budget.masks import uniform
-from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.budget.stacks import Stack, stacks_of
+from lightning_vitc.budget.unit_costs import StackCosts, UnitCosts
 from lightning_vitc.networks.blocks import ATTN, Block, Branch
 from lightning_vitc.networks.spec import ArchSpec
 
@@ -25,18 +25,21 @@ def points_of(dense: ArchSpec, gates: Sequence[str] = ()) -> dict[str, ArchSpec]
     """The networks to measure for the table of a dense one.
 
     Args:
-        dense: whose blocks are alike.
+        dense: whose blocks are alike within a stage.
         gates: names of the gate networks that may be in front of branches.
     """
-    attn, mlp = uniform(dense)
-    blocks = {
-        _attn_name(heads, dim): Block((attn.of_pieces(*(dim,) * heads), None))
-        for heads in knots(attn.groups) for dim in knots_of_dims(attn.query)
-    }  # fmt: skip
-    blocks |= {_mlp_name(units): Block((None, mlp.of_pieces(units))) for units in knots(mlp.width)}
-    blocks |= {_gate_name(name): Block((attn, mlp)).with_gates((name, name)) for name in gates}
-    stacks = {name: dense.with_stage(*[block] * STACK) for name, block in blocks.items()}
-    return {BARE: dense.with_stage(), **stacks}
+    found = {BARE: dense.without_blocks()}
+    for stack in stacks_of(dense):
+        attn, mlp = stack.attn, stack.mlp
+        blocks = {
+            _attn_name(heads, dim): Block((attn.of_pieces(*(dim,) * heads), None))
+            for heads in knots(attn.groups) for dim in knots_of_dims(attn.query)
+        }  # fmt: skip
+        blocks |= {_mlp_name(units): Block((None, mlp.of_pieces(units))) for units in knots(mlp.width)}
+        blocks |= {_gate_name(name): Block((attn, mlp)).with_gates((name, name)) for name in gates}
+        where = _stage(dense, stack)
+        found |= {where + name: stack.alone(dense, *[block] * STACK) for name, block in blocks.items()}
+    return found
 
 
 def knots(size: int) -> list[int]:
@@ -51,59 +54,34 @@ def knots_of_dims(size: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class LatencyTable:
-    """Latencies of one network's parts at one place, and what they predict.
+class StackTable:
+    """Of the blocks of a stage.
 
     Attributes:
-        spec: the dense network.
-        dense: its latency, measured whole.
-        fixed: what every network has: embedding, the last norm, the classifier.
+        stack: these blocks.
         attn: [heads, value widths] of an attention with its norm, at `knots`, increasing along both.
         mlp: [hidden units] of an MLP with its norm, likewise.
         gates: of a gate that lets its branch run, by name.
     """
 
-    spec: ArchSpec
-    dense: int
-    fixed: int
+    stack: Stack
     attn: np.ndarray
     mlp: np.ndarray
-    gates: dict[str, int]
+    gates: dict[str, float]
 
-    @classmethod
-    def of(cls, spec: ArchSpec, measured: Mapping[str, int], gates: Sequence[str] = ()) -> "LatencyTable":
-        """From the latencies of `points_of` and of `dense`."""
-        attn, mlp = uniform(spec)
-        bare, dense = measured[BARE], measured["dense"]
+    @property
+    def block(self) -> float:
+        """Of a whole block."""
+        return float(self.attn[-1, -1] + self.mlp[-1])
 
-        def branch(name: str) -> float:
-            return max(measured[name] - bare, STACK) / STACK
-
-        dims = knots_of_dims(attn.query)
-        attns = _rising([[branch(_attn_name(heads, dim)) for dim in dims] for heads in knots(attn.groups)])
-        mlps = _rising([[branch(_mlp_name(units)) for units in knots(mlp.width)]])[0]
-        block = float(attns[-1, -1] + mlps[-1])
-        scale = max(dense - bare, 1) / (spec.depth * block)
-        found = {name: round(max(scale * (branch(_gate_name(name)) - block) / 2, 1)) for name in gates}
-        return cls(spec, dense, bare, scale * attns, scale * mlps, found)
-
-    def measure(self, spec: ArchSpec) -> int:
-        """The latency that a network cut from the dense one is expected to have; its gates let everything run.
-
-        Raises:
-            ValueError: for a network of another embedding width.
-        """
-        if spec.embed_dim != self.spec.embed_dim:
-            raise ValueError(f"a table of embed_dim {self.spec.embed_dim} says nothing about {spec.embed_dim}")
-        total = float(self.fixed)
-        for _, position, branch in spec.branches():
-            total += self.attention(branch) if position == ATTN else self.hidden(branch.width)
-            total += self.gates[branch.gate] if branch.gate else 0
-        return round(total)
+    def scaled(self, scale: float) -> "StackTable":
+        """All entries times a factor."""
+        gates: dict[str, float] = {name: round(max(scale * taken, 1)) for name, taken in self.gates.items()}
+        return StackTable(self.stack, scale * self.attn, scale * self.mlp, gates)
 
     def attention(self, attn: Branch) -> float:
         """Of an attention, between the knots by its heads and by the mean of their value widths."""
-        whole, _ = uniform(self.spec)
+        whole = self.stack.attn
         at_dim = [
             np.interp(attn.width / attn.groups, knots_of_dims(whole.query), row) for row in self.attn
         ]  # fmt: skip
@@ -111,20 +89,82 @@ class LatencyTable:
 
     def hidden(self, units: int) -> float:
         """Of an MLP, between the knots; its norm alone, as far as that can be told, without any unit."""
-        _, mlp = uniform(self.spec)
-        return float(np.interp(units, knots(mlp.width), self.mlp))
+        return float(np.interp(units, knots(self.stack.channels), self.mlp))
+
+    def costs(self) -> StackCosts:
+        """The linear costs nearest to the table that are exact for a whole block."""
+        attn, channels = self.stack.attn, self.stack.channels
+        sizes = [(heads, heads * dim) for heads in knots(attn.groups) for dim in knots_of_dims(attn.query)]
+        whole_attn, whole_mlp = round(float(self.attn[-1, -1])), round(float(self.mlp[-1]))
+        head, dim = _slopes(sizes, self.attn.flatten(), whole_attn)
+        (channel,) = _slopes([(units,) for units in knots(channels)], self.mlp, whole_mlp)
+        attn_alone = whole_attn - attn.groups * head - attn.width * dim
+        return StackCosts(self.stack, attn_alone, whole_mlp - channels * channel, head, dim, channel)
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Latencies of one network's parts at one place, and what they predict.
+
+    Attributes:
+        spec: the dense network.
+        dense: its latency, measured whole.
+        fixed: what every network has: embedding, the last norm, the classifier.
+        stacks: of the blocks of each stage.
+    """
+
+    spec: ArchSpec
+    dense: int
+    fixed: int
+    stacks: tuple[StackTable, ...]
+
+    @classmethod
+    def of(cls, spec: ArchSpec, measured: Mapping[str, int], gates: Sequence[str] = ()) -> "LatencyTable":
+        """From the latencies of `points_of` and of `dense`."""
+        bare, dense = measured[BARE], measured["dense"]
+
+        def branch(name: str) -> float:
+            return max(measured[name] - bare, STACK) / STACK
+
+        found = [_stack_table(stack, partial(_named, branch, _stage(spec, stack)), gates) for stack in stacks_of(spec)]
+        scale = max(dense - bare, 1) / sum(len(part.stack) * part.block for part in found)
+        return cls(spec, dense, bare, tuple(part.scaled(scale) for part in found))
+
+    def measure(self, spec: ArchSpec) -> int:
+        """The latency that a network cut from the dense one is expected to have; its gates let everything run.
+
+        Raises:
+            ValueError: for a network of another embedding width.
+        """
+        widths, known = ([stage.width for stage in one.stages] for one in (spec, self.spec))
+        if widths != known:
+            raise ValueError(f"a table of embed_dim {known} says nothing about {widths}")
+        total = float(self.fixed)
+        for number, position, branch in spec.branches():
+            part = self.stacks[spec.place(number)[0]]
+            total += part.attention(branch) if position == ATTN else part.hidden(branch.width)
+            total += part.gates[branch.gate] if branch.gate else 0
+        return round(total)
+
+    def gate(self, name: str, block: int) -> int:
+        """Of a gate that lets a branch of a block run."""
+        return round(self.stacks[self.spec.place(block)[0]].gates[name])
 
     @cached_property
     def unit_costs(self) -> UnitCosts:
         """The linear costs nearest to the table that are exact for the dense network: for searches and projections."""
-        attn, mlp = uniform(self.spec)
-        sizes = [(heads, heads * dim) for heads in knots(attn.groups) for dim in knots_of_dims(attn.query)]
-        whole_attn, whole_mlp = round(float(self.attn[-1, -1])), round(float(self.mlp[-1]))
-        head, dim = _slopes(sizes, self.attn.flatten(), whole_attn)
-        (channel,) = _slopes([(units,) for units in knots(mlp.width)], self.mlp, whole_mlp)
-        fixed = self.dense - self.spec.depth * (whole_attn + whole_mlp)
-        attn_alone = whole_attn - attn.groups * head - attn.width * dim
-        return UnitCosts(fixed, attn_alone, whole_mlp - mlp.width * channel, head, dim, channel, self.dense)
+        parts = tuple(part.costs() for part in self.stacks)
+        fixed = self.dense - sum(len(part.stack) * part.whole for part in parts)
+        return UnitCosts(fixed, parts, self.dense)
+
+
+def _stack_table(stack: Stack, branch: Callable[[str], float], gates: Sequence[str]) -> StackTable:
+    attn = stack.attn
+    attns = _rising([[branch(_attn_name(heads, dim)) for dim in knots_of_dims(attn.query)]
+                     for heads in knots(attn.groups)])  # fmt: skip
+    mlps = _rising([[branch(_mlp_name(units)) for units in knots(stack.channels)]])[0]
+    block = float(attns[-1, -1] + mlps[-1])
+    return StackTable(stack, attns, mlps, {name: (branch(_gate_name(name)) - block) / 2 for name in gates})
 
 
 def _slopes(sizes: Sequence[tuple[int, ...]], times: np.ndarray, whole: int) -> list[int]:
@@ -153,3 +193,12 @@ def _mlp_name(units: int) -> str:
 
 def _gate_name(name: str) -> str:
     return f"gates {name}"
+
+
+def _stage(dense: ArchSpec, stack: Stack) -> str:
+    """What the names of a stage's points begin with."""
+    return "" if len(dense.stages) == 1 else f"stage {stack.stage} "
+
+
+def _named(branch: Callable[[str], float], stage: str, name: str) -> float:
+    return branch(stage + name)

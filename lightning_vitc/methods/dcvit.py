@@ -4,7 +4,7 @@ Legend: k the blocks that lose their attention, h the hidden units that each of 
 block is the divergence of its fine-tuned candidate from the original on a synthetic set.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial, reduce
@@ -93,8 +93,9 @@ class DCViT(FeatureMatching):
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """k and h, exactly."""
         keys = experiment.method
-        target = block_target(experiment.budget, spec, "dcvit", table_for(experiment, spec))
-        return plan_of_blocks(spec, target, len(chosen_candidates(keys.candidates, spec.depth)), keys.extra_blocks)
+        candidates = chosen_candidates(keys.candidates, spec)
+        target = block_target(experiment.budget, spec, "dcvit", candidates, table_for(experiment, spec))
+        return plan_of_blocks(spec, target, candidates, keys.extra_blocks)
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
@@ -136,17 +137,17 @@ class Stages:
     def of(cls, run: "Pipeline") -> "Stages":
         """Checked before anything is trained."""
         keys, spec = run.arguments, run.dense_spec
-        candidates = chosen_candidates(keys.candidates, spec.depth)
-        plan = cls._plan(run, spec, len(candidates))
+        candidates = chosen_candidates(keys.candidates, spec)
+        plan = cls._plan(run, spec, candidates)
         must_have_room(run, len(candidates), keys.trials_at_once)
         adopt_trials(run, keys.trials_of, ("method.finetune", "method.score"))
         dense = run.start(by_features=(keys.score, keys.score_on) == ("mse", "training"))
         return cls(run, dense, deepcopy(dense), plan, run.data.images_of("train"))
 
     @classmethod
-    def _plan(cls, run: "Pipeline", spec: ArchSpec, candidates: int) -> BlockPlan:
+    def _plan(cls, run: "Pipeline", spec: ArchSpec, candidates: Sequence[int]) -> BlockPlan:
         """Of a latency it is measured, and recorded as `plan.json`."""
-        target = block_target(run.experiment.budget, spec, "dcvit", run.latency.table())
+        target = block_target(run.experiment.budget, spec, "dcvit", candidates, run.latency.table())
         extra = run.arguments.extra_blocks
         if target.table is None:
             return plan_blocks(spec, target, candidates, extra)
@@ -161,7 +162,7 @@ class Stages:
     def trials(self) -> dict[int, Backbone]:
         """The fine-tuned candidate of every block."""
         keys = self.run.arguments
-        candidates = chosen_candidates(keys.candidates, self.dense.spec.depth)
+        candidates = chosen_candidates(keys.candidates, self.dense.spec)
         return tried(self.run, candidates, keys.trials_at_once, partial(self.compress, self.dense), self._module)
 
     def compress(self, network: Backbone, block: int) -> Backbone:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_vitc.budget.masks import Masks, check_minima, uniform
+from lightning_vitc.budget.masks import Masks, check_minima
 from lightning_vitc.budget.plan import Plan, Reachable
 from lightning_vitc.budget.projection import rounded_up
 from lightning_vitc.budget.prunable import energies
+from lightning_vitc.budget.stacks import Stack, stacks_of
 from lightning_vitc.budget.target import target_of
 from lightning_vitc.budget.unit_costs import UnitCosts, removed
 from lightning_vitc.errors import UserError
@@ -49,14 +50,13 @@ class OneShot(Dense):
             must_train_both_heads(spec, experiment.method.distillation, "method.distillation")
         target = target_of(budget, spec, "uvc", table_for(experiment, spec))
         costs = target.unit_costs(spec)
-        _, mlp = uniform(spec)
         size = budget.round_to or 1  # of all blocks at once: a larger default would miss the budget by far
-        channels = min(mlp.width, rounded_up(budget.min_keep.channels, size))
-        least = _total(costs, spec, budget.min_keep.heads, channels)
+        channels = min(costs.stacks[0].stack.channels, rounded_up(budget.min_keep.channels, size))
+        least = _total(costs, budget.min_keep.heads, channels)
         details: dict[str, int] = {}
         if least <= target.amount <= costs.dense:
-            details = dict(zip(("heads", "channels"), uniform_size(spec, costs, target.amount, budget), strict=True))
-        reachable = Reachable(least, costs.dense, spec.depth * costs.channel * size)
+            details = dict(zip(("heads", "channels"), uniform_size(costs, target.amount, budget), strict=True))
+        reachable = Reachable(least, costs.dense, _channel(costs) * size)
         return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense)
 
     @classmethod
@@ -69,32 +69,32 @@ class OneShot(Dense):
         costs, seed = target.unit_costs(dense.spec), run.experiment.seed
 
         def decide(limit: int) -> Masks:
-            return cut(dense, keys.criterion, *uniform_size(dense.spec, costs, limit, budget), seed=seed)
+            return cut(dense, keys.criterion, *uniform_size(costs, limit, budget), seed=seed)
 
         masks = decided_masks(run, dense.spec, target, decide)
         final, sources = post_train(run, dense, masks, teacher)
         run.add_row(keys.criterion, final, None, sources, **removed(masks, costs))
 
 
-def uniform_size(spec: ArchSpec, costs: UnitCosts, limit: int, budget: BudgetConfig) -> tuple[int, int]:
+def uniform_size(costs: UnitCosts, limit: int, budget: BudgetConfig) -> tuple[int, int]:
     """Heads and channels a block within a budget, shrunk alike: the largest network whose shares differ least.
 
+    Of the first stage, where there are several: the others keep the same shares.
+
     Args:
-        spec: the dense network.
-        costs: of its pieces.
+        costs: of the pieces of the dense network.
         limit: the budget.
         budget: minima, and what channels are a multiple of.
 
     Raises:
         UserError: where no number of heads leaves enough channels.
     """
-    attn, mlp = uniform(spec)
-    size, found = budget.round_to or 1, []
-    for heads in range(budget.min_keep.heads, attn.groups + 1):
-        room = (limit - _total(costs, spec, heads, 0)) // (spec.depth * costs.channel)
-        channels = min(mlp.width, room) // size * size
+    first, size, found = costs.stacks[0].stack, budget.round_to or 1, []
+    for heads in range(budget.min_keep.heads, first.heads + 1):
+        room = (limit - _total(costs, heads, 0)) // _channel(costs)
+        channels = min(first.channels, room) // size * size
         if channels >= budget.min_keep.channels:
-            found.append((abs(heads / attn.groups - channels / mlp.width), heads, channels))
+            found.append((abs(heads / first.heads - channels / first.channels), heads, channels))
     if not found:
         raise UserError(
             f"budget.round_to: {size} and budget.min_keep leave no number of heads and channels within "
@@ -104,14 +104,19 @@ def uniform_size(spec: ArchSpec, costs: UnitCosts, limit: int, budget: BudgetCon
 
 
 def cut(network: Backbone, criterion: str, heads: int, channels: int, seed: int) -> Masks:
-    """Keep so many heads and channels of every block: those of the largest norms, or random ones."""
-    masks, (dims, energy) = Masks.full(network.spec), energies(network)
+    """Keep so many heads and channels of every block: those of the largest norms, or random ones.
+
+    Of the first stage; the others keep the same shares.
+    """
+    masks, (dims, energy), stacks = Masks.full(network.spec), energies(network), stacks_of(network.spec)
     head_energy = dims.sum(-1)
     if criterion == "random":
         generator = torch.Generator().manual_seed(seed)
         head_energy, energy = (torch.rand(e.shape, generator=generator) for e in (head_energy, energy))
-    masks.dims &= _largest(head_energy, heads)[..., None]
-    masks.channels &= _largest(energy, channels)
+    for stack in stacks:
+        wider_by = _factors(stacks[0], stack)
+        stack.of_dims(masks.dims).logical_and_(_largest(stack.of_heads(head_energy), heads * wider_by[0])[..., None])
+        stack.of_channels(masks.channels).logical_and_(_largest(stack.of_channels(energy), channels * wider_by[1]))
     return masks
 
 
@@ -120,7 +125,23 @@ def _largest(energy: Tensor, count: int) -> Tensor:
     return kept.scatter_(-1, energy.cpu().topk(count).indices, True)
 
 
-def _total(costs: UnitCosts, spec: ArchSpec, heads: int, channels: int) -> int:
-    attn, _ = uniform(spec)
-    block = costs.attn + heads * (costs.head + attn.query * costs.dim) + costs.mlp + channels * costs.channel
-    return costs.fixed + spec.depth * block
+def _factors(first: Stack, stack: Stack) -> tuple[int, int]:
+    """How many times the heads and the channels of the first stage a stage has."""
+    pairs = (stack.heads, first.heads), (stack.channels, first.channels)
+    if any(wider % narrow for wider, narrow in pairs):
+        raise UserError("model.name: the stages of this network do not widen by whole factors, which one_shot asks for")
+    heads, channels = (wider // narrow for wider, narrow in pairs)
+    return heads, channels
+
+
+def _channel(costs: UnitCosts) -> int:
+    """Of a channel in every block of the first stage, and of the same share of the others."""
+    return sum(len(part.stack) * _factors(costs.stacks[0].stack, part.stack)[1] * part.channel for part in costs.stacks)
+
+
+def _total(costs: UnitCosts, heads: int, channels: int) -> int:
+    total, first = costs.fixed + channels * _channel(costs), costs.stacks[0].stack
+    for part in costs.stacks:
+        block = part.attn + heads * _factors(first, part.stack)[0] * part.whole_head + part.mlp
+        total += len(part.stack) * block
+    return total

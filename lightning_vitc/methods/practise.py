@@ -4,6 +4,7 @@ Legend: R the squared difference of tokens on the few images after linear adapto
 score = R / latency reduction in percent, smaller is better.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,15 +65,15 @@ class Practise(FeatureMatching):
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """Whole blocks: the fewest that fit."""
-        target = block_target(experiment.budget, spec, "dcvit", table_for(experiment, spec))
-        candidates = chosen_candidates(experiment.method.candidates, spec.depth)
-        block = BlockCosts.of(spec, target).block
+        candidates = chosen_candidates(experiment.method.candidates, spec)
+        target = block_target(experiment.budget, spec, "dcvit", candidates, table_for(experiment, spec))
+        block = BlockCosts.of(spec, target, candidates).block
         reachable = Reachable(target.dense - len(candidates) * block, target.dense - block, block)
         try:
-            number = dropped_blocks(spec, target, len(candidates))
+            number = dropped_blocks(spec, target, candidates)
         except UserError as error:
             return Plan(target.quantity, target.amount, reachable, dense=target.measured_dense, refusal=str(error))
-        small = _without(spec, number)
+        small = _without(spec, candidates[:number])
         details = {"blocks": number, "macs": costs.macs(small, target.convention, target.method),
                    "params": costs.params(small)}  # fmt: skip
         return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense,
@@ -82,8 +83,8 @@ class Practise(FeatureMatching):
     def pipeline(cls, run: "Pipeline") -> None:
         """Adaptor trials, scores, the best blocks dropped at once from the original, fine-tuning, a row."""
         keys, spec = run.arguments, run.dense_spec
-        candidates = chosen_candidates(keys.candidates, spec.depth)
-        number = cls._number(run, spec, len(candidates))
+        candidates = chosen_candidates(keys.candidates, spec)
+        number = cls._number(run, spec, candidates)
         must_have_room(run, len(candidates), keys.trials_at_once)
         adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times"))
         dense = run.start(by_features=True)
@@ -102,9 +103,9 @@ class Practise(FeatureMatching):
         run.add_row("practise", module.backbone, None, left, blocks=list(chosen))
 
     @classmethod
-    def _number(cls, run: "Pipeline", spec: ArchSpec, candidates: int) -> int:
+    def _number(cls, run: "Pipeline", spec: ArchSpec, candidates: Sequence[int]) -> int:
         """Of blocks that are dropped; of a latency it is measured, and recorded as `plan.json`."""
-        target = block_target(run.experiment.budget, spec, "dcvit", run.latency.table())
+        target = block_target(run.experiment.budget, spec, "dcvit", candidates, run.latency.table())
         if target.table is None:
             return dropped_blocks(spec, target, candidates)
 
@@ -112,7 +113,7 @@ class Practise(FeatureMatching):
             found = fit(
                 target.amount,
                 lambda limit: dropped_blocks(spec, replace(target, amount=min(limit, target.dense)), candidates),
-                lambda number: run.latency.now(_without(spec, number)),
+                lambda number: run.latency.now(_without(spec, candidates[:number])),
             )
             return {"blocks": found.choice, "latency_ms": found.facts(target.amount)}
 
@@ -121,8 +122,9 @@ class Practise(FeatureMatching):
     @staticmethod
     def _times(run: "Pipeline", spec: ArchSpec) -> int:
         """Fine-tunings that DC-ViT's network goes through at the same budget: one a block that it compresses."""
-        target = block_target(run.experiment.budget, spec, "dcvit", run.latency.table())
-        return fewest_blocks(target.dense - target.amount, BlockCosts.of(spec, target))
+        candidates = chosen_candidates(run.arguments.candidates, spec)
+        target = block_target(run.experiment.budget, spec, "dcvit", candidates, run.latency.table())
+        return fewest_blocks(target.dense - target.amount, BlockCosts.of(spec, target, candidates))
 
     @classmethod
     def _ranking(cls, run: "Pipeline", original: Backbone, trials: dict[int, Backbone]) -> dict[str, Any]:
@@ -141,28 +143,28 @@ class Practise(FeatureMatching):
                        latency_reductions={str(block): percent for block, percent in saved.items()})  # fmt: skip
 
 
-def dropped_blocks(spec: ArchSpec, target: Target, candidates: int) -> int:
+def dropped_blocks(spec: ArchSpec, target: Target, candidates: Sequence[int]) -> int:
     """How many whole blocks have to go.
 
     Raises:
         UserError: where the target is the dense network, or so many are no candidates.
     """
-    block = BlockCosts.of(spec, target).block
-    number, least = -(-(target.dense - target.amount) // block), target.dense - candidates * block
+    block = BlockCosts.of(spec, target, candidates).block
+    number, least = -(-(target.dense - target.amount) // block), target.dense - len(candidates) * block
     if number == 0:
         raise UserError(
             f"budget.{target.quantity}: {target.shown(target.amount)} is the dense network; nothing is to be dropped"
         )
-    if number > candidates:
+    if number > len(candidates):
         raise UserError(
-            f"budget.{target.quantity}: {target.shown(target.amount)} needs {number} blocks dropped, and {candidates} "
-            f"are candidates (method.candidates); the least that they reach is {target.shown(least)}"
+            f"budget.{target.quantity}: {target.shown(target.amount)} needs {number} blocks dropped, and "
+            f"{len(candidates)} are candidates (method.candidates); the least that they reach is {target.shown(least)}"
         )
     return number
 
 
-def _without(spec: ArchSpec, number: int) -> ArchSpec:
-    return spec.with_blocks([None] * number + list(spec.blocks[number:]))
+def _without(spec: ArchSpec, dropped: Sequence[int]) -> ArchSpec:
+    return spec.with_blocks([None if number in dropped else block for number, block in enumerate(spec.blocks)])
 
 
 def _trainable(network: Backbone) -> Backbone:

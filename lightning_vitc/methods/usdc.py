@@ -121,7 +121,7 @@ class USDC(GatedTraining):
         self.selecting = True  # control, set by GateFreezing
         self.temperature = 0.5  # control, set by GumbelTemperature
         self._mixture: Tensor | None = None  # shares of the gate networks in this step
-        self._deciding: Deciding | None = None  # and the gates with these
+        self._deciding: list[Deciding] | None = None  # and the gates of each block with these
         self._frozen = False
         super().__init__(backbone, optimizer, teacher, arguments, targets, seed)
         spec, keys = backbone.spec, arguments
@@ -131,8 +131,9 @@ class USDC(GatedTraining):
         names = gate_names(keys.gate_search)
         self.gates: GateSelection | None = None
         if keys.dynamic:
-            price = [targets.gate_cost(name, spec.embed_dim) for name in names]
-            self.gates = GateSelection(spec.depth, spec.embed_dim, names, keys.architecture_temperature, price)
+            price = [[targets.gate_cost(name, spec, block) for name in names] for block in range(spec.depth)]
+            widths = [spec.width_at(block) for block in range(spec.depth)]
+            self.gates = GateSelection(widths, names, keys.architecture_temperature, price)
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """One forward pass with one gate sample a group and branch."""
@@ -142,7 +143,7 @@ class USDC(GatedTraining):
     def gate_margin(self, block: int, branch: int, pooled: Tensor) -> Tensor:
         """Of the mixed candidates, or of the winner."""
         assert self._deciding is not None
-        return self._deciding.margin(pooled)
+        return self._deciding[block].margin(pooled)
 
     def expected_cost(self, run: Tensor) -> Tensor:
         """With branches as far as they are cut now; the gates are fixed costs of their own."""

@@ -115,6 +115,10 @@ class ArchSpec:
         """The same network with another block there, or none."""
         return self.with_blocks([block if at == number else own for at, own in enumerate(self.blocks)])
 
+    def without_blocks(self) -> "ArchSpec":
+        """The same network with nothing but its stem, what is between its stages, and its classifier."""
+        return self.with_blocks([None] * self.depth)
+
     def with_stage(self, *blocks: Block) -> "ArchSpec":
         """The same network with these blocks in its only stage."""
         return dataclasses.replace(self, stages=(Stage(self.embed_dim, blocks),))

@@ -9,7 +9,8 @@ from lightning_vitc import costs
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.projection import multiple_of, project
 from lightning_vitc.budget.prunable import pruned_spec
-from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.budget.stacks import stacks_of
+from lightning_vitc.budget.unit_costs import StackCosts, UnitCosts
 from lightning_vitc.networks.blocks import attention
 from lightning_vitc.networks.families.plain.shape import vit, vit_block
 from lightning_vitc.networks.spec import ArchSpec
@@ -49,12 +50,13 @@ def test_unit_costs_add_up_to_the_cost_model(seed: int, quantity: str, conventio
 @given(st.integers(0, 10_000), st.floats(0.2, 1.0), st.sampled_from([1, 2, 4, 8]))
 def test_never_over_and_close(seed: int, share: float, round_to: int) -> None:
     unit = UnitCosts.of(SPEC)
+    (part,) = unit.stacks
     least = unit.total(project(Masks.full(SPEC), *importances(SPEC, seed), unit, 0, MinKeepConfig(), round_to))
     limit = max(int(share * unit.dense), least)
     masks = project(Masks.full(SPEC), *importances(SPEC, seed), unit, limit, MinKeepConfig(), round_to)
     cost = unit.total(masks)
     assert cost <= limit
-    assert limit - cost <= round_to * max(unit.dim, unit.channel) or share == 1.0
+    assert limit - cost <= round_to * max(part.dim, part.channel) or share == 1.0
 
 
 @pytest.mark.parametrize("share", [0.2, 0.3, 0.5, 0.7, 0.9])
@@ -91,11 +93,12 @@ def test_the_default_multiple(round_to: int | None, head_dim: int, size: int) ->
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.77])
 def test_by_default_one_width_is_odd_and_the_budget_is_met_to_the_last_channel(share: float) -> None:
     unit = UnitCosts.of(DEIT_S)
+    (part,) = unit.stacks
     limit = int(share * unit.dense)
     masks = project(Masks.full(DEIT_S), *importances(DEIT_S, 5), unit, limit, MinKeepConfig(), None)
     assert int((masks.channels.sum(-1) % 8).bool().sum()) <= 1
     assert not (masks.dims.sum(-1) % 8).any()
-    assert 0 <= limit - unit.total(masks) < unit.channel
+    assert 0 <= limit - unit.total(masks) < part.channel
 
 
 def test_multiples_that_are_asked_for_have_no_exception() -> None:
@@ -106,9 +109,10 @@ def test_multiples_that_are_asked_for_have_no_exception() -> None:
 
 def test_the_least_important_pieces_go_first() -> None:
     unit = UnitCosts.of(SPEC)
+    (part,) = unit.stacks
     dims, channels = importances(SPEC, 3)
     channels[0] *= 1e-6
-    masks = project(Masks.full(SPEC), dims, channels, unit, unit.dense - 20 * unit.channel, MinKeepConfig())
+    masks = project(Masks.full(SPEC), dims, channels, unit, unit.dense - 20 * part.channel, MinKeepConfig())
     assert masks.channels[0].sum() == 96 - 20
     assert bool(masks.channels[1:].all())
     assert bool(masks.dims.all())
@@ -117,11 +121,12 @@ def test_the_least_important_pieces_go_first() -> None:
 
 def test_a_head_of_no_use_goes_whole() -> None:
     unit = UnitCosts.of(SPEC)
+    (part,) = unit.stacks
     dims, channels = importances(SPEC, 4)
     dims[2, 1] = 1e-9
-    masks = project(Masks.full(SPEC), dims, channels, unit, unit.dense - unit.head - 16 * unit.dim, MinKeepConfig())
+    masks = project(Masks.full(SPEC), dims, channels, unit, unit.dense - part.head - 16 * part.dim, MinKeepConfig())
     assert not bool(masks.heads[2, 1])
-    assert unit.total(masks) == unit.dense - unit.head - 16 * unit.dim
+    assert unit.total(masks) == unit.dense - part.head - 16 * part.dim
 
 
 def test_branches_that_do_not_run_are_left_alone() -> None:
@@ -136,7 +141,8 @@ def test_branches_that_do_not_run_are_left_alone() -> None:
 # By hand: one block of two heads with two dimensions each, and four channels
 
 BLOCK = vit("block", (8, 8), (4, 4), 1, 10, 4, [vit_block(attention(2, (2, 2)), 4)], 1.0)
-PIECES = UnitCosts(fixed=0, attn=0, mlp=0, head=4, dim=5, channel=2, dense=2 * (4 + 2 * 5) + 4 * 2)
+OF_BLOCK = StackCosts(stacks_of(BLOCK)[0], attn=0, mlp=0, head=4, dim=5, channel=2)
+PIECES = UnitCosts(fixed=0, stacks=(OF_BLOCK,), dense=2 * (4 + 2 * 5) + 4 * 2)
 
 
 def by_hand(dims: list[list[float]], channels: list[float], save: int, heads: int = 1) -> tuple[list, list]:

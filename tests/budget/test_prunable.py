@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
 
-from lightning_vitc.budget.masks import Masks, as_indices, from_indices, uniform
+from lightning_vitc.budget.masks import Masks, as_indices, from_indices
 from lightning_vitc.budget.prunable import kept_of, masked_weights, pruned_spec
+from lightning_vitc.budget.stacks import stacks_of
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.errors import UserError
+from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone, create_backbone
 from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.spec import ArchSpec
@@ -23,12 +26,16 @@ KINDS = {
     "qk-norm": ("vit_tiny_patch16_224", {"qk_norm": True}),
     "registers and average pooling": ("vit_medium_patch16_reg4_gap_256", {}),
 }
+WINDOWS = {"img_size": 32, "window_size": 3, "embed_dim": 16, "depths": (1, 2), "num_heads": (1, 2), "num_classes": 7}
 
 
 def network(kind: str) -> Backbone:
-    name, extra = KINDS[kind]
     torch.manual_seed(0)
-    model = create_backbone(name, **(SMALL | extra)).eval()
+    if kind == "windows":
+        model = create_backbone("swin_tiny_patch4_window7_224", **WINDOWS).eval()
+    else:
+        name, extra = KINDS[kind]
+        model = create_backbone(name, **(SMALL | extra)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -64,6 +71,24 @@ def test_masked_equals_compact(kind: str, chosen: Masks) -> None:
         assert torch.allclose(small(images), masked, atol=1e-5)
 
 
+@settings(max_examples=25, deadline=None)
+@given(chosen=masks(heads=2, dims=16, hidden=128))
+def test_masked_equals_compact_where_stages_differ(chosen: Masks) -> None:
+    model = network("windows")
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    full = Masks.full(model.spec)
+    chosen = Masks(full.dims & chosen.dims, full.channels & chosen.channels, chosen.branches)
+    chosen.branches[:, 0] &= chosen.heads.any(-1)
+    kept = kept_of(model.spec, chosen)
+    small = compact(model, kept)
+    assert UnitCosts.of(model.spec).total(chosen) == costs.macs(ArchSpec.of(small))
+    assert UnitCosts.of(model.spec, "params").total(chosen) == sum(one.numel() for one in small.parameters())
+    with torch.no_grad():
+        masked = functional_call(model, masked_weights(model, chosen), (images,))
+        torch.testing.assert_close(small(images), masked, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model(images, kept=kept), masked, rtol=0, atol=1e-5)
+
+
 def test_pruned_pieces_are_gone_from_the_state_dict() -> None:
     model = NETWORKS["vit"]
     chosen = Masks.full(model.spec)
@@ -94,7 +119,7 @@ def test_a_pruned_network_is_refused() -> None:
     chosen = Masks.full(model.spec)
     chosen.channels[0, 0] = False
     with pytest.raises(UserError, match="is already pruned; start from a dense model"):
-        uniform(pruned_spec(model.spec, chosen))
+        stacks_of(pruned_spec(model.spec, chosen))
 
 
 @settings(max_examples=20, deadline=None)

@@ -14,6 +14,7 @@ from lightning_vitc.schema import BudgetConfig, MinKeepConfig
 BLOCK = vit_block(attention(16, (16,) * 6), 384)
 SPEC = vit("small", (8, 8), (2, 2), 1, 10, 96, (BLOCK,) * 8, 0.25)
 COSTS = UnitCosts.of(SPEC)
+(PART,) = COSTS.stacks
 
 
 def reach(
@@ -70,6 +71,6 @@ def test_large_minima_make_a_target_unreachable_by_the_blocks_that_stay_for_it()
 
 
 def test_the_step_is_a_head_where_the_minima_leave_nothing_smaller() -> None:
-    assert reach(0.5)[2] == max(COSTS.dim, COSTS.channel)
-    assert reach(0.5, round_to=8)[2] == 8 * max(COSTS.dim, COSTS.channel)
-    assert reach(0.5, MinKeepConfig(dims=16, channels=384))[2] == COSTS.head + 16 * COSTS.dim
+    assert reach(0.5)[2] == max(PART.dim, PART.channel)
+    assert reach(0.5, round_to=8)[2] == 8 * max(PART.dim, PART.channel)
+    assert reach(0.5, MinKeepConfig(dims=16, channels=384))[2] == PART.head + 16 * PART.dim

@@ -40,7 +40,7 @@ def test_the_proximal_factor() -> None:
     budget.cut_channels[0], budget.dual_channels[:] = 2, 1000
     dims, channels = energies()
     weights = [[torch.ones(96, 96) for _ in range(4)], [torch.ones(96, 384) for _ in range(4)]]
-    left_dims, left_channels = budget.shrink(weights, dims, channels, 1e-4)
+    left_dims, left_channels = budget.shrink([weights], dims, channels, 1e-4)
     cut = channels[0].argsort()[:2]
     assert weights[1][0][:, cut].unique().item() == pytest.approx(0.8333, abs=1e-4)
     assert int((weights[1][0] != 1).any(0).sum()) == 2
@@ -53,7 +53,7 @@ def test_the_proximal_step_of_heads_and_dimensions_multiplies() -> None:
     budget, (dims, channels) = search(), energies()
     budget.cut_heads[1], budget.cut_dims[1], budget.dual_heads[:], budget.dual_dims[:] = 1, 3, 50, 200
     weights = [[torch.ones(96, 96) for _ in range(4)], [torch.ones(96, 384) for _ in range(4)]]
-    left, _ = budget.shrink(weights, dims, channels, 1e-3)
+    left, _ = budget.shrink([weights], dims, channels, 1e-3)
     head = int(dims[1].sum(-1).argmin())
     factors = weights[0][1][0].view(6, 16)
     assert sorted({round(float(factor), 4) for factor in factors[head]}) == [round(1 / 1.1 / 1.4, 4), round(1 / 1.1, 4)]
@@ -88,10 +88,10 @@ def test_a_head_and_a_channel_move_by_the_same_cost() -> None:
         getattr(budget, f"dual_{name}").zero_()
     budget.measure(run, 0.5)
     budget.move(*flat, run)
-    costs = budget.costs
-    heads = budget.cut_heads * (costs.head + 16 * costs.dim)
-    channels = budget.cut_channels * costs.channel
-    dims = (budget.cut_dims * costs.dim).sum(-1)
+    (part,) = budget.costs.stacks
+    heads = budget.cut_heads * (part.head + 16 * part.dim)
+    channels = budget.cut_channels * part.channel
+    dims = (budget.cut_dims * part.dim).sum(-1)
     assert torch.allclose(heads, channels)
     assert torch.allclose(dims, channels)
 
@@ -114,7 +114,7 @@ def test_a_cut_moves_by_the_pressure_less_the_dual_of_the_next_group() -> None:
     budget.dual_channels[:] = 1.5
     budget.move(torch.ones(4, 6, 16), torch.ones(4, 384), run)
     block = (budget.costs.dense - budget.costs.fixed) / 4
-    assert budget.cut_channels.tolist() == pytest.approx([0.01 * 0.5 * block / budget.costs.channel] * 4)
+    assert budget.cut_channels.tolist() == pytest.approx([0.01 * 0.5 * block / budget.costs.stacks[0].channel] * 4)
 
 
 def test_a_head_is_as_weak_as_all_of_its_dimensions() -> None:
@@ -146,10 +146,10 @@ def test_heads_move_by_what_they_cost_now_and_nothing_moves_that_does_not_run() 
     budget.price.fill_(1.0)
     budget.cut_dims[:] = 4
     budget.move(torch.ones(4, 6, 16), torch.ones(4, 384), run)
-    costs = budget.costs
+    costs, (part,) = budget.costs, budget.costs.stacks
     share = 0.01 * (costs.dense - costs.fixed) / 4
-    assert budget.cut_heads.tolist() == pytest.approx([share / (costs.head + 12 * costs.dim)] * 4)
-    assert budget.cut_dims.flatten().tolist() == pytest.approx([4 + share / 6 / costs.dim] * 24)
+    assert budget.cut_heads.tolist() == pytest.approx([share / (part.head + 12 * part.dim)] * 4)
+    assert budget.cut_dims.flatten().tolist() == pytest.approx([4 + share / 6 / part.dim] * 24)
     assert not budget.cut_channels.any()
 
 
@@ -206,6 +206,6 @@ def test_no_step_reads_a_number_back_from_the_device() -> None:
     dims, channels = (energy.to("meta") for energy in energies())
     budget.measure(run, 0.5)
     weights = [[torch.ones(96, size, device="meta") for _ in range(4)] for size in (96, 384)]
-    budget.move(*budget.shrink(weights, dims, channels, 1e-3), run)
+    budget.move(*budget.shrink([weights], dims, channels, 1e-3), run)
     budget.reprice()
     assert all(scalar.is_meta for scalar in budget.observe(run, 0.5).values())

@@ -72,17 +72,17 @@ def test_statistics_move_with_the_means_of_values_and_of_their_squares() -> None
 
 def selection(names: tuple[str, ...] = NAMES) -> GateSelection:
     torch.manual_seed(0)
-    return GateSelection(2, 48, names)
+    return GateSelection([48, 48], names)
 
 
 def candidates(gates: GateSelection) -> list[list[GateNetwork]]:
     """Every gate's candidates as networks of their own."""
-    return [[gates.stack.unit(gate, number) for number in range(len(gates.names))] for gate in range(4)]
+    return [[gates.stacks[0].unit(gate, number) for number in range(len(gates.names))] for gate in range(4)]
 
 
 def margins(gates: GateSelection, pooled: torch.Tensor, frozen: bool = False) -> torch.Tensor:
     """Of all gates, asked one after another for their own pooled tokens [4, B, D]."""
-    deciding = gates.deciding(gates.mixture(frozen))
+    (deciding, *_) = gates.deciding(gates.mixture(frozen))
     return torch.stack([deciding.margin(own) for own in pooled])
 
 
@@ -118,12 +118,12 @@ def test_gates_together_are_each_gate_on_its_own(names: tuple[str, ...]) -> None
     (wanted * weight).sum().backward()
     torch.testing.assert_close(seen.grad, alone.grad, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gates.architecture.grad, architecture.grad, rtol=1e-4, atol=1e-5)
-    places = places_of(gates.stack.order)
+    places = places_of(gates.stacks[0].order)
     for gate, row in enumerate(networks):
         for network in row:
             for key, own in network.named_parameters():
                 group, place = places[network.name][key]
-                grad = gates.stack.get_parameter(group).grad
+                grad = gates.stacks[0].get_parameter(group).grad
                 torch.testing.assert_close(grad[gate, place], own.grad, rtol=1e-4, atol=1e-5)
     settle(gates)
     for row, after in zip(networks, candidates(gates), strict=True):
@@ -143,27 +143,29 @@ def test_a_gradient_takes_a_later_gates_part_along() -> None:
             start = start + 0.5 * ask(gate, start).sigmoid()[:, None]
         return start.square().sum()
 
-    deciding = gates.deciding(gates.mixture(False))
+    deciding = gates.deciding(gates.mixture(False))[0]
     mine, own = x.clone().requires_grad_(), x.clone().requires_grad_()
     chained(lambda _, pooled: deciding.margin(pooled), mine).backward()
     chained(lambda gate, pooled: one_by_one([networks[gate]], shares[gate : gate + 1], pooled[None])[0], own).backward()
     torch.testing.assert_close(mine.grad, own.grad, rtol=1e-4, atol=1e-5)
     wanted = torch.stack([torch.stack([network.last.bias.grad for network in row]) for row in networks])
-    order = [NAMES.index(name) for name in gates.stack.order]
-    torch.testing.assert_close(gates.stack.last_bias.grad, wanted[:, order], rtol=1e-4, atol=1e-5)
+    order = [NAMES.index(name) for name in gates.stacks[0].order]
+    torch.testing.assert_close(gates.stacks[0].last_bias.grad, wanted[:, order], rtol=1e-4, atol=1e-5)
 
 
 def test_states_of_candidates_that_were_modules_are_read() -> None:
     gates = scattered(selection())
     now = {f"gates.{name}": value for name, value in gates.state_dict().items()}
-    old = {name: value for name, value in now.items() if not name.startswith("gates.stack.")}
+    old = {name: value for name, value in now.items() if not name.startswith("gates.stacks.")}
     for gate, row in enumerate(candidates(gates)):
         for number, network in enumerate(row):
             old |= {f"gates.candidates.{gate}.{number}.{key}": value for key, value in network.state_dict().items()}
     found = selection().of_today(old, "gates.")
     assert found.keys() == now.keys()
     assert all(torch.equal(value, now[name]) for name, value in found.items())
-    assert gates.of_today(now, "gates.") is now
+    assert gates.of_today(now, "gates.") == now
+    of_one_stack = {name.replace("stacks.0.", "stack."): value for name, value in now.items()}
+    assert gates.of_today(of_one_stack, "gates.") == now
 
 
 def test_the_cost_is_mixed_by_the_softmax() -> None:
@@ -191,8 +193,8 @@ def test_the_choice_learns_towards_the_better_network() -> None:
     """The target is what the last candidate computes: its share grows."""
     gates, pooled = selection(), torch.randn(4, 64, 48)
     with torch.no_grad():
-        gates.stack.last_weight.normal_()
-        gates.stack.linear_weight.normal_()
+        gates.stacks[0].last_weight.normal_()
+        gates.stacks[0].linear_weight.normal_()
         last = [[row[-1]] for row in candidates(gates)]
         wanted = one_by_one(last, torch.ones(4, 1), pooled)
     optimizer = torch.optim.SGD([gates.architecture], lr=0.5)

@@ -11,8 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lightning_vitc import costs
+from lightning_vitc.budget.stacks import stacks_of
 from lightning_vitc.budget.target import Target
-from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.budget.unit_costs import StackCosts, UnitCosts
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.block_plan import (
     BlockCosts,
@@ -43,7 +44,7 @@ def spec_of(name: str) -> ArchSpec:
 
 
 def target_of_blocks(spec: ArchSpec, number: int, convention: str = "paper") -> Target:
-    return block_target(BudgetConfig(drop_blocks=number, convention=convention), spec, "dcvit")
+    return block_target(BudgetConfig(drop_blocks=number, convention=convention), spec, "dcvit", [1])
 
 
 @pytest.mark.parametrize(("model", "block", "total"), [
@@ -53,26 +54,26 @@ def target_of_blocks(spec: ArchSpec, number: int, convention: str = "paper") -> 
 def test_published_counts(model, block, total):
     spec = spec_of(model)
     assert costs.macs(spec, "paper", "dcvit") == total
-    assert BlockCosts.of(spec, target_of_blocks(spec, 1)).block == block
+    assert BlockCosts.of(spec, target_of_blocks(spec, 1), [1]).block == block
 
 
 @pytest.mark.parametrize(("model", "number"), PUBLISHED)
 def test_published_plans(model, number):
     spec = spec_of(model)
     target = target_of_blocks(spec, number)
-    plan = plan_blocks(spec, target, 10)
+    plan = plan_blocks(spec, target, range(1, 11))
     assert (plan.blocks, plan.hidden) == PUBLISHED[model, number]
     width = spec.embed_dim
     assert plan.hidden == floor(Fraction(6 * width - 2 * (number - 1), number + 1))
     if "base" in model:
         assert round(target.ratio, 9) == RATIOS[number]
-        assert costs.params(plan.apply(spec)) == PARAMS[number]
+        assert costs.params(plan.apply(spec, range(spec.depth))) == PARAMS[number]
         assert costs.params(spec) == 86_567_656
 
 
 def test_the_other_convention_drops_whole_blocks():
     spec = spec_of("vit_base_patch16_224")
-    assert plan_blocks(spec, target_of_blocks(spec, 3, "full"), 10) == BlockPlan(3, 0)
+    assert plan_blocks(spec, target_of_blocks(spec, 3, "full"), range(1, 11)) == BlockPlan(3, 0)
 
 
 @pytest.mark.parametrize(("share", "wrong"), [
@@ -82,20 +83,20 @@ def test_the_other_convention_drops_whole_blocks():
 def test_a_ratio_above_all_that_can_be_reached(share, wrong):
     """The dense network is no result of the method, and is not offered as one."""
     spec = spec_of("vit_base_patch16_224")
-    target = block_target(BudgetConfig(macs=share, convention="paper"), spec, "dcvit")
+    target = block_target(BudgetConfig(macs=share, convention="paper"), spec, "dcvit", [1])
     with pytest.raises(UserError) as caught:
-        plan_blocks(spec, target, 10)
+        plan_blocks(spec, target, range(1, 11))
     assert str(caught.value).endswith(f"%) {wrong}; the nearest that can is 16,398,243,840 (97.24 %)")
-    reachable = block_target(BudgetConfig(macs=16_398_243_840, convention="paper"), spec, "dcvit")
-    assert plan_blocks(spec, reachable, 10) == BlockPlan(1, 3072)
+    reachable = block_target(BudgetConfig(macs=16_398_243_840, convention="paper"), spec, "dcvit", [1])
+    assert plan_blocks(spec, reachable, range(1, 11)) == BlockPlan(1, 3072)
 
 
 def test_a_number_between_two_that_can_be_reached_with_extra_blocks():
     """Of 2 + 1 blocks without their attention, and 1 + 1 that are as small as one without attention and MLP."""
     spec = spec_of("vit_base_patch16_224")
-    target = block_target(BudgetConfig(macs=15_468_000_000, convention="paper"), spec, "dcvit")
+    target = block_target(BudgetConfig(macs=15_468_000_000, convention="paper"), spec, "dcvit", [1])
     with pytest.raises(UserError) as caught:
-        plan_blocks(spec, target, 10, extra=1)
+        plan_blocks(spec, target, range(1, 11), extra=1)
     assert str(caught.value).endswith(
         "cannot be reached; the nearest that can are 15,467,470,848 (91.72 %) and 15,468,681,216 (91.73 %)"
     )
@@ -104,7 +105,7 @@ def test_a_number_between_two_that_can_be_reached_with_extra_blocks():
 def test_more_blocks_than_candidates():
     spec = spec_of("vit_base_patch16_224")
     with pytest.raises(UserError, match=r"needs 4 blocks, and 3 are candidates \(method.candidates\); the least"):
-        plan_blocks(spec, target_of_blocks(spec, 3), 3)
+        plan_blocks(spec, target_of_blocks(spec, 3), range(3))
 
 
 @pytest.mark.parametrize(("keys", "message"), [
@@ -115,34 +116,34 @@ def test_more_blocks_than_candidates():
 ])  # fmt: skip
 def test_budgets_that_mean_nothing(keys, message):
     with pytest.raises(UserError, match=message):
-        block_target(BudgetConfig(**keys), spec_of("vit_base_patch16_224"), "dcvit")
+        block_target(BudgetConfig(**keys), spec_of("vit_base_patch16_224"), "dcvit", [1])
 
 
 def test_beyond_forty_percent_it_warns():
     spec = spec_of("vit_small_patch16_224")
     with pytest.warns(UserWarning, match=r"removes 41 % of the network; compressed with few images it collapses"):
-        plan_of_blocks(spec, target_of_blocks(spec, 5), 10)
+        plan_of_blocks(spec, target_of_blocks(spec, 5), range(1, 11))
 
 
 def test_one_more_block_costs_the_same():
     spec = spec_of("vit_base_patch16_224")
     target = target_of_blocks(spec, 2)
-    plan = plan_blocks(spec, target, 10, extra=1)
+    plan = plan_blocks(spec, target, range(1, 11), extra=1)
     assert plan.blocks == 4
-    left = target.amount - target.measure(plan.apply(spec))
-    assert 0 <= left < 4 * BlockCosts.of(spec, target).unit
+    left = target.amount - target.measure(plan.apply(spec, range(spec.depth)))
+    assert 0 <= left < 4 * BlockCosts.of(spec, target, [1]).unit
 
 
 def test_reach_of_a_plan_by_hand():
     """From ten whole blocks without attention and MLP to one without its attention, in units of ten blocks."""
     spec = spec_of("vit_base_patch16_224")
-    reachable = plan_of_blocks(spec, target_of_blocks(spec, 2), 10).reachable
+    reachable = plan_of_blocks(spec, target_of_blocks(spec, 2), range(1, 11)).reachable
     assert reachable.most == 16_398_243_840
     assert reachable.step == 10 * 2 * 197 * 768
 
 
 SMALL = vit("small", (8, 8), (4, 4), 1, 10, 4, [vit_block(attention(2, (2, 2)), 4)] * 4, 1.0)
-MEASURED = UnitCosts(fixed=0, attn=1, mlp=2, head=3, dim=4, channel=5, dense=180)
+MEASURED = UnitCosts(0, (StackCosts(stacks_of(SMALL)[0], attn=1, mlp=2, head=3, dim=4, channel=5),), dense=180)
 
 
 def measured_target(amount: int):
@@ -151,13 +152,13 @@ def measured_target(amount: int):
 
 def test_costs_of_a_measured_block_by_hand():
     """Two heads of two dimensions, four hidden units: 1 + 2 x 3 + 4 x 4 without the MLP, and 2 + 4 x 5 with it."""
-    assert BlockCosts.of(SMALL, measured_target(100)) == BlockCosts(attn=23, unit=5, hidden=4, block=45)
+    assert BlockCosts.of(SMALL, measured_target(100), [1]) == BlockCosts(attn=23, unit=5, hidden=4, block=45)
 
 
 def test_a_latency_between_two_that_can_be_reached_leads_to_attentions_alone():
     """Five are to be removed, less than an attention; fifty are two attentions and four units of the two MLPs."""
-    assert plan_blocks(SMALL, measured_target(175), 4) == BlockPlan(1, 4)
-    assert plan_blocks(SMALL, measured_target(130), 4) == BlockPlan(2, 3)
+    assert plan_blocks(SMALL, measured_target(175), range(4)) == BlockPlan(1, 4)
+    assert plan_blocks(SMALL, measured_target(130), range(4)) == BlockPlan(2, 3)
 
 
 @st.composite
@@ -174,48 +175,48 @@ def networks(draw: st.DrawFn) -> ArchSpec:
 @given(networks(), st.integers(1, 9999), st.sampled_from(["full", "paper"]))
 def test_any_network_and_any_budget(spec, share, convention):
     """Never over the target, missed by less than a unit of every block, and the paper's formulas in fractions."""
-    target = block_target(BudgetConfig(macs=f"{share / 100}%", convention=convention), spec, "dcvit")
-    parts, candidates = BlockCosts.of(spec, target), spec.depth - 2
+    target = block_target(BudgetConfig(macs=f"{share / 100}%", convention=convention), spec, "dcvit", [1])
+    parts, candidates = BlockCosts.of(spec, target, [1]), range(spec.depth - 2)
     removed = target.dense - target.amount
     A, P = parts.attn, parts.hidden * parts.unit
     k = ceil(Fraction(removed, A + P))
     assume(removed > 0)
-    if k > candidates or k * A > removed:
+    if k > len(candidates) or k * A > removed:
         with pytest.raises(UserError):
             plan_blocks(spec, target, candidates)
         return
     plan = plan_blocks(spec, target, candidates)
     d = Fraction(removed - k * A, k * P)
     assert (plan.blocks, plan.hidden) == (k, floor(parts.hidden * (1 - d)))
-    cost = target.measure(plan.apply(spec))
+    cost = target.measure(plan.apply(spec, range(spec.depth)))
     assert 0 <= target.amount - cost < k * parts.unit
     if convention == "paper":
         assert parts.unit == 2 * positions(spec)[0] * spec.embed_dim
-    assert cost == target.measure(plan.apply(spec, tuple(range(1, 1 + k))))  # whichever blocks they are
+    assert cost == target.measure(plan.apply(spec, range(1, 1 + k)))  # whichever blocks they are
 
 
 @given(networks(), st.integers(1, 9999), st.sampled_from(["full", "paper"]), st.integers(0, 4))
 def test_what_a_refusal_offers_can_be_reached(spec, share, convention, extra):
-    target = block_target(BudgetConfig(macs=f"{share / 100}%", convention=convention), spec, "dcvit")
+    target = block_target(BudgetConfig(macs=f"{share / 100}%", convention=convention), spec, "dcvit", [1])
     try:
-        plan_blocks(spec, target, spec.depth - 2, extra)
+        plan_blocks(spec, target, range(spec.depth - 2), extra)
     except UserError as refusal:
         _, found, nearest = str(refusal).partition("; the nearest that can ")
         offered = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) \(", nearest)]
         assert not found or 1 <= len(offered) <= 2
         for amount in offered:
-            plan = plan_blocks(spec, replace(target, amount=amount), spec.depth - 2, extra)
-            assert target.measure(plan.apply(spec)) <= amount < target.dense
+            plan = plan_blocks(spec, replace(target, amount=amount), range(spec.depth - 2), extra)
+            assert target.measure(plan.apply(spec, range(spec.depth))) <= amount < target.dense
         if len(offered) == 2:
             assert offered[0] < target.amount < offered[1]
 
 
 @given(networks(), st.integers(0, 4))
 def test_the_most_of_the_plan_can_be_reached_and_no_more(spec, extra):
-    target = block_target(BudgetConfig(macs="100%"), spec, "dcvit")
-    parts = BlockCosts.of(spec, target)
+    target = block_target(BudgetConfig(macs="100%"), spec, "dcvit", [1])
+    parts = BlockCosts.of(spec, target, [1])
     removed = (first_reached(parts, extra) + extra) * parts.attn
     assume(removed < target.dense)
-    plan_blocks(spec, replace(target, amount=target.dense - removed), spec.depth * 100, extra)
+    plan_blocks(spec, replace(target, amount=target.dense - removed), [1] * 100 * spec.depth, extra)
     with pytest.raises(UserError):
-        plan_blocks(spec, replace(target, amount=target.dense - removed + 1), spec.depth * 100, extra)
+        plan_blocks(spec, replace(target, amount=target.dense - removed + 1), [1] * 100 * spec.depth, extra)

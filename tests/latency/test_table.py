@@ -53,12 +53,12 @@ def test_a_world_with_steps_is_predicted_at_its_steps(clock):
 def test_noise_never_makes_more_faster(clock):
     clock.milliseconds = lambda spec: 1.0 + sum(5 if branch.width == 192 else 4 for _, _, branch in spec.branches())
     table = METER.table()
-    times = [table.hidden(units) for units in range(1, 385)]
+    times = [table.stacks[0].hidden(units) for units in range(1, 385)]
     assert times == sorted(times)
 
 
 def test_another_embedding_width_is_not_in_it(clock):
-    with pytest.raises(ValueError, match="embed_dim 96 says nothing about 48"):
+    with pytest.raises(ValueError, match="embed_dim \\[96\\] says nothing about \\[48\\]"):
         METER.table().measure(SPEC.at_width(0.5))
 
 
@@ -71,14 +71,14 @@ def test_gates_are_on_the_scale_of_the_dense_network():
         ]
         measured[name] = 1000 + sum(time + 80 * (branch.gate is not None) for time, branch in branches if branch)
     table = LatencyTable.of(SPEC, measured | {"dense": 1000 + 2 * 5 * 1200}, ["relu"])
-    assert table.gates == {"relu": 160}
+    assert table.stacks[0].gates == {"relu": 160}
 
 
 # The linear costs
 
 
 def test_a_linear_world_gives_its_own_unit_costs(clock):
-    units = METER.table().unit_costs
+    (units,) = METER.table().unit_costs.stacks
     scale = 1.5e6 * SPEC.embed_dim
     assert units.head == pytest.approx(0.2 * scale, rel=0.001)
     assert units.dim == pytest.approx(0.004 * scale, rel=0.001)
@@ -91,7 +91,7 @@ def test_a_linear_world_gives_its_own_unit_costs(clock):
 def test_whatever_was_measured_they_are_whole_positive_and_add_up_to_dense(times):
     names = ["dense", *points_of(SPEC)]
     table = LatencyTable.of(SPEC, dict(zip(names, times, strict=False)))
-    units = table.unit_costs
-    assert min(units.head, units.dim, units.channel) >= 1
-    assert all(isinstance(value, int) for value in vars(units).values())
+    units, (parts,) = table.unit_costs, table.unit_costs.stacks
+    assert min(parts.head, parts.dim, parts.channel) >= 1
+    assert all(isinstance(value, int) for name, value in vars(parts).items() if name != "stack")
     assert units.total(Masks.full(SPEC)) == units.dense == table.dense

@@ -61,7 +61,7 @@ def test_dcvit_is_its_own_plan(world):
     experiment = experiment_for("dcvit", MODEL, overrides)
     spec = template(experiment.model, 1000).spec
     plan = DCViT.plan(spec, experiment).details
-    small = BlockPlan(plan["blocks"], plan["hidden"]).apply(spec)
+    small = BlockPlan(plan["blocks"], plan["hidden"]).apply(spec, range(spec.depth))
     assert (row["macs"], row["params"]) == (costs.macs(small), costs.params(small))
     assert row["attentions"] == 6 - plan["blocks"]
 

@@ -22,14 +22,14 @@ COSTS = UnitCosts.of(NETWORK.spec)
 @pytest.mark.parametrize("percent", [20, 30, 50, 70, 90])
 def test_within_half_a_percent_and_never_over(percent: int) -> None:
     limit = percent * COSTS.dense // 100
-    heads, channels = uniform_size(NETWORK.spec, COSTS, limit, BudgetConfig())
+    heads, channels = uniform_size(COSTS, limit, BudgetConfig())
     spec = pruned_spec(NETWORK.spec, cut(NETWORK, "magnitude", heads, channels, seed=0))
     assert limit - 0.005 * COSTS.dense <= costs.macs(spec) <= limit
     assert {(attn.groups, mlp.width) for attn, mlp in spec.blocks} == {(heads, channels)}
 
 
 def test_heads_and_channels_shrink_alike() -> None:
-    heads, channels = uniform_size(NETWORK.spec, COSTS, COSTS.dense // 2, BudgetConfig())
+    heads, channels = uniform_size(COSTS, COSTS.dense // 2, BudgetConfig())
     assert abs(heads / 6 - channels / 384) <= 1 / 12
 
 
@@ -50,11 +50,11 @@ def test_random_ones_are_a_function_of_the_seed() -> None:
 
 
 def test_multiples_and_minima() -> None:
-    _, channels = uniform_size(NETWORK.spec, COSTS, COSTS.dense // 2, BudgetConfig(round_to=16))
+    _, channels = uniform_size(COSTS, COSTS.dense // 2, BudgetConfig(round_to=16))
     assert channels % 16 == 0
     least = BudgetConfig(min_keep=MinKeepConfig(channels=380), round_to=100)
     with pytest.raises(UserError, match=r"^budget\.round_to: 100 and budget\.min_keep leave no number of heads and"):
-        uniform_size(NETWORK.spec, COSTS, COSTS.dense // 2, least)
+        uniform_size(COSTS, COSTS.dense // 2, least)
 
 
 def test_a_run(vitc: Any) -> None:
