@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as serialize
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_vitc.artifacts.formats import FILES
 from lightning_vitc.artifacts.model_card import model_card
@@ -31,8 +30,8 @@ WEIGHTS, ARCH, CARD, SEVERAL = FILES["safetensors"], "arch.json", "README.md", "
 FORMAT, READ = 2, (1, 2)  # what is written, and what is read
 DIGEST = "architecture_sha256"  # in the metadata of the weights
 SECTIONS = ("files", "formats", "budget", "accuracy", "costs", "dense", "preprocessing", "experiment", "provenance")
-Model = VisionTransformer | ElasticViT
-KINDS: dict[str, Callable[[VisionTransformer, dict[str, Any]], Model]] = {"elastic": ElasticViT.restored}
+Model = nn.Module  # a network, or an `ElasticViT`
+KINDS: dict[str, Callable[[nn.Module, dict[str, Any]], Model]] = {"elastic": ElasticViT.restored}
 
 
 def load(directory: str | Path) -> Model:
@@ -45,7 +44,7 @@ def load(directory: str | Path) -> Model:
     """
     directory = Path(directory)
     document = read_arch(directory)
-    network = _empty(document["architecture"], directory / ARCH)
+    network: Any = _empty(document["architecture"], directory / ARCH)
     weights = read_weights(directory / WEIGHTS)
     load_strictly(network, weights, str(directory / WEIGHTS), assign=True)
     check(directory, WEIGHTS)
@@ -93,7 +92,7 @@ def check(directory: str | Path, name: str) -> Path:
     return path
 
 
-def _empty(architecture: dict[str, Any], path: Path) -> VisionTransformer:
+def _empty(architecture: dict[str, Any], path: Path) -> nn.Module:
     try:
         with torch.device("meta"):
             spec = ArchSpec.from_dict(architecture)

@@ -7,7 +7,6 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from lightning_vitc.artifacts import artifact
@@ -97,7 +96,7 @@ class _Exports:
         accuracy = {f"top1 at width {row['width']:g}": row["top1"] for row in self.result["rows"] if "width" in row}
         return model, self._facts({}, accuracy if width is None else {}), None
 
-    def _network(self, network: Any) -> tuple[VisionTransformer, dict[str, Any], artifact.Complete]:
+    def _network(self, network: Any) -> tuple[nn.Module, dict[str, Any], artifact.Complete]:
         rows = [row for row in [self.result["dense"], *self.result["rows"]] if row and row["name"] == network.name]
         accuracy = {key: rows[0][key] for key in ("top1", "top5")} if rows else {}
         facts = self._facts(self._budget(network), accuracy)
@@ -129,7 +128,7 @@ class _Exports:
             "provenance": environment(result["environment"]["device"]) | {"run": self.run, "seed": result["seed"]},
         }
 
-    def _complete(self, model: VisionTransformer, folder: Path) -> dict[str, Any]:
+    def _complete(self, model: nn.Module, folder: Path) -> dict[str, Any]:
         """Write the other formats, compare them with the model, and say what was found."""
         data = self.pipeline.data
         write_formats(model, folder, self.formats, data.preprocessing, data.classes)
@@ -160,7 +159,7 @@ def _opened(form: str, path: Path) -> nn.Module:
     return Pt2Network(path) if form == "pt2" else OnnxNetwork(path)
 
 
-def _difference(model: VisionTransformer, network: nn.Module) -> float:
+def _difference(model: nn.Module, network: nn.Module) -> float:
     """The largest difference of a logit, at batch sizes that were not exported."""
     spec, generator = ArchSpec.of(model), torch.Generator().manual_seed(0)
     largest = 0.0

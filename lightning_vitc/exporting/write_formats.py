@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule
@@ -29,7 +28,7 @@ LINEAR = ["MatMul", "Gemm"]  # what is quantized: the patch embedding, a convolu
 
 
 def write_formats(
-    model: VisionTransformer, folder: Path, formats: list[str], preprocessing: dict[str, Any],
+    model: nn.Module, folder: Path, formats: list[str], preprocessing: dict[str, Any],
     classes: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Write the files of `formats` (not safetensors) into a folder.
@@ -120,9 +119,7 @@ def _unshare(graph: Any) -> None:
             seen.add(name)
 
 
-def write_timm(
-    model: VisionTransformer, folder: Path, preprocessing: dict[str, Any], classes: Sequence[str] = ()
-) -> None:
+def write_timm(model: nn.Module, folder: Path, preprocessing: dict[str, Any], classes: Sequence[str] = ()) -> None:
     """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
     An attention scale that is not timm's own is folded into the queries.
@@ -134,7 +131,8 @@ def write_timm(
     name, arguments = timm_arguments(spec)
     folder.mkdir()
     config: dict[str, Any] = {
-        "architecture": name, "num_classes": spec.num_classes, "num_features": spec.embed_dim, "model_args": arguments,
+        "architecture": name, "num_classes": spec.num_classes, "num_features": spec.feature_width,
+        "model_args": arguments,
         "pretrained_cfg": {"num_classes": spec.num_classes, "first_conv": "patch_embed.proj", "classifier": "head",
                            "fixed_input_size": True, **preprocessing},
     }  # fmt: skip
@@ -185,7 +183,7 @@ def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
     return name, arguments
 
 
-def _with_timms_scale(model: VisionTransformer, spec: ArchSpec) -> dict[str, Tensor]:
+def _with_timms_scale(model: nn.Module, spec: ArchSpec) -> dict[str, Tensor]:
     weights = {name: weight.detach().clone().contiguous() for name, weight in model.state_dict().items()}
     attn, qk_norm = spec.blocks[0].branches[ATTN], spec.options.qk_norm
     assert attn is not None

@@ -1,6 +1,7 @@
 """A picture of what is left of a network: heads, value dimensions and MLP channels of every block."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -42,6 +43,9 @@ def architecture_figure(spec: ArchSpec, dense: ArchSpec, sources: Sequence[int] 
     attention, mlp = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _draw_heads(attention, blocks, dense)
     _draw_channels(mlp, blocks, dense)
+    for boundary in accumulate(dense.depths[:-1]):
+        for axes in (attention, mlp):
+            axes.axvline(boundary - 0.5, color=EDGE, linewidth=0.8, linestyle=":")
     figure.suptitle(_title(spec, dense), fontsize=10)
     return figure
 
@@ -110,6 +114,7 @@ def _title(spec: ArchSpec, dense: ArchSpec) -> str:
     counts = [f"{number_with_unit(ours)} of {number_with_unit(whole)} MACs ({100 * ours / whole:.1f} %)"]
     if spec.is_gated:
         counts.append("where every branch runs")
-    if spec.embed_dim != dense.embed_dim:
-        counts.append(f"embedding {spec.embed_dim} of {dense.embed_dim}")
+    if spec.widths != dense.widths:
+        ours_wide, all_wide = ("/".join(map(str, one.widths)) for one in (spec, dense))
+        counts.append(f"embedding {ours_wide} of {all_wide}")
     return f"{spec.name}\n{', '.join(counts)}"

@@ -136,9 +136,8 @@ class LatencyTable:
         Raises:
             ValueError: for a network of another embedding width.
         """
-        widths, known = ([stage.width for stage in one.stages] for one in (spec, self.spec))
-        if widths != known:
-            raise ValueError(f"a table of embed_dim {known} says nothing about {widths}")
+        if spec.widths != self.spec.widths:
+            raise ValueError(f"a table of widths {self.spec.widths} says nothing about {spec.widths}")
         total = float(self.fixed)
         for number, position, branch in spec.branches():
             part = self.stacks[spec.place(number)[0]]

@@ -100,6 +100,7 @@ class Comparison:
     def columns(self, sketch: Sketch, latency: int | None = None) -> dict[str, Any]:
         """The numbers of a network; its latency is that of the table, unless it was measured."""
         spec = sketch.spec
+        widths = list(spec.widths)
         attns = [branch for _, position, branch in spec.branches() if position == ATTN]
         if latency is None and self.table is not None:
             latency = round(_mean(sketch, self.table.measure))
@@ -107,7 +108,8 @@ class Comparison:
             "blocks": spec.depth, "attentions": len(attns), "heads": _ends([attn.groups for attn in attns]),
             "value_dims": round(statistics.fmean([dim for attn in attns for dim in attn.pieces]), 1),
             "hidden": _ends([branch.width for _, position, branch in spec.branches() if position == MLP]),
-            "embed_dim": spec.embed_dim, "macs": round(_mean(sketch, costs.macs)), "params": costs.params(spec),
+            "embed_dim": widths[0] if len(widths) == 1 else widths,
+            "macs": round(_mean(sketch, costs.macs)), "params": costs.params(spec),
             LATENCY: None if latency is None else as_number(LATENCY, latency),
         }  # fmt: skip
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lightning_vitc.errors import UserError
@@ -33,12 +32,12 @@ class ElasticViT(nn.Module):
         cuts: the widths that were trained; what is cut at width 1 does not matter.
     """
 
-    def __init__(self, full: VisionTransformer, cuts: Mapping[Fraction, Cut]):
+    def __init__(self, full: nn.Module, cuts: Mapping[Fraction, Cut]):
         super().__init__()
         if not cuts:
             raise ValueError("no width")
         self.full, self.cuts = full, dict(sorted(cuts.items()))
-        self._networks: dict[Fraction, VisionTransformer] = {}  # not submodules: their weights are in `full`
+        self._networks: dict[Fraction, nn.Module] = {}  # not submodules: their weights are in `full`
         self.set_width(max(self.cuts))
 
     @property
@@ -52,7 +51,7 @@ class ElasticViT(nn.Module):
         return float(self._width)
 
     @property
-    def network(self) -> VisionTransformer:
+    def network(self) -> nn.Module:
         """The standalone network that runs."""
         return self.network_at(self._width)
 
@@ -84,7 +83,7 @@ class ElasticViT(nn.Module):
         self._width = ratio
         self.network_at(ratio)
 
-    def network_at(self, width: Fraction) -> VisionTransformer:
+    def network_at(self, width: Fraction) -> nn.Module:
         """The standalone network of a width, cut out once."""
         if width == 1:
             return self.full
@@ -112,7 +111,7 @@ class ElasticViT(nn.Module):
         return {"kind": "elastic", "widths": widths}, self.full.state_dict()
 
     @classmethod
-    def restored(cls, full: VisionTransformer, document: dict[str, Any]) -> "ElasticViT":
+    def restored(cls, full: nn.Module, document: dict[str, Any]) -> "ElasticViT":
         """The network of `stored`.
 
         Raises:

@@ -69,6 +69,11 @@ class ArchSpec:
         return self.stages[0].width
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Of the stream in each stage."""
+        return tuple(stage.width for stage in self.stages)
+
+    @property
     def feature_width(self) -> int:
         """Of the stream where the classifier reads it."""
         return self.stages[-1].width

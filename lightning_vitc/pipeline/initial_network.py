@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_vitc.artifacts import artifact
 from lightning_vitc.data.classes import shown
@@ -99,7 +98,7 @@ def _of_timm(config: ModelConfig, num_classes: int) -> Backbone:
 class _Start:
     """A network that was compressed before, how its images are prepared, and its classes where they are known."""
 
-    network: VisionTransformer
+    network: nn.Module
     preset: dict[str, Any]
     classes: tuple[str, ...] | None
 
@@ -124,13 +123,13 @@ def _of_run(directory: RunDirectory) -> tuple[Stored, Network]:
     return found, max(made, key=lambda network: (network.name == within, costs.macs(network.spec)))
 
 
-def _plain(network: Any, name: str) -> VisionTransformer:
+def _plain(network: Any, name: str) -> nn.Module:
     if isinstance(network, ElasticViT):
         raise UserError(f"model.name: {name} holds several networks in one; export the one to start from")
     return network
 
 
-def _without_gates(network: VisionTransformer, name: str) -> VisionTransformer:
+def _without_gates(network: nn.Module, name: str) -> nn.Module:
     if ArchSpec.of(network).is_gated:
         raise UserError(f"model.name: {name} skips by the image; export the variant without gates to start from")
     return network

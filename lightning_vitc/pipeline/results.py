@@ -140,7 +140,7 @@ def write_architectures(directory: Path, networks: Sequence["Network"], dense: A
     logger = TensorBoardLogger(directory, name="tensorboard", version="result", default_hp_metric=False)
     for network in networks:
         spec = network.spec
-        if spec.embed_dim == dense.embed_dim and spec.blocks != dense.blocks:
+        if spec.widths == dense.widths and spec.blocks != dense.blocks:
             png = png_of(architecture_figure(spec, dense, network.sources))
             write_atomically(directory / f"architecture_{network.name}.png", png)
             show(logger, f"architecture/{network.name}", png)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from lightning_vitc.artifacts import artifact
 from lightning_vitc.networks import costs
@@ -24,7 +24,7 @@ class Network:
     """
 
     name: str
-    module: VisionTransformer
+    module: nn.Module
     spec: ArchSpec
     columns: dict[str, Any]
     sources: tuple[int, ...] | None = None

@@ -48,6 +48,12 @@ def some_batches() -> Any:
     return field(default=None, metadata=check)
 
 
+def whole_numbers() -> dict[str, Any]:
+    """Metadata of a field for a whole number above 0, or a list of them."""
+    expected = "a whole number > 0 or a list of such numbers"
+    return rule(expected, lambda v: all(one > 0 for one in (v if isinstance(v, list) and v else [v or 0])))
+
+
 def file_name(default: str) -> Any:
     """A name that becomes a directory."""
     pattern = re.compile(r"[^/\\\s.-][^/\\\s]*")  # neither hidden, nor "..", nor taken for an option

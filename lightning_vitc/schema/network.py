@@ -1,9 +1,9 @@
 """The section `model`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from lightning_vitc.schema.fields import MISSING, bounded, path, weights
+from lightning_vitc.schema.fields import MISSING, bounded, path, weights, whole_numbers
 
 SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")  # of timm, before the place of a model
 
@@ -27,7 +27,11 @@ class ModelConfig:
     in_chans: int | None = bounded(None, gt=0)
     embed_dim: int | None = bounded(None, gt=0)
     depth: int | None = bounded(None, gt=0)
-    num_heads: int | None = bounded(None, gt=0)
+    num_heads: int | list[int] | None = field(
+        default=None, metadata=whole_numbers()
+    )  # of a network of several stages a number each
+    depths: list[int] | None = field(default=None, metadata=whole_numbers())  # blocks of each stage
+    window_size: int | list[int] | None = field(default=None, metadata=whole_numbers())  # of windowed attention
     mlp_ratio: float | None = bounded(None, gt=0)
     qkv_bias: bool | None = None
     qk_norm: bool | None = None

@@ -58,7 +58,7 @@ def test_noise_never_makes_more_faster(clock):
 
 
 def test_another_embedding_width_is_not_in_it(clock):
-    with pytest.raises(ValueError, match="embed_dim \\[96\\] says nothing about \\[48\\]"):
+    with pytest.raises(ValueError, match="widths \\(96,\\) says nothing about \\(48,\\)"):
         METER.table().measure(SPEC.at_width(0.5))
 
 

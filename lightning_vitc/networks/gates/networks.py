@@ -99,9 +99,16 @@ class RunningNorm(nn.Module):
 @torch.no_grad()
 def settle(network: nn.Module) -> None:
     """Move the statistics of every `RunningNorm` towards those of the batches seen, over all processes."""
-    norms = [module for module in network.modules() if isinstance(module, RunningNorm) and module.seen is not None]
-    if not norms:
-        return
+    by_width: dict[int, list[RunningNorm]] = {}
+    for module in network.modules():
+        if isinstance(module, RunningNorm) and module.seen is not None:
+            by_width.setdefault(module.seen.shape[-1], []).append(module)
+    for norms in by_width.values():
+        _settle(norms)
+
+
+def _settle(norms: list[RunningNorm]) -> None:
+    """All of one width."""
     seen = torch.cat([norm.seen.view(-1, norm.seen.shape[-1]) for norm in norms])  # type: ignore[union-attr]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(seen)

@@ -55,10 +55,10 @@ class WindowAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Attend."""
-        (down, across), shifted = self.shift, any(self.shift)
+        (down, across), shifted, images = self.shift, any(self.shift), x.shape[0]  # `len` is no symbol
         if shifted:
             x = x.roll((-down, -across), (1, 2))
-        x = self._joined(super().forward(self._windows(x), self._bias(len(x))))
+        x = self._joined(super().forward(self._windows(x), self._bias(images)), images)
         return x.roll((down, across), (1, 2)) if shifted else x
 
     def _windows(self, x: Tensor) -> Tensor:
@@ -68,11 +68,11 @@ class WindowAttention(Attention):
             x = F.pad(x, (0, 0, 0, -width % wide, 0, -height % high))
         return x.unflatten(2, (-1, wide)).unflatten(1, (-1, high)).transpose(2, 3).flatten(0, 2).flatten(1, 2)
 
-    def _joined(self, x: Tensor) -> Tensor:
-        """The other way round."""
+    def _joined(self, x: Tensor, images: int) -> Tensor:
+        """The other way round, for B images: of a graph's they must not be reckoned back from windows."""
         (height, width), (high, wide) = self.grid, self.window
         rows, columns = -(-height // high), -(-width // wide)
-        x = x.unflatten(1, (high, wide)).unflatten(0, (-1, rows, columns)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        x = x.unflatten(1, (high, wide)).unflatten(0, (images, rows, columns)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         return x[:, :height, :width]
 
     def _bias(self, images: int) -> Tensor:
