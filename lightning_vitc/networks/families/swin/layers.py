@@ -72,7 +72,13 @@ class WindowAttention(Attention):
         """The other way round, for B images: of a graph's they must not be reckoned back from windows."""
         (height, width), (high, wide) = self.grid, self.window
         rows, columns = -(-height // high), -(-width // wide)
-        x = x.unflatten(1, (high, wide)).unflatten(0, (images, rows, columns)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        x = (
+            x.unflatten(1, (high, wide))
+            .unflatten(0, (images, rows, columns))
+            .transpose(2, 3)
+            .flatten(3, 4)
+            .flatten(1, 2)
+        )
         return x[:, :height, :width]
 
     def _bias(self, images: int) -> Tensor:
