@@ -13,7 +13,7 @@ TINY = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "num_hea
 
 def test_what_is_done_to_all_is_done_to_each() -> None:
     network = create_backbone("deit_tiny_patch16_224", **TINY)
-    before, weights = deepcopy(network.state_dict()), proj_and_fc2(network)[1]
+    before, weights = deepcopy(network.state_dict()), proj_and_fc2(network)[0][1]
     whole = stacked(weights)
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
     whole.mul_(torch.arange(1.0, 5)[:, None, None])
@@ -25,7 +25,7 @@ def test_what_is_done_to_all_is_done_to_each() -> None:
 
 def test_weights_are_moved_once_and_again_where_they_were_moved_apart() -> None:
     network = create_backbone("deit_tiny_patch16_224", **TINY)
-    weights = proj_and_fc2(network)[0]
+    weights = proj_and_fc2(network)[0][0]
     assert as_one(weights) is None
     memory = stacked(weights).data_ptr()
     assert stacked(weights).data_ptr() == memory
