@@ -99,10 +99,10 @@ def fit(module: Any, *callbacks: Any, steps: int = 30, epochs: int = 1) -> None:
 def disagree(module: USDC) -> None:
     """Give every candidate weights by which it runs for some images only."""
     torch.manual_seed(2)
-    for name, weight in module.gates.stack.named_parameters():
+    for name, weight in module.gates.stacks[0].named_parameters():
         if name in ("last_weight", "linear_weight"):
             torch.nn.init.normal_(weight, std=5.0)
-    torch.nn.init.zeros_(module.gates.stack.last_bias)
+    torch.nn.init.zeros_(module.gates.stacks[0].last_bias)
 
 
 # The loss
@@ -129,7 +129,7 @@ def test_a_step_is_that_of_every_gate_on_its_own(grouping: Any) -> None:
     module, plain = method(grouping=grouping), method(grouping=grouping)
     for one in (module, plain):
         disagree(one)
-    networks = [[plain.gates.stack.unit(gate, candidate) for candidate in range(7)] for gate in range(6)]
+    networks = [[plain.gates.stacks[0].unit(gate, candidate) for candidate in range(7)] for gate in range(6)]
     sizes = group_sizes(13, grouping, generator_of(0, 0, 0, "groups"))
     noise = gumbel_noise(13, 3, generator_of(0, 0, 0, "noise"))
 
@@ -149,21 +149,21 @@ def test_a_step_is_that_of_every_gate_on_its_own(grouping: Any) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
     found.backward()
     wanted.backward()
-    places, close = places_of(module.gates.stack.order), partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
+    places, close = places_of(module.gates.stacks[0].order), partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
     for name, weight in plain.named_parameters():
-        if weight.requires_grad and not name.startswith("gates.stack."):
+        if weight.requires_grad and not name.startswith("gates.stacks."):
             close(module.get_parameter(name).grad, weight.grad)
     for gate, network in [(gate, network) for gate, row in enumerate(networks) for network in row]:
         for key, weight in network.named_parameters():
             group, place = places[network.name][key]
-            close(module.gates.stack.get_parameter(group).grad[gate, place], weight.grad)
+            close(module.gates.stacks[0].get_parameter(group).grad[gate, place], weight.grad)
 
 
 def test_the_price_reaches_the_gates_and_alpha() -> None:
     module = method(macs="30%", gamma=1e6)  # nothing but the price
     disagree(module)
     module.step(*batch()).loss.backward()
-    runs = module.gates.stack.last_bias.grad[..., 1]
+    runs = module.gates.stacks[0].last_bias.grad[..., 1]
     assert (runs >= 0).all()  # a step against it runs less
     assert (runs > 0).any()
     module.zero_grad()
@@ -473,7 +473,7 @@ def test_rates_are_of_their_own_without_decay() -> None:
     rates = module.own_rates()
     assert rates.pop("gates.architecture") == 0.3
     assert set(rates.values()) == {0.02}
-    assert len(rates) == len(list(module.gates.stack.parameters()))
+    assert len(rates) == len(list(module.gates.stacks[0].parameters()))
     groups = {"rates": 0}
 
     class Watch(GateFreezing):
@@ -720,9 +720,9 @@ def test_a_joint_stage_that_an_earlier_version_finished_is_loaded(tmp_path: Path
     """Its candidates were modules of their own."""
     trained, fresh = method(), method()
     disagree(trained)
-    old = {name: value for name, value in trained.state_dict().items() if not name.startswith("gates.stack.")}
+    old = {name: value for name, value in trained.state_dict().items() if not name.startswith("gates.stacks.")}
     for gate, candidate in product(range(6), range(7)):
-        network = trained.gates.stack.unit(gate, candidate)
+        network = trained.gates.stacks[0].unit(gate, candidate)
         old |= {f"gates.candidates.{gate}.{candidate}.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": old, "global_step": 1}, tmp_path / "last.ckpt")
     (tmp_path / "done.json").write_text('{"weights": "last.ckpt"}')

@@ -39,6 +39,6 @@ def test_weights_are_moved_once_and_again_where_they_were_moved_apart() -> None:
 def test_the_energies_are_those_of_each_weight_alone() -> None:
     network = create_backbone("deit_tiny_patch16_224", **TINY)
     dims, channels = energies(network)
-    for number, (proj, fc2) in enumerate(zip(*proj_and_fc2(network), strict=True)):
+    for number, (proj, fc2) in enumerate(zip(*proj_and_fc2(network)[0], strict=True)):
         torch.testing.assert_close(dims[number].flatten(), proj.detach().square().sum(0), rtol=1e-6, atol=0)
         torch.testing.assert_close(channels[number], fc2.detach().square().sum(0), rtol=1e-6, atol=0)
