@@ -23,6 +23,9 @@ KINDS = {
     "rope, registers, gap": ("vit_base_patch16_rope_reg1_gap_256", {}),
     "perception encoder, map": ("vit_pe_core_tiny_patch16_384", {"attn_pool_num_heads": 4}),
     "perception encoder, lang": ("vit_pe_lang_large_patch14_448", {"mlp_ratio": 2}),
+    "sapiens2: gains of attentions alone, biased keys, positions stretched in training": (
+        "vit_base_patch16_sapiens2", {"num_kv_heads": HEADS, "mlp_ratio": 2},
+    ),
     "rms norms, qk norm": ("vit_small_patch16_dinov3", {"norm_layer": timm.layers.RmsNorm, "qk_norm": True}),
 }  # fmt: skip
 NORMED = ("eva02, inner norm", "eva02, inner norms")

@@ -9,7 +9,7 @@ from timm.models.beit import Block as TimmBlock
 from lightning_vitc.networks.blocks import Stage
 from lightning_vitc.networks.families.beit import layers
 from lightning_vitc.networks.families.beit.shape import Options
-from lightning_vitc.networks.families.eva.read import biases, known_biases
+from lightning_vitc.networks.families.eva.read import biases, gains_of, known_biases
 from lightning_vitc.networks.families.plain.read import (
     block_of,
     common_options,
@@ -49,12 +49,11 @@ def read(model: Any) -> ArchSpec | None:
 
 
 def _options(model: Any) -> Options:
-    attns, _, framed = parts_of(model.blocks)
+    attns, _, _ = parts_of(model.blocks)
     known: Any = known_options(model)
-    gains = [block.gamma_1 if block.attn is not None else block.gamma_2 for block in model.blocks]
     tables = [getattr(attn, "relative_position_bias_table", None) is not None for attn in attns]
     return Options(
         **common_options(model, known), **(biases(attns[0]) if attns else known_biases(known)),
-        layer_scale=any(gain is not None for gain in gains) if framed else known.layer_scale,
+        **gains_of(model.blocks, known),
         tables=tables[0] if tables else known.tables,
     )  # fmt: skip

@@ -78,7 +78,8 @@ class Block(AnyBlock):
         dim, o = spec.embed_dim, spec.options
         norm, self.rotate_half = norm_of(o.norm, o.norm_eps), getattr(o, "rope_half", False)
         self.gamma_1, self.gamma_2 = (
-            nn.Parameter(torch.full((dim,), GAIN)) if o.layer_scale and branch is not None else None for branch in block
+            nn.Parameter(torch.full((dim,), GAIN)) if o.layer_scale and there else None
+            for there in (attn is not None, mlp is not None and o.mlp_gains)
         )
         drop: Any = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         if attn is not None:

@@ -119,7 +119,8 @@ def initialize(model: EvaViT) -> None:
 def _rope(spec: ArchSpec) -> nn.Module:
     """timm's, for whole heads; its buffers are of the CPU, on `meta` too."""
     o, (height, width), (down, across) = spec.options, spec.img_size, spec.options.patch_size
-    more = {"ref_feat_shape": o.rope_reference if any(o.rope_reference) else None, "in_pixels": False}
+    more: dict[str, Any] = {"ref_feat_shape": o.rope_reference if any(o.rope_reference) else None, "in_pixels": False}
+    more["rescale_coords"] = o.rope_rescale or None
     with torch.device("cpu"):
         return create_rope_embed(
             o.rope, o.rope_dim, num_heads=1, feat_shape=[height // down, width // across],

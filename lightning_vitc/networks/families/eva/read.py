@@ -43,16 +43,26 @@ def read(model: Any) -> ArchSpec | None:
 
 
 def _options(model: Any) -> Options:
-    attns, _, framed = parts_of(model.blocks)
+    attns, _, _ = parts_of(model.blocks)
     known: Any = known_options(model)
-    gains = [block.gamma_1 if block.attn is not None else block.gamma_2 for block in model.blocks]
     return Options(
         **common_options(model, known),
         **(biases(attns[0]) if attns else known_biases(known)),
         **_rope(model, known),
         reg_tokens=0 if model.reg_token is None else model.reg_token.shape[1],
-        layer_scale=any(gain is not None for gain in gains) if framed else known.layer_scale,
+        **gains_of(model.blocks, known),
     )
+
+
+def gains_of(blocks: Any, known: Any) -> dict[str, Any]:
+    """Which branches have any."""
+    of_attn, of_mlp = (
+        [gain is not None for block in blocks if getattr(block, branch) is not None for gain in [getattr(block, name)]]
+        for branch, name in (("attn", "gamma_1"), ("mlp", "gamma_2"))
+    )
+    if known is not None and not (of_attn and of_mlp):  # those that are left do not tell of the others
+        return {"layer_scale": known.layer_scale, "mlp_gains": known.mlp_gains}
+    return {"layer_scale": any(of_attn), "mlp_gains": any(of_mlp) or not any(of_attn)}
 
 
 def biases(attn: Any) -> dict[str, Any]:
@@ -87,6 +97,7 @@ def _rope(model: Any, known: Any) -> dict[str, Any]:
         "rope": ROPES[type(rope)], "rope_dim": rope.dim, "rope_temperature": float(rope.temperature),
         "rope_bands": tuple(range(rope.dim // 4)) if known is None else known.rope_bands,
         "rope_offset": float(rope.grid_offset), "rope_indexing": rope.grid_indexing, "rope_half": rope.rotate_half,
+        "rope_rescale": float(getattr(rope, "rescale_coords", None) or 0),
         "rope_reference": (0, 0) if reference is None else tuple(reference),
     }  # fmt: skip
 
@@ -101,12 +112,10 @@ def _refuse_other_kinds(model: Any, name: str) -> None:
             refuse(name, f"its attention is a {type(block.attn).__name__}")
         if block.attn is not None and getattr(block.attn, "num_kv_groups", 1) != 1:
             refuse(name, "its queries share keys")
-        if block.attn is not None and block.mlp is not None and (block.gamma_1 is None) != (block.gamma_2 is None):
-            refuse(name, "one branch of a block has gains and the other none")
         refuse_other_branches(block, name)
     if model.rope is not None and type(model.rope) not in ROPES:
         refuse(name, f"its positions are a {type(model.rope).__name__}")
-    if getattr(model.rope, "aug_active", False):
+    if any(getattr(model.rope, f"{kind}_coords", None) is not None for kind in ("shift", "jitter")):
         refuse(name, "it moves positions in training")
     if model.rope is not None and model.rope.dim % 4:
         refuse(name, f"its heads are {model.rope.dim} wide, no multiple of 4")

@@ -30,7 +30,7 @@ class Options(plain.Options):
 
     `rope` is the kind of rotary positions (`cat`, `dinov3`, `mixed`), or empty; `rope_dim` the width of the heads that
     they were made for, and `rope_bands` which of its bands there are. `rope_reference` is the grid that positions are
-    scaled to, or (0, 0).
+    scaled to, or (0, 0); with `rope_rescale` a training stretches positions by up to that factor, drawn every pass.
     """
 
     rope: str = ""
@@ -41,6 +41,7 @@ class Options(plain.Options):
     rope_indexing: str = "ij"
     rope_half: bool = False
     rope_reference: tuple[int, int] = (0, 0)
+    rope_rescale: float = 0.0
 
     @property
     def per_band(self) -> int:
@@ -74,7 +75,8 @@ def _block(spec: ArchSpec, number: int) -> Axes:
     for position, branch in enumerate(spec.blocks[number]):
         if branch is None:
             continue
-        found |= {f"gamma_{position + 1}": (stream(0),)} if o.layer_scale else {}
+        if o.layer_scale and (position == ATTN or o.mlp_gains):
+            found[f"gamma_{position + 1}"] = (stream(0),)
         found |= dict(norm(f"norm{position + 1}", stream(0), o.norm_bias))
         found |= plain.branch_layout(spec, number, position, branch)
         if position == ATTN and getattr(o, "rope", "") == MIXED:  # two frequencies a pair

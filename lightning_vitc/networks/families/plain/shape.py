@@ -35,7 +35,7 @@ class Options:
     timm's `get_act_layer` knows, `norm` is `layer` or `rms`. `embed_norm` follows the patches, `attn_norm` and
     `mlp_norm` stand inside the branches, before their last projection. `split_glu`, `split_qkv` and `key_bias` (whether
     keys have a bias where queries and values do) are told in `branch_layouts`; `pool_heads` and `pool_hidden` are of
-    `global_pool: map`, see `latent_pooling`.
+    `global_pool: map`, see `latent_pooling`. Without `mlp_gains`, `layer_scale` is of attentions alone.
     """
 
     patch_size: tuple[int, int]
@@ -63,6 +63,7 @@ class Options:
     split_glu: bool = False
     split_qkv: bool = False
     key_bias: bool = True
+    mlp_gains: bool = True
     pool_heads: int = 0
     pool_hidden: int = 0
 
@@ -170,7 +171,7 @@ def norm_params(options: Any, width: int) -> int:
 
 def _branch_params(spec: ArchSpec, position: int, branch: Branch) -> int:
     o, dim = spec.options, spec.embed_dim
-    total = norm_params(o, dim) + (dim if o.layer_scale else 0)
+    total = norm_params(o, dim) + (dim if o.layer_scale and (position == ATTN or o.mlp_gains) else 0)
     if position == MLP:
         return total + mlp_params(branch, dim, o.proj_bias) + (norm_params(o, branch.width) if o.mlp_norm else 0)
     total += attention_params(branch, dim, o.qkv_bias, o.proj_bias, o.key_bias)
