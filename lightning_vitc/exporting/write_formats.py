@@ -159,6 +159,8 @@ def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
     attn, mlp = spec.blocks[0] if spec.blocks else (None, None)
     if attn is None or mlp is None or not mlp.width or spec.is_gated or len(set(spec.blocks)) > 1:
         raise UserError(f"--formats: timm has no {spec.name} of this shape: its blocks must be alike and whole")
+    if mlp.kind != "mlp" or o.norm != "layer" or o.embed_norm:
+        raise UserError(f"--formats: timm: its arguments cannot say that {spec.name} has other norms or gated MLPs")
     arguments: dict[str, Any] = {
         key: getattr(spec, key) for key in ("img_size", "in_chans", "num_classes", "embed_dim", "depth")
     }  # fmt: skip
@@ -171,6 +173,7 @@ def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
     arguments |= {"num_heads": attn.groups, "mlp_ratio": (mlp.width + 0.5) / spec.embed_dim,
                   "pos_embed": "learn" if o.pos_embed else "none", "act_layer": o.act,
                   "init_values": 1e-5 if o.layer_scale else None}  # fmt: skip
+    arguments |= {f"scale_{part}": True for part in ("attn_norm", "mlp_norm") if getattr(o, part)}
     if spec.distilled:
         name = "deit_base_distilled_patch16_224"
     with torch.device("meta"):

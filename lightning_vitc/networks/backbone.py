@@ -14,7 +14,7 @@ from torch.func import functional_call
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.kept import Kept
 from lightning_vitc.networks.modules.compilation import Compile, method_of
-from lightning_vitc.networks.modules.norms import KINDS
+from lightning_vitc.networks.modules.norms import set_eps
 from lightning_vitc.networks.shared_weights import shared
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import RATES, create_timm, is_own
@@ -23,7 +23,6 @@ from lightning_vitc.networks.weights.formats import mixed_frequencies
 from lightning_vitc.schema import ModelConfig
 
 SKELETONS = 64  # sub-networks that are kept ready
-NORMS = tuple(KINDS.values())
 BranchGate = Callable[[int, int, Tensor], Tensor]
 NOT_TIMMS = ("name", "pretrained", "new_head", "resample_antialias", "grad_checkpointing")  # keys of `model`
 
@@ -65,7 +64,7 @@ class Backbone(nn.Module):
                 runs here is what `compact` will make of the same `kept`.
             gates: skip by gates: [L] weighs a block against its input, [L, 2] its attention and its MLP; a function
                 of the block's number, the branch (0 attention, 1 MLP) and its mean normalized token [B, D] gives the
-                weights of the images [B].
+                weights of the images [B]. With `kept`, of the sub-network.
         """
         if kept is not None:
             more = {} if gates is None else {"gates": gates}
@@ -136,9 +135,7 @@ class Backbone(nn.Module):
     def set_norm_eps(self, eps: float) -> None:
         """The epsilon of every LayerNorm from now on, of sub-networks too."""
         self.spec = self.spec.with_options(norm_eps=eps)
-        for module in self.modules():
-            if isinstance(module, NORMS):
-                module.eps = eps  # type: ignore[assignment]
+        set_eps(self, eps)
 
     def _skeleton(self, spec: ArchSpec, device: torch.device, trained: bool = False) -> Any:
         """The sub-network without weights, made once a device; one that can be gated is `trained`."""

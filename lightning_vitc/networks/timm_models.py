@@ -13,6 +13,7 @@ from torch import nn
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.suggest import did_you_mean
 from lightning_vitc.networks import families
+from lightning_vitc.networks.modules.norms import set_eps
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import SOURCES, ModelConfig
 
@@ -29,10 +30,12 @@ def create_timm(name: str, **timm_kwargs: Any) -> nn.Module:
     if not is_model(name) and not name.startswith(SOURCES):
         known = [model for model in timm.list_models() if model.startswith(("vit_", "deit")) or is_own(model)]
         raise UserError(f"model.name: unknown timm model {name!r}{did_you_mean(name, known)}")
-    if not is_own(name) and (eps := timm_kwargs.pop("norm_eps", None)) is not None:  # ours; timm takes the layer
-        timm_kwargs["norm_layer"] = partial(nn.LayerNorm, eps=eps)
+    eps = None if is_own(name) else timm_kwargs.pop("norm_eps", None)  # ours; timm takes the layer
     try:
-        return timm.create_model(name, **timm_kwargs)
+        model = timm.create_model(name, **timm_kwargs)
+        if eps is not None and not set_eps(model, eps):
+            raise UserError(f"model.norm_eps: {name} has no LayerNorm; leave it out")
+        return model
     except UserError:
         raise
     except (TypeError, AssertionError, KeyError, RuntimeError, ValueError) as error:

@@ -148,3 +148,41 @@ def test_timm_has_no_ragged_network(model, tmp_path):
     with pytest.raises(UserError, match=r"2 heads with 16 value dimensions, an embedding of 32$"):
         write_timm(fewer, tmp_path / "timm", PREPROCESSING)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "vit_small_patch16_dinov3",
+            "plain Vision Transformers alone are written for it, not vit_small_patch16_dinov3",
+        ),
+        (
+            "aimv2_large_patch14_224",
+            "its arguments cannot say that aimv2_large_patch14_224 has other norms or gated MLPs",
+        ),
+    ],
+)
+def test_what_timm_cannot_be_told_is_refused_by_name(name, message, tmp_path):
+    small = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 4, "mlp_ratio": 2}
+    with pytest.raises(UserError, match=f"^--formats: timm: {message}$"):
+        write_timm(compact(create_backbone(name, **small), None), tmp_path / "timm", PREPROCESSING)
+    assert not (tmp_path / "timm").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_base_patch16_siglip_224", {}),
+        ("vit_tiny_patch16_224", {"scale_attn_norm": True, "scale_mlp_norm": True}),
+    ],
+)
+def test_timm_is_told_of_pooling_by_attention_and_inner_norms(name, arguments, tmp_path):
+    torch.manual_seed(0)
+    small = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 3}
+    model = compact(create_backbone(name, **small, **arguments, num_classes=7), None)
+    write_timm(model, tmp_path / "timm", PREPROCESSING)
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=1e-5)

@@ -25,6 +25,7 @@ RUNS = {
     "scala, map": ("scala_digits", "vit_base_patch16_siglip_224", WIDTHS),
     "one shot, beit": ("magnitude_digits", "beit_base_patch16_224", (*TEACHER, "method.finetune_epochs=1")),
 }
+EXPORTED = ("uvc, dinov3", "dcvit, split swiglu", "one shot, beit")  # the rest by operators, tests/exporting
 
 
 @pytest.mark.slow
@@ -37,6 +38,8 @@ def test_a_run_and_its_export(vitc, run):
     document = json.loads((vitc.place / folder / "result.json").read_text())
     assert document["rows"]
     assert list((vitc.place / folder).glob("architecture_*.png"))
+    if run not in EXPORTED:
+        return
     exported = vitc("export", folder, "--out", "out", "--formats", "safetensors,onnx,pt2")
     assert exported.code == 0, exported.error
     network = artifact.load(vitc.place / "out")

@@ -18,6 +18,7 @@ from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.timm_models import create_timm
 from tests.networks.test_layouts import named, sizes_along
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 5, "in_chans": 1}
@@ -116,3 +117,11 @@ def test_the_pooling_of_a_width_has_whole_heads():
     other = create_backbone("vit_base_patch16_siglip_224", **SMALL | {"embed_dim": 36, "mlp_ratio": 4})
     with pytest.raises(UserError, match=r"^width: 0\.5 of the pooling's head width 9 is 4\.5"):
         slice_width(other.spec, Fraction("1/2"), "heads")
+
+
+def test_another_epsilon_is_one_of_the_same_norms():
+    model = create_timm("aimv2_large_patch14_224", **SMALL | {"mlp_ratio": 2, "norm_eps": 1e-3})
+    options = ArchSpec.of(model).options
+    assert (options.norm, options.norm_eps, options.embed_norm) == ("rms", 1e-3, True)
+    with pytest.raises(UserError, match=r"^model\.norm_eps: resnet10t has no LayerNorm; leave it out$"):
+        create_timm("resnet10t", norm_eps=1e-3)
