@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # for deterministic algorithms
     "HF_HUB_OFFLINE": "1",
 }
-OF_TINY = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # processes that only compile take longer to start than that
+OF_TINY = {"TORCHDYNAMO_DISABLE": "1"}  # to compile takes a minute; there, graphs run as they are written
 AHEAD = ("tensorboard.backend.event_processing.event_accumulator", "torch.utils.tensorboard", "sklearn.datasets",
          "matplotlib.backends.backend_agg", "lightning_vitc.pipeline.train", "torch._dynamo")  # fmt: skip
 INCOMPLETE = 3

@@ -38,13 +38,9 @@ def candidates(place: Place, title: str) -> list[Candidate]:
 
 
 def shares(place: Place, title: str, batch: int, dtype: str, compiled: bool = False) -> dict[str, Any]:
-    """Latency, speed-up and realized share of each, interleaved; compiled ones beside eager ones.
-
-    Those of tiny sizes that are compiled are few, since a compiler takes its time.
-    """
+    """Latency, speed-up and realized share of each, interleaved; compiled ones beside eager ones."""
     torch.set_float32_matmul_precision("high")  # fp32 is TF32 on the tensor cores
     made, repeats = candidates(place, title), 2 if place.tiny else 50
-    made = made[:1] if compiled and place.tiny else made
     turn()
     settings = Settings((batch,), place.device, (dtype,), compiled=compiled, repeats=repeats, warmup=3)
     columns = ("name", "macs", "macs_reduction", "speedup", "realised", "compile")

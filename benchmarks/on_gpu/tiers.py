@@ -87,7 +87,7 @@ def compiled_shares(place: Place) -> list[Unit]:
 
 
 def compiled_steps(place: Place) -> list[Unit]:
-    """Network by network; of tiny sizes one method, since a compiler takes its time."""
+    """Network by network; of tiny sizes one method."""
     found = [unit for precision in ("bf16", "tf32") for title in ("DeiT-S", "DeiT-B")
              for unit in steps_of(place, title, precision, "blocks")]  # fmt: skip
     return found[:1] if place.tiny else found
