@@ -101,10 +101,11 @@ class Tier:
         return has_room and not left.intersection(unit.after)
 
     def _listen(self) -> None:
-        """To what children say, for a moment; where all of them wait, one goes on alone."""
+        """To what children say, for a moment; where all of them wait, one goes on alone; at tiny sizes at once."""
         children = [child for _, child in self.running.values()]
-        if children and all(child.waits for child in children):
-            children[0].go()
+        waiting = [child for child in children if child.waits]
+        if waiting and (self.place.tiny or len(waiting) == len(children)):
+            waiting[0].go()
         events = {child.pipe: child for child in children} | {child.process.sentinel: child for child in children}
         heard = {id(events[ready]): events[ready] for ready in connection.wait(events, timeout=0.2)}
         for name, (_, child) in list(self.running.items()):

@@ -297,7 +297,7 @@ def busy(note: Path) -> None:
 
 def test_what_is_measured_is_alone(place: Place) -> None:
     note = place.scratch / "a"
-    run(replace(place, cores=6), Unit("busy", partial(busy, note)), Unit("1", partial(measured, note, "1")),
+    run(replace(place, cores=6, tiny=False), Unit("busy", partial(busy, note)), Unit("1", partial(measured, note, "1")),
         Unit("2", partial(measured, note, "2")), Unit("later", partial(busy, note)))  # fmt: skip
     noted = note.read_text()
     assert sorted(noted) == sorted("()()<1><2>")
@@ -305,6 +305,22 @@ def test_what_is_measured_is_alone(place: Place) -> None:
         before, found, _ = noted.partition(one)
         assert found, noted  # nothing came between its beginning and its end ...
         assert before.count("(") == before.count(")"), noted  # ... and nothing else was on its way
+
+
+def meeting(own: Path, other: Path) -> None:
+    turn()
+    leave(own, "here")
+    end = time.monotonic() + 30
+    while not other.exists():
+        if time.monotonic() > end:
+            raise Failed("nobody came")
+        time.sleep(0.01)
+
+
+def test_at_tiny_sizes_nobody_waits_to_be_alone(place: Place) -> None:
+    one, other = place.scratch / "1", place.scratch / "2"
+    found = run(place, Unit("1", partial(meeting, one, other)), Unit("2", partial(meeting, other, one)))
+    assert {unit["status"] for unit in found.values()} == {"ok"}
 
 
 @pytest.mark.parametrize("alone", [True, False])
