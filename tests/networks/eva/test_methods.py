@@ -4,6 +4,7 @@ import json
 
 import onnxruntime
 import pytest
+import timm
 import torch
 
 from lightning_vitc.artifacts import artifact
@@ -37,7 +38,8 @@ def test_a_run_and_its_export(vitc, run):
     folder = f"runs/{experiment}/default"
     document = json.loads((vitc.place / folder / "result.json").read_text())
     assert document["rows"]
-    assert list((vitc.place / folder).glob("architecture_*.png"))
+    pictures = list((vitc.place / folder).glob("*.png"))
+    assert pictures
     if run not in EXPORTED:
         return
     exported = vitc("export", folder, "--out", "out", "--formats", "safetensors,onnx,pt2")
@@ -51,3 +53,33 @@ def test_a_run_and_its_export(vitc, run):
         torch.testing.assert_close(from_pt2(images), network(images), rtol=0, atol=1e-5)
         (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         torch.testing.assert_close(torch.from_numpy(logits), network(images), rtol=0, atol=1e-4)
+
+
+TAUGHT = ("epochs", "batch_size", "mixup", "smoothing", "lr", "weight_decay", "warmup_epochs")
+BY_FEATURES = ("method.score=mse", "method.score_on=training")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "code", "said"),
+    [
+        (("model.new_head=true", *BY_FEATURES), 0, ""),
+        ((), 2, "it has no classifier; set model.new_head=true for a new one"),
+        (("model.new_head=true",), 2, "model.new_head: dcvit starts from a trained network; train it first with "),
+        (
+            ("model.pretrained=true", "data.name=digits"),
+            2,
+            "model.pretrained: vit_small_patch16_dinov3 has no classifier",
+        ),
+    ],
+)
+def test_a_backbone_without_a_classifier_is_compressed_by_its_features(vitc, keys, code, said):
+    arguments = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "num_heads": 3, "depth": 4}
+    backbone = timm.create_model("vit_small_patch16_dinov3", num_classes=0, mlp_ratio=2, **arguments)
+    torch.save(backbone.state_dict(), vitc.place / "dinov3.pth")
+    untaught = ["teacher.train=false", *(f"teacher.{key}=null" for key in TAUGHT), "model.pretrained=dinov3.pth"]
+    few = [key for key in FEW if not key.startswith("teacher")]
+    done = vitc("train", "dcvit_dinov3_digits", *SMALL, *few, *untaught, *keys)
+    assert done.code == code, done.error
+    assert said in done.error
+    assert code == 0 or "\n" not in done.error.strip()
