@@ -29,6 +29,7 @@ def check(place: Place) -> list[Unit]:
     found += [
         Unit(f"check/resume/{method}", partial(trainings.resume, place, method), after=(f"check/steps/{method}/fp32",))
         for method in fewer
+        if method not in trainings.BY_TIME
     ]
     found += [
         Unit(f"check/memory/{method}", partial(steps.step, place, "DeiT-S", method, "bf16", short=True, batch=batch))

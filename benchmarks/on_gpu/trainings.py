@@ -25,6 +25,7 @@ EXACT = ("trainer.precision=32-true", "trainer.deterministic=true", "callbacks.c
          "callbacks.checkpoint.every_n_epochs=2")  # fmt: skip
 FINETUNED = ("uvc", "usdc", "magnitude")
 METHODS = ("dense", "scala", "uvc", "usdc", "magnitude", "dcvit", "practise")
+BY_TIME = ("practise",)  # chooses by times, which no two runs share
 FEWER = ("scala", "dcvit")  # at tiny sizes: that are resumed and exported
 
 
