@@ -5,7 +5,9 @@ was measured before is read from its file below `--runs`.
 """
 
 import argparse
+import itertools
 import json
+import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from deploy import pruned
 from study import REPOSITORY, markdown, write_section
 
 from lightning_vitc import costs
-from lightning_vitc.latency.timing import interleaved, percentiles, ratio
+from lightning_vitc.latency.timing import interleaved, percentiles, ratio, scatter
 from lightning_vitc.networks.backbone import template
 from lightning_vitc.networks.families.plain.network import build, initialize
 from lightning_vitc.networks.spec import ArchSpec
@@ -32,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "studies" / "round_to")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--repeats", type=int, nargs="+", default=[40, 12, 5], help="rounds of each batch size")
+    parser.add_argument("--repeats", type=int, nargs="+", default=[60, 20, 6], help="rounds of each batch size")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -44,7 +46,12 @@ def main() -> None:
     commits = ", ".join(sorted({str(place["commit"]) for place in places}))
     versions = ", ".join(f"{name} {places[0]['versions'][name]}" for name in ("torch", "timm"))
     rounds = ", ".join(f"{len(document['times'][DENSE])} of batch {size}" for size, document in found.items())
-    facts = f"{MODEL} on cpu, {args.threads} threads, {versions}, commit {commits}; interleaved rounds: {rounds}."
+    facts = (
+        f"{MODEL} on cpu, {args.threads} threads, {versions}, commit {commits}; interleaved rounds: {rounds}. Ratios "
+        f"are medians of those within a round; the ratios of medians differ from them by "
+        f"{100 * disagreement(found):.1f} % at most. The p90 of a network's times is at most "
+        f"{max(map(widest, found.values())):.2f} of its p10."
+    )
     write_section(DOCUMENT, "round-to", f"{facts}\n\n{table(specs, found)}")
 
 
@@ -60,6 +67,20 @@ def measured(args: argparse.Namespace, specs: dict[str, ArchSpec], size: int, re
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"environment": environment("cpu"), "times": times}))
     return json.loads(path.read_text())
+
+
+def disagreement(found: dict[int, dict[str, Any]]) -> float:
+    """By how much two ways to compare the networks differ at most; little where the machine was quiet."""
+    worst = 0.0
+    for times in (document["times"] for document in found.values()):
+        for one, other in itertools.permutations(times.values(), 2):
+            worst = max(worst, abs(ratio(one, other) * statistics.median(other) / statistics.median(one) - 1))
+    return worst
+
+
+def widest(document: dict[str, Any]) -> float:
+    """How many times its p10 a network's p90 is at most."""
+    return max(map(scatter, document["times"].values()))
 
 
 def network_of(spec: ArchSpec) -> torch.nn.Module:

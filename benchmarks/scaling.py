@@ -8,9 +8,10 @@ dense one. Assumed, and changed by options: what the GPUs, the links and the hos
 import argparse
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
-from scaling_measured import MODELS, Figures, measured
+from scaling_measured import MODELS, Figures, measured, timings
 from study import REPOSITORY, markdown, write_section
 
 from lightning_vitc import costs, create_backbone
@@ -155,25 +156,30 @@ def few_shot(cluster: Cluster) -> str:
     return markdown(header, rows)
 
 
-def options() -> Cluster:
-    """The cluster of the command line."""
+def options() -> tuple[Cluster, Path]:
+    """The cluster of the command line, and the file of what was timed."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name, value in asdict(Cluster()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default: %(default)s")
-    return Cluster(**vars(parser.parse_args()))
+    folder = REPOSITORY / "runs" / "studies" / "scaling"
+    parser.add_argument("--runs", type=Path, default=folder, help="with what was timed (default: %(default)s)")
+    given = vars(parser.parse_args())
+    return Cluster(**{key: value for key, value in given.items() if key != "runs"}), given["runs"] / "timings.json"
 
 
 def main() -> None:
     """Measure what is missing, reckon, and write."""
-    cluster = options()
-    figures = measured()
+    cluster, file = options()
+    torch.set_num_threads(1)
+    timed = timings(file)
+    figures = measured(timed)
     place = environment("cpu")
     print(json.dumps({" ".join(key): asdict(found) for key, found in figures.items()} | {"environment": place}))
-    some = next(iter(figures.values()))
     notes = (
         f"Cluster: {', '.join(f'{name} {value:g}' for name, value in asdict(cluster).items())}. Images an augmenting "
-        f"worker decodes in a second of one core: {some.images_per_core:.0f}. Measured on the CPU, one thread, torch "
-        f"{place['versions']['torch']}, commit {place['commit']}; models: {', '.join(MODELS.values())}."
+        f"worker decodes in a second of one core: {timed['images_per_core']:.0f}; it and USDC's step were timed on one "
+        f"thread at commit {timed['environment']['commit']}. Counted with torch {place['versions']['torch']}, commit "
+        f"{place['commit']}; models: {', '.join(MODELS.values())}."
     )
     write_section(DOCUMENT, "facts", f"{notes}\n\n{facts(figures)}")
     write_section(DOCUMENT, "strong", strong(figures, cluster))

@@ -6,6 +6,7 @@ their number: they are taken at two and at three.
 """
 
 import io
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ from lightning_vitc.methods.usdc import Arguments as USDCArguments
 from lightning_vitc.methods.uvc import UVC
 from lightning_vitc.methods.uvc import Arguments as UVCArguments
 from lightning_vitc.networks.slicing import slice_width
+from lightning_vitc.pipeline.results import environment
 from lightning_vitc.schema import BudgetConfig, OptimizerConfig
 from lightning_vitc.training.module import CompressionModule
 from lightning_vitc.training.teacher import Teacher
@@ -66,9 +68,18 @@ class Figures:
     images_per_core: float
 
 
-def measured() -> dict[tuple[str, str], Figures]:
-    """By model and method: loader and USDC are measured, the rest is from the cost model and earlier studies."""
-    rate, overhead = loader_rate(), OVERHEAD | {"usdc": overhead_of_usdc()}
+def timings(path: Path) -> dict[str, Any]:
+    """What is timed and wants a quiet machine, with where it was: from the file of an earlier run if there is one."""
+    if not path.exists():
+        timed = {"images_per_core": loader_rate(), "overhead_of_usdc": overhead_of_usdc()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**timed, "environment": environment("cpu")}))
+    return json.loads(path.read_text())
+
+
+def measured(timed: dict[str, Any]) -> dict[tuple[str, str], Figures]:
+    """By model and method: loader and USDC as timed, the rest from the cost model and earlier studies."""
+    rate, overhead = timed["images_per_core"], OVERHEAD | {"usdc": timed["overhead_of_usdc"]}
     return {
         (model, method): figures(name, method, overhead[method], rate)
         for model, name in MODELS.items() for method in METHODS
@@ -175,7 +186,7 @@ def build(method: str, network: Any) -> CompressionModule:
     return module.train()
 
 
-def overhead_of_usdc(repeats: int = 5) -> float:
+def overhead_of_usdc(repeats: int = 15) -> float:
     """CPU seconds of a joint step over those of a dense step with the same teacher: DeiT-S, batch 4, interleaved."""
     modules = [build(method, create_backbone("deit_small_patch16_224")) for method in ("taught", "usdc")]
     batch = torch.randn(4, 3, 224, 224), torch.zeros(4, dtype=torch.long)
@@ -196,7 +207,7 @@ def seconds_of(module: CompressionModule, batch: tuple[torch.Tensor, torch.Tenso
     return time.process_time() - started
 
 
-def loader_rate(count: int = 32) -> float:
+def loader_rate(count: int = 32, epochs: int = 10) -> float:
     """Images of ImageNet's size that one core decodes and augments in a second, by the recipe of `scala_deit_b`."""
     config = load_experiment("scala_deit_b", check_files=False).data
     shape = ImageSpec((224, 224), 3, (0.5,) * 3, (0.5,) * 3)
@@ -208,9 +219,9 @@ def loader_rate(count: int = 32) -> float:
         batches = TransformedBatches(split, training_transform(config, shape), seed=0)
         batches.__getitems__([(0, 0)])
         started = time.process_time()
-        for epoch in (0, 1):
+        for epoch in range(epochs):
             batches.__getitems__([(number, epoch) for number in range(count)])
-        return 2 * count / (time.process_time() - started)
+        return epochs * count / (time.process_time() - started)
 
 
 def photograph(random: np.random.Generator) -> bytes:
