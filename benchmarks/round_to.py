@@ -8,8 +8,10 @@ import argparse
 import itertools
 import json
 import statistics
+import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from deploy import pruned
 from study import REPOSITORY, markdown, write_section
 
 from lightning_vitc import costs
+from lightning_vitc.latency import timing
 from lightning_vitc.latency.timing import interleaved, percentiles, ratio, scatter
 from lightning_vitc.networks.backbone import template
 from lightning_vitc.networks.families.plain.network import build, initialize
@@ -36,7 +39,13 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--repeats", type=int, nargs="+", default=[60, 20, 6], help="rounds of each batch size")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock", default="wall", choices=("wall", "thread"),
+        help="thread: what the process computes, for one thread on a machine that is busy with others",
+    )  # fmt: skip
     args = parser.parse_args()
+    if args.clock == "thread":
+        timing.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[assignment]
     torch.set_num_threads(args.threads)
     dense = template(ModelConfig(name=MODEL)).spec
     specs = {DENSE: dense, **{str(size): pruned(dense, size) for size in SIZES}}
@@ -47,8 +56,8 @@ def main() -> None:
     versions = ", ".join(f"{name} {places[0]['versions'][name]}" for name in ("torch", "timm"))
     rounds = ", ".join(f"{len(document['times'][DENSE])} of batch {size}" for size, document in found.items())
     facts = (
-        f"{MODEL} on cpu, {args.threads} threads, {versions}, commit {commits}; interleaved rounds: {rounds}. Ratios "
-        f"are medians of those within a round; the ratios of medians differ from them by "
+        f"{MODEL} on cpu, {args.threads} threads, {args.clock} clock, {versions}, commit {commits}; interleaved rounds: "
+        f"{rounds}. Ratios are medians of those within a round; the ratios of medians differ from them by "
         f"{100 * disagreement(found):.1f} % at most. The p90 of a network's times is at most "
         f"{max(map(widest, found.values())):.2f} of its p10."
     )
@@ -57,7 +66,7 @@ def main() -> None:
 
 def measured(args: argparse.Namespace, specs: dict[str, ArchSpec], size: int, repeats: int) -> dict[str, Any]:
     """Milliseconds of every network and round at a batch size, from the file of an earlier run where there is one."""
-    path = args.runs / f"{MODEL}-{args.threads}-{size}-{repeats}.json"
+    path = args.runs / f"{MODEL}-{args.clock}-{args.threads}-{size}-{repeats}.json"
     if not path.exists():
         torch.manual_seed(0)
         dense = specs[DENSE]
