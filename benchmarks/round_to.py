@@ -56,8 +56,8 @@ def main() -> None:
     versions = ", ".join(f"{name} {places[0]['versions'][name]}" for name in ("torch", "timm"))
     rounds = ", ".join(f"{len(document['times'][DENSE])} of batch {size}" for size, document in found.items())
     facts = (
-        f"{MODEL} on cpu, {args.threads} threads, {args.clock} clock, {versions}, commit {commits}; interleaved rounds: "
-        f"{rounds}. Ratios are medians of those within a round; the ratios of medians differ from them by "
+        f"{MODEL} on cpu, {args.threads} threads, {args.clock} clock, {versions}, commit {commits}; interleaved "
+        f"rounds: {rounds}. Ratios are medians of those within a round; the ratios of medians differ from them by "
         f"{100 * disagreement(found):.1f} % at most. The p90 of a network's times is at most "
         f"{max(map(widest, found.values())):.2f} of its p10."
     )

@@ -44,6 +44,7 @@ def load(directory: str | Path) -> Model:
     """
     directory = Path(directory)
     document = read_arch(directory)
+    _must_be_there(directory, WEIGHTS)
     network: Any = _empty(document["architecture"], directory / ARCH)
     weights = read_weights(directory / WEIGHTS)
     load_strictly(network, weights, str(directory / WEIGHTS), assign=True)
@@ -77,11 +78,8 @@ def check(directory: str | Path, name: str) -> Path:
     Raises:
         UserError: where it is missing, was changed, or comes from another export.
     """
-    path, document = Path(directory) / name, read_arch(directory)
+    document, path = read_arch(directory), _must_be_there(Path(directory), name)
     again = "the directory was changed after its export; export the model again"
-    if not path.is_file():
-        there = [form for form, file in FILES.items() if (Path(directory) / file).is_file()]
-        raise UserError(f"{path}: no such file; {directory} was exported as {', '.join(there) or 'nothing'}")
     if (document.get("files") or {}).get(name) != _digest_of_file(path):
         raise UserError(f"{path}: not the file that {ARCH} describes; {again}")
     if name == WEIGHTS:
@@ -89,6 +87,15 @@ def check(directory: str | Path, name: str) -> Path:
             belongs = (file.metadata() or {}).get(DIGEST)
         if belongs != _digest_of_architecture(document["architecture"], document):
             raise UserError(f"{Path(directory) / ARCH}: not the architecture that {WEIGHTS} was written for; {again}")
+    return path
+
+
+def _must_be_there(directory: Path, name: str) -> Path:
+    path = directory / name
+    if not path.is_file():
+        there = ", ".join(form for form, file in FILES.items() if (directory / file).is_file())
+        rest = f"{directory} was exported as {there}" if there else "half of an export; export the model again"
+        raise UserError(f"{path}: no such file; {rest}")
     return path
 
 
@@ -120,13 +127,22 @@ def read_arch(directory: str | Path) -> dict[str, Any]:
         if (Path(directory) / SEVERAL).is_file():
             names = ", ".join(models_in(directory))
             raise UserError(f"{directory}: holds several models; name one of its folders: {names}") from None
-        raise UserError(f"{path}: no such file; expected a directory written by 'vitc export'") from None
+        raise UserError(f"{path}: no such file; {_without_arch(Path(directory))}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged; export the model again") from None
     if not known:
         ours = " and ".join(map(str, READ))
         raise UserError(f"{path}: format {document['format']} is not known to this version, which reads {ours}")
     return document
+
+
+def _without_arch(directory: Path) -> str:
+    """What a directory is that is no export."""
+    if (directory / "config.json").is_file():
+        return f"for a folder of timm write local-dir:{directory}"
+    if any((directory / file).exists() for file in FILES.values()):
+        return "half of an export; export the model again"
+    return "expected a directory written by 'vitc export'"
 
 
 def models_in(directory: str | Path) -> list[str]:

@@ -64,11 +64,11 @@ def _read(args: argparse.Namespace) -> tuple[ArchSpec, str | None]:
     import torch
 
     from lightning_vitc.config import parse_arguments
-    from lightning_vitc.networks.timm_models import create_timm
+    from lightning_vitc.networks.timm_models import create_supported
 
     kwargs = parse_arguments(args.arguments)
     with torch.device("meta"):
-        return ArchSpec.of(create_timm(args.model, **kwargs)), None
+        return ArchSpec.of(create_supported(args.model, **kwargs)), None
 
 
 def _print(args: argparse.Namespace, method: str, parts: costs.Parts, total: int, params: int) -> None:

@@ -133,9 +133,8 @@ def _check_compressed(model: ModelConfig) -> None:
     """A model that was compressed before is what it is."""
     if not is_directory_name(model.name):
         return
-    folder = Path(model.name)
-    if not (folder / "arch.json").is_file() and not (folder / "result.json").is_file():
-        raise UserError(f"model.name: '{folder}' is neither an exported model nor a finished run; make it first")
+    if not Path(model.name).is_dir():
+        raise UserError(f"model.name: '{model.name}' is neither an exported model nor a finished run; make it first")
 
 
 def _check_data(data: DataConfig, channels: int) -> None:

@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_vitc.data.tree import count_classes
+from lightning_vitc.data.tree import count_classes, holding_images
 from lightning_vitc.errors import UserError
 from lightning_vitc.schema import DataConfig
 
@@ -99,14 +99,29 @@ def check_root(config: DataConfig, evaluated: bool = False) -> None:
         raise UserError(f"data.root: is not set; {config.name} expects {info.layout}")
     root = Path(config.root)
     if not root.is_dir():
-        raise UserError(f"data.root: {root} is not a folder; {config.name} expects {info.layout}")
+        raise UserError(f"data.root: {root} is not a folder; give data.root=ROOT, {config.name} expects {info.layout}")
     for choices in _expected(config, info, evaluated):
         if not any((root / choice).exists() for choice in choices):
+            _refuse_classes(root, config.name)
             missing = " nor ".join(str(root / choice) for choice in choices)
             raise UserError(f"data.root: there is no {missing}; {config.name} expects {info.layout}")
     unlabeled = config.unlabeled
     if unlabeled is not None and not evaluated and not Path(unlabeled).is_dir():
         raise UserError(f"data.unlabeled: {unlabeled} is not a folder; it holds the images to train on")
+
+
+def _refuse_classes(root: Path, name: str) -> None:
+    """Of a folder tree: the classes are there, and what is missing is the split above them, or it was named itself."""
+    splits = ("train", *EVALUATED)
+    if name not in TREES or any((root / split).is_dir() for split in splits) or not (classes := holding_images(root)):
+        return
+    split = root.absolute().name
+    if split in splits:
+        above = root.parent if root.name else root.absolute().parent
+        raise UserError(f"data.root: {root} is the split {split} itself; give the folder above it, data.root={above}")
+    raise UserError(
+        f"data.root: {root} has class folders ({', '.join(classes)}, ...) but no split; move them into {root}/train"
+    )
 
 
 def _expected(config: DataConfig, info: DatasetInfo, evaluated: bool) -> tuple[tuple[str, ...], ...]:

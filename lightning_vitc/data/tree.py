@@ -7,6 +7,7 @@ twice, nor one from within itself.
 import os
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from lightning_vitc.errors import UserError
@@ -32,6 +33,13 @@ def count_classes(folder: Path) -> int:
         if not _has_images(folder / name):
             raise _no_images(f"data.root: the class folder {folder / name}")
     return len(names)
+
+
+def holding_images(folder: Path, count: int = 2) -> list[str]:
+    """The first folders within this one that have images at any depth; no more than so many are looked for."""
+    inner = (entry.name for entry in sorted(os.scandir(folder), key=lambda entry: entry.name) if entry.is_dir())
+    found = (name for name in inner if not name.startswith(".") and _has_images(folder / name))
+    return list(islice(found, count))
 
 
 def image_files(folder: Path, ignored: Counter[str], what: str = "data.root: the class folder") -> list[str]:

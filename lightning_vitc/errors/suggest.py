@@ -11,9 +11,11 @@ def nearest(word: str, candidates: Iterable[str], *, count: int = 1, cutoff: flo
     return [candidate for score, candidate in scored[:count] if score >= cutoff]
 
 
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """`"; did you mean 'lr'?"`, or nothing where no candidate is near."""
-    return "".join(f"; did you mean '{candidate}'?" for candidate in nearest(word, candidates))
+def did_you_mean(word: str, candidates: Iterable[str], *, count: int = 1) -> str:
+    """`"; did you mean 'lr'?"`, of up to so many candidates, or nothing where none is near."""
+    *others, last = [f"'{candidate}'" for candidate in nearest(word, candidates, count=count)] or [""]
+    named = f"{', '.join(others)} or {last}" if others else last
+    return named and f"; did you mean {named}?"
 
 
 def unknown_name(key: str, kind: str, name: str, known: Iterable[str]) -> str:

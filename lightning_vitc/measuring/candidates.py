@@ -20,6 +20,7 @@ from lightning_vitc.networks.elastic import ElasticViT
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import create_timm, is_model, known_names
+from lightning_vitc.schema import SOURCES
 
 
 def candidates_of(sources: list[str], timm_arguments: dict[str, Any] | None = None) -> list[Candidate]:
@@ -101,8 +102,8 @@ def _data_of(path: Path, document: dict[str, Any]) -> VisionData | None:
 
 
 def _of_timm(name: str, arguments: dict[str, Any]) -> Candidate:
-    if not is_model(name):
-        hint = did_you_mean(name, known_names())
+    if not is_model(name) and not name.startswith(SOURCES):
+        hint = did_you_mean(name, known_names(), count=3)
         raise UserError(f"{name}: neither an exported directory nor a model of timm{hint}")
     module = create_timm(name, **arguments).eval()
     spec = _spec_of(module)

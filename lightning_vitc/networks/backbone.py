@@ -17,7 +17,7 @@ from lightning_vitc.networks.modules.compilation import Compile, method_of
 from lightning_vitc.networks.modules.norms import set_eps
 from lightning_vitc.networks.shared_weights import shared
 from lightning_vitc.networks.spec import ArchSpec
-from lightning_vitc.networks.timm_models import RATES, create_timm, is_own
+from lightning_vitc.networks.timm_models import RATES, create_supported, create_timm, is_own
 from lightning_vitc.networks.weights.fitting import load_pretrained
 from lightning_vitc.networks.weights.formats import mixed_frequencies
 from lightning_vitc.schema import ModelConfig
@@ -174,7 +174,7 @@ def create_backbone(
     Raises:
         UserError: for an unknown or unsupported model, or a checkpoint of another model.
     """
-    vit = create_timm(name, pretrained=pretrained is True, **timm_kwargs)
+    vit = create_supported(name, pretrained=pretrained is True, **timm_kwargs)
     model = from_timm(vit, {key: timm_kwargs[key] for key in RATES if timm_kwargs.get(key) is not None})
     if isinstance(pretrained, str):
         load_pretrained(model, pretrained, new_head=new_head, antialias=resample_antialias)
@@ -187,7 +187,7 @@ def template(config: ModelConfig, num_classes: int | None = None) -> Backbone:
     """The network of a `model` section without weights: what it is and costs, in a moment."""
     kwargs = timm_kwargs(config) | ({} if num_classes is None else {"num_classes": num_classes})
     with torch.device("meta"):
-        return from_timm(create_timm(config.name, **kwargs))
+        return from_timm(create_supported(config.name, **kwargs))
 
 
 def timm_kwargs(config: ModelConfig) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def create_teacher(
     kwargs: dict[str, Any] = {"in_chans": in_chans} | ({} if pretrained is True else {"num_classes": num_classes})
     if name.startswith(("vit_", "deit", "eva", "beit", "aimv2")) or is_own(name):
         kwargs["img_size"] = img_size
-    model = create_timm(name, pretrained=pretrained is True, **kwargs)
+    model = create_timm(name, section="teacher", pretrained=pretrained is True, **kwargs)
     if isinstance(pretrained, str):
         load_pretrained(model, pretrained, remedy="; a teacher needs one for the classes of the data")
     return model

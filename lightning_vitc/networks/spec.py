@@ -197,8 +197,8 @@ class ArchSpec:
 def refuse(name: str, why: str) -> NoReturn:
     """Raise the one-line refusal of a model kind."""
     raise UserError(
-        f"model.name: {name} is not supported: {why}; timm's plain VisionTransformers, Evas, Beits and "
-        "SwinTransformers are, such as vit_small_patch16_224, vit_small_patch16_dinov3 or swin_tiny_patch4_window7_224"
+        f"model.name: {name} is not supported: {why}; the families that are, with models of them: "
+        f"{families.supported()}"
     )
 
 

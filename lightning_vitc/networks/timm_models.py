@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.suggest import did_you_mean
+from lightning_vitc.files.paths import LOCAL
 from lightning_vitc.networks import families
 from lightning_vitc.networks.modules.norms import set_eps
 from lightning_vitc.networks.spec import ArchSpec
@@ -21,15 +22,31 @@ RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 default_cfgs: dict[str, Any] = {}  # where timm looks for them
 
 
-def create_timm(name: str, **timm_kwargs: Any) -> nn.Module:
+def create_supported(name: str, **timm_kwargs: Any) -> nn.Module:
+    """A model to be described by an `ArchSpec`: `create_timm`, except that an unsupported one is refused as such."""
+    try:
+        return create_timm(name, **timm_kwargs)
+    except UserError:
+        if is_model(name) and not is_own(name):
+            with torch.device("meta"):
+                ArchSpec.of(timm.create_model(name))  # raises, whatever its arguments were to be
+        raise
+
+
+def create_timm(name: str, *, section: str = "model", **timm_kwargs: Any) -> nn.Module:
     """timm's `create_model` with errors for users.
+
+    Args:
+        name: of the model.
+        section: of the experiment that names it: `model`, or `teacher`, which may be any model.
+        timm_kwargs: passed to timm.
 
     Raises:
         UserError: for a name that is unknown, arguments that the model does not take, or a hub out of reach.
     """
+    key = "teacher.model" if section == "teacher" else "model.name"
     if not is_model(name) and not name.startswith(SOURCES):
-        known = [model for model in timm.list_models() if model.startswith(("vit_", "deit")) or is_own(model)]
-        raise UserError(f"model.name: unknown timm model {name!r}{did_you_mean(name, known)}")
+        raise UserError(f"{key}: unknown timm model {name!r}{_known_names_like(name, section)}")
     eps = None if is_own(name) else timm_kwargs.pop("norm_eps", None)  # ours; timm takes the layer
     try:
         model = timm.create_model(name, **timm_kwargs)
@@ -39,14 +56,31 @@ def create_timm(name: str, **timm_kwargs: Any) -> nn.Module:
     except UserError:
         raise
     except (TypeError, AssertionError, KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"model: timm cannot build {name} with these arguments: {_first_line(error)}") from None
+        raise UserError(f"{section}: timm cannot build {name} with these arguments: {_first_line(error)}") from None
     except Exception as error:  # the hub's client has errors of its own, and keeps no file that it has half
         if not (timm_kwargs.get("pretrained") or isinstance(error, OSError)):
             raise
+        if name.startswith(LOCAL):
+            raise UserError(
+                f"{key}: {name} cannot be read ({_first_line(error)}); it names a folder with config.json and weights, "
+                "such as the timm/ of 'vitc export --formats timm'"
+            ) from None
         raise UserError(
-            f"model.pretrained: the weights of {name} cannot be fetched ({_first_line(error)}); "
+            f"{section}.pretrained: the weights of {name} cannot be fetched ({_first_line(error)}); "
             "try again, or give the path of a file instead"
         ) from None
+
+
+def _known_names_like(name: str, section: str) -> str:
+    """The nearest, of a model among the families' that can be built; else, which these are."""
+    known = known_names()
+    if section == "teacher":
+        return did_you_mean(name, known, count=3)
+    stems = {
+        model.partition("_")[0].rstrip("0123456789") for models in families.examples().values() for model in models
+    }
+    ours = [model for model in known if is_own(model) or model.startswith(tuple(stems))]
+    return did_you_mean(name, ours, count=3) or f"; the families, with models of them: {families.supported()}"
 
 
 def is_model(name: str) -> bool:

@@ -106,7 +106,16 @@ class _Start:
 @cache
 def _compressed(name: str) -> _Start:
     """What an exported directory or a finished run holds."""
-    if (Path(name) / artifact.ARCH).is_file():
+    try:
+        return _of_directory(name)
+    except UserError as error:
+        raise UserError(f"model.name: {str(error).removeprefix('model.name: ')}") from None
+
+
+def _of_directory(name: str) -> _Start:
+    if not Path(name).is_dir():
+        raise UserError(f"'{name}' is neither an exported model nor a finished run; make it first")
+    if (Path(name) / artifact.ARCH).is_file() or not RunDirectory(name).config.is_file():
         network: Any = _without_gates(_plain(artifact.load(name), name), name)
         return _Start(network, artifact.read_arch(name).get("preprocessing") or {}, network.classes)
     found, chosen = _of_run(RunDirectory(name))

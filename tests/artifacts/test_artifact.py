@@ -230,12 +230,16 @@ def test_weights_that_do_not_belong_to_the_architecture(saved):
     path.write_bytes(original[:-1])
     assert refusal(path).startswith("not a readable safetensors file")
     path.unlink()
-    assert refusal(path) == "no such checkpoint file; expected a .safetensors or .pth file"
+    assert refusal(path) == "no such file; half of an export; export the model again"
 
 
 def test_a_directory_without_a_model(saved):
     (saved / "arch.json").unlink()
+    assert refusal(saved / "arch.json") == "no such file; half of an export; export the model again"
+    (saved / "model.safetensors").unlink()
     assert refusal(saved / "arch.json") == "no such file; expected a directory written by 'vitc export'"
+    (saved / "config.json").write_text("{}")
+    assert refusal(saved / "arch.json") == f"no such file; for a folder of timm write local-dir:{saved}"
     nowhere = saved / "nowhere"
     assert refusal(nowhere / "arch.json") == "no such file; expected a directory written by 'vitc export'"
 

@@ -242,13 +242,16 @@ def test_checkpoints_that_cannot_be_read(tmp_path):
     ("name", "arguments", "message"),
     [
         ("vit_tiny_patch16_225", {},
-         "model.name: unknown timm model 'vit_tiny_patch16_225'; did you mean 'vit_tiny_patch16_224'?"),
-        ("zzz", {}, "model.name: unknown timm model 'zzz'"),
+         "model.name: unknown timm model 'vit_tiny_patch16_225'; did you mean 'vit_tiny_patch16_224', "),
+        ("zzz", {}, "model.name: unknown timm model 'zzz'; the families, with models of them: "),
         (PLAIN, {"colour": "red"}, "model: timm cannot build vit_tiny_patch16_224 with these arguments: "),
         (PLAIN, {"num_heads": 7}, "model: timm cannot build vit_tiny_patch16_224 with these arguments: "),
         (PLAIN, {"class_token": False}, "model: timm cannot build vit_tiny_patch16_224 with these arguments: "),
         (PLAIN, {"act_layer": "bogus"}, "model: timm cannot build vit_tiny_patch16_224 with these arguments: "),
-        ("resnet18", {}, "model.name: resnet18 is not supported: a ResNet; "),
+        ("resnet18", {}, "model.name: resnet18 is not supported: a ResNet; the families that are, with "),
+        ("resnet50", {"img_size": 32, "depth": 3}, "model.name: resnet50 is not supported: a ResNet; "),
+        ("swin_tiny_patch4_window7_224", {"depth": 3},
+         "model: timm cannot build swin_tiny_patch4_window7_224 with these arguments: "),
     ],
 )  # fmt: skip
 def test_mistakes_about_the_model(name, arguments, message):

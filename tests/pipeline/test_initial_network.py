@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ def test_the_weights_of_a_recipe_are_its_own(exported):
     assert experiment.model.pretrained is True
     with pytest.raises(UserError, match=r"^model.pretrained: .* is a compressed model and fixed"):
         load_experiment("uvc_deit_s", [f"model.name={exported}", f"model.pretrained={exported}/model.safetensors"])
+
+
+@pytest.mark.parametrize(("missing", "command"), [("arch.json", "plan"), ("model.safetensors", "train")])
+def test_half_of_an_export_is_no_start(exported, vitc, missing, command):
+    shutil.copytree(exported, vitc.place / "half")
+    (vitc.place / "half" / missing).unlink()
+    refused = vitc(command, "dcvit_transfer_glyphs", "model.name=./half")
+    line = f"model.name: half/{missing}: no such file; half of an export; export the model again"
+    assert (refused.code, refused.out, refused.error) == (2, "", f"error: {line}\n")
+    assert not (vitc.place / "runs").exists()
 
 
 @pytest.mark.parametrize(("override", "message"), [

@@ -37,6 +37,17 @@ def each_network() -> Iterator[Any]:
     return (network(name) for name in names() if _has(name, "network"))
 
 
+def examples() -> dict[str, tuple[str, ...]]:
+    """Models of every family that can be built and names some."""
+    named = {name: tuple(getattr(shape(name), "EXAMPLES", ())) for name in names() if _has(name, "network")}
+    return {name: models for name, models in named.items() if models}
+
+
+def supported() -> str:
+    """The same for a message."""
+    return ", ".join(f"{', '.join(models)} ({name})" for name, models in examples().items())
+
+
 def each_named() -> Iterator[tuple[str, Any]]:
     """The families with names of their own, and these, a `family.Names`."""
     return ((name, _half(name, "names")) for name in names() if _has(name, "names"))

@@ -1,6 +1,6 @@
 """What a family of networks offers to everything that reads networks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -19,6 +19,7 @@ Named = Mapping[str, Callable[..., ArchSpec]]
 class Shape(Protocol):
     """`shape.py`: it imports no torch."""
 
+    EXAMPLES: Sequence[str]  # models of the family, for messages
     Options: type  # a frozen dataclass of numbers, texts and tuples of them
     PAPERS: Mapping[str, Callable[[ArchSpec], Parts]]  # `parts` as the authors of a method count, by its name
 

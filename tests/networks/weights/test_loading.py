@@ -160,5 +160,6 @@ def test_places_of_models_are_timms(monkeypatch, name):
 
 
 def test_a_place_where_nothing_is():
-    with pytest.raises(UserError, match=r"^model\.pretrained: the weights of local-dir:/nowhere cannot be fetched"):
+    line = r"^model\.name: local-dir:/nowhere cannot be read \(.*\); it names a folder with config\.json and weights, "
+    with pytest.raises(UserError, match=line):
         create_backbone("local-dir:/nowhere", True)

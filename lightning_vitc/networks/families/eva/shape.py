@@ -20,6 +20,7 @@ from lightning_vitc.networks.spec import ArchSpec
 
 parts, positions, attended, at_size = plain.parts, plain.positions, plain.attended, plain.at_size
 block_prefix = plain.block_prefix
+EXAMPLES = ("vit_small_patch16_dinov3", "eva02_tiny_patch14_224")
 PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = plain.PAPERS
 MIXED = "mixed"
 

@@ -17,6 +17,7 @@ from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
+EXAMPLES = ("mobilenetv2_100",)
 STEM = "stem"  # the axis of its channels, which are the first block's hidden ones
 SEEN = 3 * 3  # positions that a depthwise convolution sees, and the stem
 STRIDES = (1, 2, 2, 2, 1, 2, 1)

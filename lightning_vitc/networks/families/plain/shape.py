@@ -23,6 +23,7 @@ from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.latent_pooling import HIDDEN, pool_layout, pool_macs, pool_params
 from lightning_vitc.networks.spec import ArchSpec
 
+EXAMPLES = ("vit_small_patch16_224", "deit_small_distilled_patch16_224", "deit3_small_patch16_224")
 PART_NAMES = ("patch_embed", "qkv", "qk", "av", "proj", "mlp", "norm", "classifier", "gates")
 BLOCK = ((("norm1", "attn", "ls1", "gate1")), ("norm2", "mlp", "ls2", "gate2"))  # timm's names, by branch
 

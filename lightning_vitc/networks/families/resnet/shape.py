@@ -17,6 +17,7 @@ from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
+EXAMPLES = ("resnet34",)
 STEM = 7 * 7  # positions that the first convolution sees
 SEEN = 3 * 3  # and the others
 

@@ -26,6 +26,7 @@ from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
+EXAMPLES = ("swin_tiny_patch4_window7_224",)
 GATES = ("gate1", "gate2")
 
 

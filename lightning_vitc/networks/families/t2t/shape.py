@@ -26,6 +26,7 @@ from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
+EXAMPLES = ("t2t_vit_14",)
 GATES = ("gate1", "gate2")
 TOKEN = "token"  # the axis of the tokens inside of the token layers
 FIRST, LATER = 7 * 7, 3 * 3  # positions that are put side by side

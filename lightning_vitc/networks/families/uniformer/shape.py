@@ -26,6 +26,7 @@ from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
+EXAMPLES = ("uniformer_small",)
 MLP = 1  # the position of a block's MLP; the mixer or the attention is before it
 GATES = ("gate1", "gate2")
 STEM = "stem"  # the axis of the channels between the two convolutions of a stem
