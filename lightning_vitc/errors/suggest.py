@@ -11,9 +11,9 @@ def nearest(word: str, candidates: Iterable[str], *, count: int = 1, cutoff: flo
     return [candidate for score, candidate in scored[:count] if score >= cutoff]
 
 
-def did_you_mean(word: str, candidates: Iterable[str], *, count: int = 1) -> str:
+def did_you_mean(word: str, candidates: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> str:
     """`"; did you mean 'lr'?"`, of up to so many candidates, or nothing where none is near."""
-    *others, last = [f"'{candidate}'" for candidate in nearest(word, candidates, count=count)] or [""]
+    *others, last = [f"'{candidate}'" for candidate in nearest(word, candidates, count=count, cutoff=cutoff)] or [""]
     named = f"{', '.join(others)} or {last}" if others else last
     return named and f"; did you mean {named}?"
 

@@ -76,11 +76,16 @@ def _known_names_like(name: str, section: str) -> str:
     known = known_names()
     if section == "teacher":
         return did_you_mean(name, known, count=3)
-    stems = {
-        model.partition("_")[0].rstrip("0123456789") for models in families.examples().values() for model in models
-    }
-    ours = [model for model in known if is_own(model) or model.startswith(tuple(stems))]
-    return did_you_mean(name, ours, count=3) or f"; the families, with models of them: {families.supported()}"
+    stems = {_stem(model) for models in families.examples().values() for model in models}
+    ours = [model for model in known if is_own(model) or _stem(model) in stems]
+    whole = [model for model in ours if model.startswith(name)]  # of a name that is cut off
+    hint = did_you_mean(name, whole, count=3, cutoff=0) if whole else did_you_mean(name, ours, count=3)
+    return hint or f"; the families, with models of them: {families.supported()}"
+
+
+def _stem(model: str) -> str:
+    """`deit` of `deit3_small_patch16_224`."""
+    return model.partition("_")[0].rstrip("0123456789")
 
 
 def is_model(name: str) -> bool:

@@ -12,6 +12,7 @@ from lightning_vitc.commands import _batch_script as slurm
 from lightning_vitc.commands._batch_script import script, write_script
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
+from lightning_vitc.networks.families import supported
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVERYTHING = (
@@ -142,7 +143,10 @@ def test_command_and_flags(vitc):
             "data.batch_size: 32 images do not divide over 3 processes x 1 accumulated batches; "
             "33 is the nearest that do",
         ),
-        (["scala_digits", "model.name=nosuch"], "model.name: unknown timm model 'nosuch'"),
+        (
+            ["scala_digits", "model.name=nosuch"],
+            f"model.name: unknown timm model 'nosuch'; the families, with models of them: {supported()}",
+        ),
         (["scala_digits", "output_dir=/proc/x"], "output_dir: /proc/x: no permission to write"),
         (
             ["scala_digits", "trainer.limit_test_batches=0.001"],

@@ -182,7 +182,8 @@ def test_json_and_table(directory, vitc):
     ("arguments", "message"),
     [
         (["nothing"], "nothing: neither an exported directory nor a model of timm"),
-        (["resnet19"], "resnet19: neither an exported directory nor a model of timm; did you mean 'resnet18', "),
+        (["resnet19"], "resnet19: neither an exported directory nor a model of timm; did you mean 'resnet18', "
+         "'resnet10t' or 'resnet14t'?"),
         ([".", "--batch-sizes", "1,b"], "--batch-sizes: '1,b' is not a list of whole numbers > 0, such as 1,64"),
         ([".", "--batch-sizes", "0"], "--batch-sizes: '0' is not a list of whole numbers > 0, such as 1,64"),
         (["deit_tiny_patch16_224", "--img-size", "100"],

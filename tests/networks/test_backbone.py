@@ -243,6 +243,7 @@ def test_checkpoints_that_cannot_be_read(tmp_path):
     [
         ("vit_tiny_patch16_225", {},
          "model.name: unknown timm model 'vit_tiny_patch16_225'; did you mean 'vit_tiny_patch16_224', "),
+        ("deit_smal", {}, "model.name: unknown timm model 'deit_smal'; did you mean 'deit_small_patch16_224"),
         ("zzz", {}, "model.name: unknown timm model 'zzz'; the families, with models of them: "),
         (PLAIN, {"colour": "red"}, "model: timm cannot build vit_tiny_patch16_224 with these arguments: "),
         (PLAIN, {"num_heads": 7}, "model: timm cannot build vit_tiny_patch16_224 with these arguments: "),

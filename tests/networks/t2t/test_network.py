@@ -313,7 +313,8 @@ def test_timm_knows_our_names():
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [
-        ("t2t_vit_41", {}, "model.name: unknown timm model 't2t_vit_41'; did you mean 't2t_vit_10', "),
+        ("t2t_vit_41", {}, "model.name: unknown timm model 't2t_vit_41'; did you mean 't2t_vit_10', 't2t_vit_12' or "
+         "'t2t_vit_14'?"),
         ("t2t_vit_14", {"img_size": 40}, "img_size: 40x40 is not a square whose side is a multiple of 16"),
         ("t2t_vit_14", {"num_heads": 5}, "model.num_heads: embed_dim=384 of t2t_vit_14 is not divisible by 5"),
         ("t2t_vit_14", {"patch_size": 8}, "model.patch_size: this model does not take it; it takes embed_dim, depth, "
