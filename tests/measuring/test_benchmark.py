@@ -7,6 +7,7 @@ import torch
 from lightning_vitc import costs
 from lightning_vitc.artifacts import artifact
 from lightning_vitc.errors import UserError
+from lightning_vitc.exporting.write_formats import write_timm
 from lightning_vitc.latency.timing import interleaved, peak_bytes, percentiles
 from lightning_vitc.measuring.benchmark import benchmark
 from lightning_vitc.measuring.candidates import candidate_of, candidates_of
@@ -154,6 +155,16 @@ def test_models_of_timm_are_dense_themselves_and_shared(directory):
     spec = ArchSpec.of(deit.module)
     again = candidate_of("again", spec, dense=deit)
     assert again.macs == deit.macs
+
+
+def test_a_folder_of_timm_is_a_model_of_timm(tmp_path):
+    small = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "num_heads": 2, "depth": 1, "num_classes": 3}
+    network = compact(create_backbone("vit_tiny_patch16_224", **small), None)
+    write_timm(network, tmp_path / "timm", {"input_size": [3, 16, 16]})
+    (candidate,) = candidates_of([f"local-dir:{tmp_path}/timm"])
+    assert candidate.macs == costs.macs(network.spec)
+    with pytest.raises(UserError, match=f"^model.name: local-dir:{tmp_path} cannot be read"):
+        candidates_of([f"local-dir:{tmp_path}"])
 
 
 @pytest.mark.slow
