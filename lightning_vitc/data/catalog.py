@@ -102,7 +102,8 @@ def check_root(config: DataConfig, evaluated: bool = False) -> None:
         raise UserError(f"data.root: {root} is not a folder; give data.root=ROOT, {config.name} expects {info.layout}")
     for choices in _expected(config, info, evaluated):
         if not any((root / choice).exists() for choice in choices):
-            _refuse_classes(root, config.name)
+            if config.name in TREES and config.unlabeled is None:
+                _refuse_classes(root)
             missing = " nor ".join(str(root / choice) for choice in choices)
             raise UserError(f"data.root: there is no {missing}; {config.name} expects {info.layout}")
     unlabeled = config.unlabeled
@@ -110,10 +111,10 @@ def check_root(config: DataConfig, evaluated: bool = False) -> None:
         raise UserError(f"data.unlabeled: {unlabeled} is not a folder; it holds the images to train on")
 
 
-def _refuse_classes(root: Path, name: str) -> None:
-    """Of a folder tree: the classes are there, and what is missing is the split above them, or it was named itself."""
+def _refuse_classes(root: Path) -> None:
+    """Of a folder tree: two classes are there, and what is missing is the split above them, or it was named itself."""
     splits = ("train", *EVALUATED)
-    if name not in TREES or any((root / split).is_dir() for split in splits) or not (classes := holding_images(root)):
+    if any((root / split).is_dir() for split in splits) or len(classes := holding_images(root)) < 2:
         return
     split = root.absolute().name
     if split in splits:
