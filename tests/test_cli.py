@@ -71,8 +71,9 @@ def test_light_answers(arguments: list[str], code: int, out: str, error: str) ->
 
 def test_list_json_is_one_document() -> None:
     document = json.loads(vitc("list", "--json").stdout)
-    assert list(document) == ["experiments", "methods", "callbacks", "data"]
+    assert list(document) == ["experiments", "methods", "callbacks", "data", "models"]
     assert document["experiments"] == experiments()
+    assert document["models"]["t2t_vit_14"] == "21,545,550 parameters, 4,783,468,544 MACs"
     assert {"dense", "scala"} <= document["methods"].keys()
     assert all(line for table in document.values() for line in table.values())
 

@@ -6,6 +6,8 @@ import json
 from lightning_vitc import config
 from lightning_vitc.config import registry
 from lightning_vitc.data.catalog import CATALOG
+from lightning_vitc.networks import costs, families
+from lightning_vitc.networks.spec import ArchSpec
 
 Tables = dict[str, dict[str, str]]
 
@@ -14,6 +16,7 @@ _TITLES = {
     "methods": "Methods (method.name)",
     "callbacks": "Callbacks (callbacks.NAME)",
     "data": "Data sets (data.name)",
+    "models": "Models beside timm's (model.name)",
 }
 
 
@@ -35,7 +38,14 @@ def _tables() -> Tables:
         "methods": {name: entry.description for name, entry in registry.methods().items()},
         "callbacks": {name: entry.description for name, entry in registry.callbacks().items()},
         "data": {name: info.description for name, info in CATALOG.items()},
+        "models": {
+            name: _described(made()) for _, named in families.each_named() for name, made in named.NAMES.items()
+        },
     }
+
+
+def _described(spec: ArchSpec) -> str:
+    return f"{costs.params(spec):,} parameters, {costs.macs(spec):,} MACs"
 
 
 def _as_text(tables: Tables) -> str:

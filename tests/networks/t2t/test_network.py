@@ -210,6 +210,8 @@ def test_the_token_module_runs_in_single_precision(made, kind):
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
 def test_written_formats_take_any_batch(tmp_path, tiny, form):
     small = compact(tiny, slice_width(tiny.spec, Fraction(1, 2)))
+    for name, weight in small.named_parameters():
+        weight.data *= 10 if "attention2.kqv" in name else 1  # features vanish, and with them a denominator
     write_formats(small, tmp_path, [form], {})
     network = (Pt2Network if form == "pt2" else OnnxNetwork)(tmp_path / FILES[form])
     for count in (1, 3):
