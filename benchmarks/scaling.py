@@ -156,29 +156,34 @@ def few_shot(cluster: Cluster) -> str:
     return markdown(header, rows)
 
 
-def options() -> tuple[Cluster, Path]:
-    """The cluster of the command line, and the file of what was timed."""
+def options() -> tuple[Cluster, Path, float | None]:
+    """The cluster of the command line, the file of what was timed, and the loader's rate where it is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name, value in asdict(Cluster()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default: %(default)s")
     folder = REPOSITORY / "runs" / "studies" / "scaling"
     parser.add_argument("--runs", type=Path, default=folder, help="with what was timed (default: %(default)s)")
+    parser.add_argument(
+        "--images-per-core", type=float, help="an earlier rate of the loader, in place of the timed one"
+    )
     given = vars(parser.parse_args())
-    return Cluster(**{key: value for key, value in given.items() if key != "runs"}), given["runs"] / "timings.json"
+    file, rate = given.pop("runs") / "timings.json", given.pop("images_per_core")
+    return Cluster(**given), file, rate
 
 
 def main() -> None:
     """Measure what is missing, reckon, and write."""
-    cluster, file = options()
+    cluster, file, rate = options()
     torch.set_num_threads(1)
     timed = timings(file)
+    here = f"{timed['images_per_core']:.0f}" + ("" if rate is None else f" here, and {rate:.0f} is reckoned with")
+    timed |= {} if rate is None else {"images_per_core": rate}
     figures = measured(timed)
     place = environment("cpu")
     print(json.dumps({" ".join(key): asdict(found) for key, found in figures.items()} | {"environment": place}))
     notes = (
         f"Cluster: {', '.join(f'{name} {value:g}' for name, value in asdict(cluster).items())}. Images an augmenting "
-        f"worker decodes in a second of one core: {timed['images_per_core']:.0f}; it and USDC's step were timed on one "
-        f"thread at commit {timed['environment']['commit']}. Counted with torch {place['versions']['torch']}, commit "
+        f"worker decodes in a second of one core: {here}; it and USDC's step were timed on one thread at commit {timed['environment']['commit']}. Counted with torch {place['versions']['torch']}, commit "
         f"{place['commit']}; models: {', '.join(MODELS.values())}."
     )
     write_section(DOCUMENT, "facts", f"{notes}\n\n{facts(figures)}")
