@@ -183,7 +183,8 @@ def main() -> None:
     print(json.dumps({" ".join(key): asdict(found) for key, found in figures.items()} | {"environment": place}))
     notes = (
         f"Cluster: {', '.join(f'{name} {value:g}' for name, value in asdict(cluster).items())}. Images an augmenting "
-        f"worker decodes in a second of one core: {here}; it and USDC's step were timed on one thread at commit {timed['environment']['commit']}. Counted with torch {place['versions']['torch']}, commit "
+        f"worker decodes in a second of one core: {here}; it and USDC's step were timed on one thread at commit "
+        f"{timed['environment']['commit']}. Counted with torch {place['versions']['torch']}, commit "
         f"{place['commit']}; models: {', '.join(MODELS.values())}."
     )
     write_section(DOCUMENT, "facts", f"{notes}\n\n{facts(figures)}")
