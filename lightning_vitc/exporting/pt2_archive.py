@@ -29,10 +29,11 @@ ATEN = (  # operators of all networks that `vitc export` writes, and no others
     "pad.default", "expand.default", "expand_as.default", "flatten.using_ints", "unflatten.int", "unsqueeze.default",
     "neg.default", "stack.default", "unbind.int", "permute.default", "reshape.default", "rms_norm.default",
     "view.default", "transpose.int", "clone.default", "to.dtype", "sym_size.int", "_assert_tensor_metadata.default",
-    "im2col.default", "matmul.default", "exp.default", "squeeze.dim",
+    "im2col.default", "matmul.default", "exp.default", "squeeze.dim", "roll.default",
 )  # fmt: skip
 OPERATORS = {f"torch.ops.aten.{name}" for name in ATEN} | {"torch.ops.higher_order.cond"}
-SIZE = re.compile(r"Symbol\('[su]\d+'(, (positive|integer|nonnegative)=True)*\)|[su]?\d+", re.ASCII)
+SYMBOL = r"Symbol\('[su]\d+'(, (positive|integer|nonnegative)=True)*\)"  # images, or so many windows of each
+SIZE = re.compile(rf"{SYMBOL}|Mul\(Integer\(\d+\), {SYMBOL}\)|[su]?\d+", re.ASCII)
 OBJECTS = {"as_operator", "as_custom_obj"}  # arguments that torch looks up by a name: a function, a class
 CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict", None)
 

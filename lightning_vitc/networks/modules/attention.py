@@ -79,7 +79,7 @@ class Attention(nn.Module):
         v = v.unflatten(-1, (heads, self.padded_dim)).transpose(1, 2)
         drop = self.attn_drop.p if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask, drop, is_causal, scale=self.scale)
-        x = x.transpose(1, 2).flatten(2)  # [B, N, H * value_dim]
+        x = self._side_by_side(x, attn_mask is not None)
         if self.valid is not None:
             x = x.index_select(-1, self.valid)
         return self.proj_drop(self.proj(self.norm(x)))
@@ -92,6 +92,13 @@ class Attention(nn.Module):
         if self.q_bias is not None:
             rows = rows + torch.cat([F.pad(self.q_bias, (0, width)), self.v_bias])  # type: ignore[list-item]
         return rows.split([width, width, sum(self.value_dims)], dim=-1)
+
+    @staticmethod
+    def _side_by_side(x: Tensor, masked: bool) -> Tensor:
+        """Of all heads, [B, H, N, value_dim] -> [B, N, H * value_dim]."""
+        if masked and torch.compiler.is_compiling():  # a graph may take it for a view, which not every kernel's is
+            return torch.cat(x.unbind(1), dim=-1)
+        return x.transpose(1, 2).flatten(2)
 
 
 def _padding_indices(dims: tuple[int, ...], width: int) -> tuple[Tensor | None, Tensor | None]:

@@ -84,7 +84,7 @@ class WindowAttention(Attention):
     def _bias(self, images: int) -> Tensor:
         """What is added to QKᵀ: [1, H, A, A], or with a shift [B n, H, A, A]."""
         area = self.window[0] * self.window[1]
-        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
         bias = bias.unflatten(0, (area, area)).permute(2, 0, 1)[None]
         if self.regions is None:
             return bias
