@@ -19,6 +19,7 @@ from lightning_vitc.networks.blocks import attention
 from lightning_vitc.networks.families.eva.shape import Options as EvaOptions
 from lightning_vitc.networks.families.family import network_of as family_of
 from lightning_vitc.networks.families.plain.shape import vit, vit_block
+from lightning_vitc.networks.families.swin.shape import swin
 from lightning_vitc.networks.families.t2t.names import NAMES
 from lightning_vitc.networks.gates.shapes import GATES
 from lightning_vitc.networks.gates.skipping import set_gating
@@ -148,6 +149,7 @@ def operators_in(path: Path) -> set[str]:
 UNEVEN = attention(4, (4, 1, 3))
 PRUNED = (vit_block(UNEVEN, 7), vit_block(None, 5), vit_block(WHOLE, None), vit_block(None, None), vit_block(UNEVEN, 0))
 GATED = tuple(vit_block(WHOLE, 96).with_gates((name, name)) for name in GATES)
+WINDOWS = replace(swin("windows", 8, (2, 1), (1, 2), window_size=2, img_size=20, num_classes=5), in_chans=1)
 T2T = {"img_size": 16, "in_chans": 1, "embed_dim": 24, "depth": 1, "num_heads": 2}
 NETWORKS = {
     "plain": PLAIN,
@@ -168,6 +170,8 @@ NETWORKS = {
     ),
     "gates, per_sample": PLAIN.with_stage(*GATED),
     "gates, per_batch, distilled": PLAIN.with_stage(*(GATED[-2:])).with_options(distilled=True),
+    "shifted windows": WINDOWS,
+    "shifted windows, gates": WINDOWS.with_gates([("relu", "linear")] * WINDOWS.depth),
     "performers": NAMES["t2t_vit_14"](**T2T),
     "attention among overlapping patches": NAMES["t2t_vit_t_14"](**T2T),
 }
