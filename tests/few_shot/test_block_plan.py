@@ -23,9 +23,11 @@ from lightning_vitc.few_shot.block_plan import (
     plan_blocks,
     plan_of_blocks,
 )
+from lightning_vitc.few_shot.candidates import chosen_candidates
 from lightning_vitc.networks.backbone import template
 from lightning_vitc.networks.blocks import attention
 from lightning_vitc.networks.families.plain.shape import positions, vit, vit_block
+from lightning_vitc.networks.families.swin.shape import swin
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig, ModelConfig
 
@@ -140,6 +142,31 @@ def test_reach_of_a_plan_by_hand():
     reachable = plan_of_blocks(spec, target_of_blocks(spec, 2), range(1, 11)).reachable
     assert reachable.most == 16_398_243_840
     assert reachable.step == 10 * 2 * 197 * 768
+
+
+SWIN_B = swin("swin_base", 128, (2, 2, 18, 2), (4, 8, 16, 32))
+
+
+@pytest.mark.parametrize(("number", "plan", "params", "macs"), [
+    (2, BlockPlan(3, 1023), 81_453_293, 14_167_715_840),
+    (4, BlockPlan(5, 613), 75_142_089, 12_914_118_656),
+    (6, BlockPlan(7, 437), 68_828_835, 11_660_120_064),
+])  # fmt: skip
+def test_the_deepest_stage_of_a_swin_transformer(number, plan, params, macs):
+    """As dropping so many of its blocks by the paper's count; and in full MACs, where an attention is a unit of all."""
+    candidates = chosen_candidates(None, SWIN_B)
+    assert candidates == list(range(5, 21))
+    target = block_target(BudgetConfig(drop_blocks=number, convention="paper"), SWIN_B, "dcvit", candidates)
+    assert plan_blocks(SWIN_B, target, candidates) == plan
+    small = plan.apply(SWIN_B, candidates)
+    assert (costs.params(small), costs.macs(small)) == (params, macs)
+    full = block_target(BudgetConfig(drop_blocks=number), SWIN_B, "dcvit", candidates)
+    assert plan_blocks(SWIN_B, full, candidates) == BlockPlan(number, 0)
+
+
+def test_candidates_of_several_stages_differ_in_cost():
+    with pytest.raises(UserError, match=r"^method\.candidates: blocks of several stages \(2 to 3, 4 to 21\) differ in"):
+        block_target(BudgetConfig(drop_blocks=1), SWIN_B, "dcvit", [2, 5])
 
 
 SMALL = vit("small", (8, 8), (4, 4), 1, 10, 4, [vit_block(attention(2, (2, 2)), 4)] * 4, 1.0)
