@@ -24,7 +24,7 @@ RUNS = {
     ),
     "practise": (*FEW, "method.latency_batch=4"),
     "scala": ("trainer.max_epochs=2", "optimizer.warmup_epochs=0.5", "method.granularity=0.25", "data.mixup=0.0"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.slow
