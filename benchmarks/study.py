@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_vitc.errors.messages import counted
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -111,16 +113,24 @@ def recorded_rows(document: Path, name: str) -> dict[tuple[str, str], list[str]]
     return {(cells[0], cells[1]): cells for cells in rows}
 
 
+def _said(arguments: Sequence[str]) -> list[str]:
+    """What decides the numbers: not where the runs lie, nor how many are made at a time."""
+    options = [argument.partition("=")[0] for argument in arguments]
+    places = {number for number, option in enumerate(options) if option in ("--runs", "--jobs")}
+    values = {number + 1 for number in places if "=" not in arguments[number]}
+    dropped = places | values | {number for number, option in enumerate(options) if option == "--table-only"}
+    return [argument for number, argument in enumerate(arguments) if number not in dropped]
+
+
 def _provenance(results: Sequence[dict[str, Any]]) -> str:
-    script, *rest = (argument for argument in sys.argv if argument != "--table-only")
-    command = shlex.join(["python", f"benchmarks/{Path(script).name}", *rest])
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_said(sys.argv[1:])])
     lines = [f"Written by `{command}`"]
     if results:
         environments = [result["environment"] for result in results]
         commits = sorted({str(environment["commit"]) for environment in environments})
         versions = environments[0]["versions"]
         hours = sum(result["wall_seconds"] for result in results) / 3600
-        lines.append(f"{len(results)} runs, {hours:.1f} process hours, one thread each")
+        lines.append(f"{counted(len(results), 'run')}, {hours:.1f} process hours, one thread each")
         lines.append(f"commit {', '.join(commits)}")
         lines.append(", ".join(f"{name} {versions[name]}" for name in ("torch", "timm", "lightning")))
     return "; ".join(lines) + "."

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.schema import bounded
 
 
@@ -52,8 +53,8 @@ class GateStaging(Callback):
         trained = [step for step in range(1, total + 1) if self.stage(step / total) == "training"]
         if trained and not any(step % module.gate_every == 0 for step in trained):
             warnings.warn(
-                f"method.gate_every={module.gate_every} is more than the {len(trained)} steps in which gates are "
-                "trained (callbacks.gate_staging): they never move; set it to fewer steps",
+                f"method.gate_every={module.gate_every} is more than the {counted(len(trained), 'step')} in which "
+                "gates are trained (callbacks.gate_staging): they never move; set it to fewer steps",
                 stacklevel=2,
             )
 

@@ -23,9 +23,16 @@ class StageProgressBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return f"{self.stage}: {super()._get_train_description(current_epoch)}"
 
-    def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Lightning's, without the version number of the log."""
-        return {key: value for key, value in super().get_metrics(*args, **kwargs).items() if key != "v_num"}
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Lightning's, without the version number of the log, by names that tell a mean from a value."""
+        found = super().get_metrics(trainer, pl_module)
+        return {shown(key, pl_module): value for key, value in found.items() if key != "v_num"}
+
+
+def shown(metric: str, module: LightningModule) -> str:
+    """The name of a metric: `val/top1` is the mean where several networks are validated, which is said."""
+    count = len(getattr(module, "val_metrics", ()))
+    return f"{metric} (mean of {count})" if metric == "val/top1" and count > 1 else metric
 
 
 LINES = 100  # at most about so many a stage
@@ -50,9 +57,10 @@ class EpochLines(Callback):
         total, done = trainer.max_epochs or 0, trainer.current_epoch + 1
         if not trainer.is_global_zero or (done != total and done % max(1, total // LINES)):
             return
-        shown = {name: trainer.callback_metrics.get(name) for name in ("train/loss", "val/top1")}
-        values = ", ".join(f"{name} {float(value):.4g}" for name, value in shown.items() if value is not None)
-        epochs = f"{done}/{total}" if total > 0 else "1"
+        found = {name: trainer.callback_metrics.get(name) for name in ("train/loss", "val/top1")}
+        known = {shown(name, pl_module): value for name, value in found.items() if value is not None}
+        values = ", ".join(f"{name} {float(value):.4g}" for name, value in known.items())
+        epochs = f"{done}/{total}" if total > 0 else f"{done}"
         print(f"{self.stage}: epoch {epochs}, {values}, {time.monotonic() - self.started:.1f} s", flush=True)
 
 

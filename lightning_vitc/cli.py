@@ -17,7 +17,7 @@ from lightning_vitc import __version__
 from lightning_vitc.commands import COMMANDS
 from lightning_vitc.errors import EXIT_FAILURE, EXIT_USER_ERROR, Interrupted, RunFailure, UserError
 from lightning_vitc.errors.failures import explained, ignore_in_threads
-from lightning_vitc.errors.messages import format_warning, one_line
+from lightning_vitc.errors.messages import one_line, show_warning
 from lightning_vitc.errors.signals import answered
 from lightning_vitc.errors.suggest import did_you_mean
 
@@ -27,7 +27,7 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    warnings.formatwarning, threading.excepthook = format_warning, ignore_in_threads
+    warnings.showwarning, threading.excepthook = show_warning, ignore_in_threads
     try:
         with answered():
             code = _dispatch(list(sys.argv[1:] if argv is None else argv))

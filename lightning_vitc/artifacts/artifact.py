@@ -28,6 +28,7 @@ from lightning_vitc.networks.weights.strict import load_strictly
 
 WEIGHTS, ARCH, CARD, SEVERAL = FILES["safetensors"], "arch.json", "README.md", "models.json"
 FORMAT, READ = 2, (1, 2)  # what is written, and what is read
+AGAIN = "; export the model again"  # how messages end: what helps, if it is an export and not of a run
 DIGEST = "architecture_sha256"  # in the metadata of the weights
 SECTIONS = ("files", "formats", "budget", "accuracy", "costs", "dense", "preprocessing", "experiment", "provenance")
 Model = nn.Module  # a network, or an `ElasticViT`
@@ -37,7 +38,8 @@ KINDS: dict[str, Callable[[nn.Module, dict[str, Any]], Model]] = {"elastic": Ela
 def load(directory: str | Path) -> Model:
     """The model in an exported directory, in evaluation mode, on the CPU: a plain ViT, or an `ElasticViT`.
 
-    Its `classes` are the names of class 0, 1, ..., or `None` where the export has none.
+    Its `classes` are the names of class 0, 1, ..., or `None` where the export has none; its `preprocessing` says how an
+    image becomes an input, in timm's words, and whether it is turned as EXIF says.
 
     Raises:
         UserError: where a file is missing, damaged, or does not belong to the other.
@@ -53,9 +55,16 @@ def load(directory: str | Path) -> Model:
     try:
         model = KINDS[document["kind"]](network, document) if "kind" in document else network.eval()
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{directory / ARCH}: damaged: no such network ({error}); export the model again") from None
-    model.classes = classes  # type: ignore[assignment]
+        raise UserError(f"{directory / ARCH}: damaged: no such network ({error}){AGAIN}") from None
+    model.classes, model.preprocessing = classes, preprocessing_in(document)  # type: ignore[assignment]
     return model
+
+
+def preprocessing_in(document: dict[str, Any]) -> dict[str, Any]:
+    """What `arch.json` says of it; in those of earlier versions `exif` is only in the experiment."""
+    data = (document.get("experiment") or {}).get("data")
+    earlier = bool(data.get("exif")) if isinstance(data, dict) else False
+    return {"exif": earlier, **(document.get("preprocessing") or {})}
 
 
 def classes_in(document: dict[str, Any], directory: str | Path, count: int) -> tuple[str, ...] | None:
@@ -68,7 +77,7 @@ def classes_in(document: dict[str, Any], directory: str | Path, count: int) -> t
     if not names:
         return None
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{Path(directory) / ARCH}: damaged: classes are not {count} names; export the model again")
+        raise UserError(f"{Path(directory) / ARCH}: damaged: classes are not {count} names{AGAIN}")
     return tuple(names)
 
 
@@ -79,14 +88,13 @@ def check(directory: str | Path, name: str) -> Path:
         UserError: where it is missing, was changed, or comes from another export.
     """
     document, path = read_arch(directory), _must_be_there(Path(directory), name)
-    again = "the directory was changed after its export; export the model again"
     if (document.get("files") or {}).get(name) != _digest_of_file(path):
-        raise UserError(f"{path}: not the file that {ARCH} describes; {again}")
+        raise UserError(f"{path}: not the file that {ARCH} describes{AGAIN}")
     if name == WEIGHTS:
         with safe_open(path, "pt") as file:
             belongs = (file.metadata() or {}).get(DIGEST)
         if belongs != _digest_of_architecture(document["architecture"], document):
-            raise UserError(f"{Path(directory) / ARCH}: not the architecture that {WEIGHTS} was written for; {again}")
+            raise UserError(f"{Path(directory) / ARCH}: not the architecture that {WEIGHTS} was written for{AGAIN}")
     return path
 
 
@@ -129,7 +137,7 @@ def read_arch(directory: str | Path) -> dict[str, Any]:
             raise UserError(f"{directory}: holds several models; name one of its folders: {names}") from None
         raise UserError(f"{path}: no such file; {_without_arch(Path(directory))}") from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged; export the model again") from None
+        raise UserError(f"{path}: damaged{AGAIN}") from None
     if not known:
         ours = " and ".join(map(str, READ))
         raise UserError(f"{path}: format {document['format']} is not known to this version, which reads {ours}")
@@ -155,7 +163,7 @@ def models_in(directory: str | Path) -> list[str]:
     try:
         return [str(name) for name in list(opened(path.read_bytes())["models"])]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged; export the models again") from None
+        raise UserError(f"{path}: damaged{AGAIN}") from None
 
 
 Complete = Callable[[Path], dict[str, Any]]

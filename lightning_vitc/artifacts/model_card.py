@@ -7,8 +7,10 @@ from typing import Any
 import yaml
 
 from lightning_vitc.artifacts.formats import FILES
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.schema.split_names import evaluated_on
 
 _LOAD = {
     "onnx": ("import onnxruntime", 'session = onnxruntime.InferenceSession("model.onnx")',
@@ -32,7 +34,7 @@ def model_card(spec: ArchSpec, facts: dict[str, Any]) -> str:
     method = facts.get("method")
     sections = [
         _metadata(facts),
-        f"# {spec.name}, {'dense' if method == 'dense' else f'compressed by {method}'}",
+        f"# {spec.name}, dense" if method == "dense" else f"# Compressed {spec.name} ({method})",
         _table(["", ""], _properties(spec, facts)),
         *_formats(facts),
         "## Load it",
@@ -63,18 +65,25 @@ def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(name.replace("_", " "), f"{value:,}") for name, value in (facts.get("costs") or {}).items()]
     rows += [(name, f"{value:.2f} %") for name, value in (facts.get("accuracy") or {}).items()]
     if name := _data_name(facts):
-        rows.append(("data", f"{name}, {facts.get('split', 'test')} split"))
+        rows.append(("data", f"{name}, {evaluated_on(facts)}"))
     rows += [
+        ("made of", _shape(spec)),
         ("input", f"{spec.in_chans} x {spec.img_size[0]} x {spec.img_size[1]}"),
         ("classes", _classes(spec.num_classes, facts.get("classes") or [])),
     ]
     preprocessing = facts.get("preprocessing") or {}
     rows += [(key, str(preprocessing[key])) for key in PREPROCESSING if key in preprocessing]
-    if ((facts.get("experiment") or {}).get("data") or {}).get("exif"):
+    if preprocessing.get("exif"):
         rows.append(("orientation", "as EXIF says"))
     if facts.get("kind") == "elastic":
         rows.append(("widths", ", ".join(row["width"] for row in facts["widths"])))
     return [*rows, ("license", facts.get("license") or "unknown: set it with vitc export --license")]
+
+
+def _shape(spec: ArchSpec) -> str:
+    """What the name, that of the model of timm whose keys were changed or weights removed, does not tell."""
+    widths = ", ".join(str(stage.width) for stage in spec.stages)
+    return f"{counted(spec.depth, 'block')}, embedding {widths}"
 
 
 def _classes(count: int, names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_vitc.artifacts.formats import RUNNABLE, parse_formats
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.files.paths import path_argument
 
 DTYPES = ("fp32", "bf16")
@@ -77,7 +78,9 @@ def _print(rows: list[dict[str, Any]], repeats: int) -> None:
     from rich.table import Table
 
     first, console = rows[0], Console(markup=False)
-    table = Table(title=f"{first['device']}, {first['threads']} threads, {repeats} interleaved rounds")
+    table = Table(
+        title=f"{first['device']}, {counted(first['threads'], 'thread')}, {counted(repeats, 'interleaved round')}"
+    )
     for title in ("network", "runtime"):
         table.add_column(title, no_wrap=True)
     for title in ("batch", "p10 ms", "p50 ms", "p90 ms", "images/s", "memory MB", "file MB", "MACs ÷", "speed-up",

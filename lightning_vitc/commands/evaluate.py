@@ -6,6 +6,7 @@ import json
 from lightning_vitc.artifacts.formats import RUNNABLE, parse_formats
 from lightning_vitc.errors import UserError
 from lightning_vitc.files.paths import path_argument
+from lightning_vitc.schema.split_names import evaluated_on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows))
         return 0
+    print(f"{evaluated_on(rows[0])}:")  # the same of all rows
     for row in rows:
         columns = "".join(f", {key} {row[key]}" for key in ("format", "width") if key in row)
         accuracies = f"top-1 {row['top1']:.2f} %, top-5 {row['top5']:.2f} %"
-        left_out = f", {row['left_out']} unusable images left out" if "left_out" in row else ""
-        print(f"{row['name']}{columns}: {accuracies} ({row['macs']:,} MACs){left_out}")
+        print(f"{row['name']}{columns}: {accuracies} ({row['macs']:,} MACs)")
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 from lightning_vitc.commands._experiment import add_experiment
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.networks.units import Unit
 
 
@@ -82,7 +83,7 @@ def _print_comparison(document: dict[str, Any]) -> None:
 
 
 def _place(place: dict[str, Any]) -> str:
-    return f"{place['device_name']}, batch {place['batch_size']}, {place['threads']} threads"
+    return f"{place['device_name']}, batch {place['batch_size']}, {counted(place['threads'], 'thread')}"
 
 
 def _cells(row: dict[str, Any], units: dict[str, Unit]) -> list[str]:

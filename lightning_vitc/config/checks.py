@@ -10,6 +10,7 @@ from typing import Any
 from lightning_vitc.data.catalog import TREES, check_root
 from lightning_vitc.data.classes import read_class_file
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.schema import (
     BudgetConfig,
     DataConfig,
@@ -146,7 +147,7 @@ def _check_data(data: DataConfig, channels: int) -> None:
     for name in ("mean", "std"):
         values = getattr(data, name)
         if values is not None and len(values) not in (1, channels):
-            raise UserError(f"data.{name}: {values} has {len(values)} numbers; it must have {allowed}")
+            raise UserError(f"data.{name}: {values} has {counted(len(values), 'number')}; it must have {allowed}")
     if data.repeated_aug and data.no_aug:
         raise UserError("data.repeated_aug: repeats the same images where data.no_aug=true; set one of them")
     if data.unlabeled is not None:

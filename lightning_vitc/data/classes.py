@@ -51,24 +51,29 @@ class ClassNames:
             raise UserError(f"{self.key}: {place} lacks the {kind} {missing[0]!r} that {self.source} has{self.remedy}")
 
 
-def read_class_file(path: str | Path, key: str = "data.classes") -> tuple[str, ...]:
+def read_class_file(path: str | Path, key: str | None = "data.classes") -> tuple[str, ...]:
     """The names in a file, one a line, in their order; empty lines do not count.
+
+    Args:
+        path: of the file.
+        key: that names it, for messages.
 
     Raises:
         UserError: where it cannot be read, is damaged, names nothing, or names a class twice.
     """
+    file = str(path) if key is None else f"{key}: {path}"
     try:
         text = opened_text(Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape"))
     except OSError as error:
-        raise UserError(f"{key}: {path} cannot be read ({error.strerror}); it has one class name a line") from None
+        raise UserError(f"{file} cannot be read ({error.strerror}); it has one class name a line") from None
     except ValueError as error:
-        raise UserError(f"{key}: {path}: {error}") from None
+        raise UserError(f"{file}: {error}") from None
     names = tuple(line for line in text.split("\n") if line)
     if not names:
-        raise UserError(f"{key}: {path} is empty; it has one class name a line")
+        raise UserError(f"{file} is empty; it has one class name a line")
     if len(set(names)) < len(names):
         twice, _ = Counter(names).most_common(1)[0]
-        raise UserError(f"{key}: {path} names the class {twice!r} twice")
+        raise UserError(f"{file} names the class {twice!r} twice")
     return names
 
 

@@ -11,6 +11,8 @@ from lightning_vitc.data.classes import ClassNames
 from lightning_vitc.data.sources import FileSource, Split, Splits
 from lightning_vitc.data.subsets import hold_out
 from lightning_vitc.data.tree import EXTENSIONS, class_folders, files_beside_classes, image_files
+from lightning_vitc.errors.messages import counted
+from lightning_vitc.schema.split_names import HELD_OUT, TEST, VALIDATION
 
 
 def _scan(folder: Path, classes: ClassNames, ignored: Counter[str]) -> Split:
@@ -33,8 +35,9 @@ def read_with_unlabeled(root: Path, unlabeled: Path, known: ClassNames | None = 
     train = Split.whole(FileSource(unlabeled.parent, files, np.zeros(len(files))))
     validation, *rest = [_scan(folder, classes, ignored) for folder in (first, *others)]
     _tell(root, ignored)
-    evaluated = "test" if (root / "test").is_dir() else "validation"
-    return Splits(train, validation, rest[-1] if rest else validation, classes.names, evaluated=evaluated)
+    names = [TEST if folder.name == "test" else VALIDATION for folder in (first, *others)]
+    test = rest[-1] if rest else validation
+    return Splits(train, validation, test, classes.names, selected_on=names[0], evaluated=names[-1])
 
 
 def read_folder(root: Path, val_fraction: float | None, known: ClassNames | None = None) -> Splits:
@@ -51,16 +54,16 @@ def read_folder(root: Path, val_fraction: float | None, known: ClassNames | None
     train = _scan(folder, classes, ignored) if folder.is_dir() else Split.whole(FileSource(folder, [], np.zeros(0)))
     others = {name: _scan(root / name, classes, ignored) for name in EVALUATED if (root / name).is_dir()}
     _tell(root, ignored)
-    evaluated = "test" if "test" in others else "validation"
     given, test = others.get("val", others.get("validation")), others.get("test")
     if given is not None and (test is not None or val_fraction is None):
         if val_fraction is not None:
             warnings.warn(f"data.val_fraction is ignored: {root} has val and test", stacklevel=2)
-        return Splits(train, given, test or given, classes.names, evaluated=evaluated)
+        return Splits(train, given, test or given, classes.names, evaluated=VALIDATION if test is None else TEST)
     rest, held = hold_out(train.targets, val_fraction or 0.1)
     validation = train.take(held)
+    evaluated = TEST if test is not None else VALIDATION if given is not None else HELD_OUT
     test = test or given or validation
-    return Splits(train.take(rest), validation, test, classes.names, evaluated=evaluated)
+    return Splits(train.take(rest), validation, test, classes.names, selected_on=HELD_OUT, evaluated=evaluated)
 
 
 def _by_count(entry: tuple[str, int]) -> tuple[int, str]:
@@ -71,7 +74,8 @@ def _tell(root: Path, ignored: Counter[str]) -> None:
     """Count what is no image, once for all splits."""
     if ignored := +ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items(), key=_by_count))
+        files = counted(ignored.total(), f"file of {root} is", f"files of {root} are")
         warnings.warn(
-            f"data.root: {ignored.total()} files of {root} are ignored: {kinds}; images are {' '.join(EXTENSIONS)}",
+            f"data.root: {files} ignored: {kinds}; images are {' '.join(EXTENSIONS)}",
             stacklevel=4,
         )

@@ -5,6 +5,7 @@ import zlib
 from collections import defaultdict
 
 from lightning_vitc.data.sources import FileSource, Splits
+from lightning_vitc.errors.messages import counted
 
 Inventory = dict[str, list[int]]
 """By folder, such as `train/cat`: the number of its images, and a checksum of their names."""
@@ -28,7 +29,7 @@ def change(before: Inventory, now: Inventory) -> str | None:
     for folder in sorted({*before, *now}):
         was, images = before.get(folder, [0, 0])[0], now.get(folder, [0, 0])[0]
         if was != images:
-            return f"{folder} has {images} images, it had {was} when the run began"
+            return f"{folder} has {counted(images, 'image')}, it had {was} when the run began"
         if before[folder] != now[folder]:
-            return f"{folder} has {images} images of other names than when the run began"
+            return f"{folder} has {counted(images, 'image')} of other names than when the run began"
     return None

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_vitc.data.batches import Fetched
 from lightning_vitc.data.sampler import EpochBatchSampler, ShardBatchSampler
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [B, C, H, W] and targets int64 [B]."""
@@ -37,7 +38,7 @@ class ImageLoader(DataLoader[Any]):
         unusable: paths of the images that were left out or replaced so far, by this process.
     """
 
-    _treated = "left out"
+    _treated = ("is left out", "are left out")
 
     def __init__(
         self,
@@ -84,9 +85,10 @@ class ImageLoader(DataLoader[Any]):
 
     def _report(self, known: int) -> None:
         if len(self.unusable) > known:
+            one, many = self._treated
+            images = counted(len(self.unusable), f"image cannot be used and {one}", f"images cannot be used and {many}")
             warnings.warn(
-                f"{len(self.unusable)} images cannot be used and are {self._treated}"
-                f" (data.on_error=skip), among them {min(self.unusable)}",
+                f"{images} (data.on_error=skip), among them {min(self.unusable)}",
                 stacklevel=2,
             )
 
@@ -109,7 +111,7 @@ class ResumableLoader(ImageLoader):
     2.6.6 tells one too many after a resume from the end of an epoch with `max_steps`.)
     """
 
-    _treated = "replaced by their successors"
+    _treated = ("is replaced by its successor", "are replaced by their successors")
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class VisionData(LightningDataModule):
         in_chans: The model's input channels, 1 or 3.
         mean, std, interpolation, crop_pct, crop_mode: The model's, from `timm.data.resolve_data_config`; the
             config wins.
+        exif: Whether the model, compressed before, was trained on images that are turned as `data.exif` turns them.
         seed: The run's seed: order, augmentation, mixing and few-shot subsets. Splits do not depend on it.
         accumulate: Batches per optimizer step and process; `data.batch_size` counts the images of them all.
         classes: Those it must have; default: the data set's own, in the order of `data.classes` where that is given.
@@ -67,12 +69,13 @@ class VisionData(LightningDataModule):
         interpolation: str | None = None,
         crop_pct: float | None = None,
         crop_mode: str | None = None,
+        exif: bool = False,
         seed: int = 0,
         accumulate: int = 1,
         classes: ClassNames | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config = replace(config, exif=True) if exif else config
         self.in_chans = in_chans
         self.seed = seed
         self.accumulate = accumulate
@@ -119,21 +122,22 @@ class VisionData(LightningDataModule):
 
     @property
     def evaluation_split(self) -> str:
-        """The split that the final numbers are of: `test`, or `validation` where there is no test split."""
+        """The split that the final numbers are of: `test`, or what serves where there is none."""
         return self.splits.evaluated
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images of every split and, where they have labels, how many classes they are of."""
-        found = {name: {"images": size} for name, size in self.sizes.items()}
-        for name in found:
-            if name != "train" or self.config.unlabeled is None:
-                found[name]["classes"] = len(np.unique(getattr(self.splits, name).targets))
+        """Images of every split by its true name and, where they have labels, how many classes they are of."""
+        found = {}
+        for role, size in self.sizes.items():
+            found[self.splits.name_of(role)] = count = {"images": size}
+            if role != "train" or self.config.unlabeled is None:
+                count["classes"] = len(np.unique(getattr(self.splits, role).targets))
         return found
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How an image becomes an input at evaluation, in timm's words: what a model card has to say."""
+        """How an image becomes an input at evaluation, in timm's words and `exif`: what a model card has to say."""
         return {
             "input_size": [self.spec.channels, *self.spec.size],
             "mean": list(self.spec.mean),
@@ -141,6 +145,7 @@ class VisionData(LightningDataModule):
             "interpolation": self.spec.interpolation,
             "crop_pct": self.spec.crop_pct,
             "crop_mode": self.spec.crop_mode,
+            "exif": self.config.exif,
         }
 
     @property

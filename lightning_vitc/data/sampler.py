@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from lightning_vitc.data.batches import Key
 from lightning_vitc.data.seeding import stream
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 
 REPEATS = 3  # of an image in DeiT's repeated augmentation
 
@@ -106,13 +107,14 @@ def _check_batch_size(batch_size: int, num_images: int, world_size: int, accumul
     if batch_size % slots:
         nearest = max(round(batch_size / slots), 1) * slots
         raise UserError(
-            f"data.batch_size: {batch_size} images do not divide over {world_size} processes x {accumulate}"
-            f" accumulated batches; {nearest} is the nearest that do"
+            f"data.batch_size: {counted(batch_size, 'image does', 'images do')} not divide over "
+            f"{counted(world_size, 'process')} x {counted(accumulate, 'accumulated batch')}; {nearest} is the nearest "
+            "that does"
         )
     if num_images < slots if partial else batch_size > num_images:
         largest = num_images // slots * slots
         raise UserError(
-            f"data.batch_size: {batch_size} is more than the {num_images} training images; at most {largest}"
+            f"data.batch_size: {batch_size} is more than the {counted(num_images, 'training image')}; at most {largest}"
         )
 
 
@@ -126,7 +128,8 @@ class ShardBatchSampler:
 
     def __init__(self, num_images: int, *, batch_size: int, world_size: int = 1, rank: int = 0) -> None:
         if num_images < world_size:
-            raise UserError(f"trainer.devices: {world_size} processes cannot share the {num_images} images of a split")
+            processes, images = counted(world_size, "process"), counted(num_images, "image")
+            raise UserError(f"trainer.devices: {processes} cannot share the {images} of a split")
         self._indices = range(rank, num_images, world_size)
         self._batch_size = batch_size
         self._length = min(-(-num_images // (world_size * batch_size)), num_images // world_size)

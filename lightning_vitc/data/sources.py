@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_vitc.data.decoding import open_image
 from lightning_vitc.data.seeding import stream
+from lightning_vitc.schema.split_names import TEST, VALIDATION
 
 
 class Source(Protocol):
@@ -130,7 +131,8 @@ class Splits:
 
     `classes` are their names, that of class 0 first. `native_size` is the side of its square images, None where they
     differ. `mean` and `std` (one value per channel, of pixels in 0..1) serve where neither the config nor the model
-    says anything. `evaluated` names the images that `test` are: `validation` where there is no test split.
+    says anything. `selected_on` and `evaluated` are the true names of `validation` and `test` (`schema.split_names`):
+    where a data set lacks one of them, others serve.
     """
 
     train: Split
@@ -141,7 +143,12 @@ class Splits:
     channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    evaluated: str = "test"
+    selected_on: str = VALIDATION
+    evaluated: str = TEST
+
+    def name_of(self, split: str) -> str:
+        """What `train`, `validation` or `test` truly is."""
+        return {VALIDATION: self.selected_on, TEST: self.evaluated}.get(split, split)
 
     @property
     def num_classes(self) -> int:

@@ -20,7 +20,9 @@ from lightning_vitc.data.oxford import PETS, read_flowers, read_pets
 from lightning_vitc.data.sources import ArraySource, FakeSource, FileSource, Split, Splits
 from lightning_vitc.data.subsets import any_subset, balanced_subset, hold_out
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.schema import DataConfig
+from lightning_vitc.schema.split_names import HELD_OUT
 
 _VAL_FRACTION = 0.1
 _GLYPHS = {"train": 6000, "validation": 1500, "test": 2500}
@@ -91,7 +93,9 @@ def _cifar(config: DataConfig, *_: Any) -> Splits:
     train, validation = _held_out(config, Split.whole(cifar.read_cifar(_root(config), num_classes, "train")))
     test = Split.whole(cifar.read_cifar(_root(config), num_classes, "test"))
     classes = tuple(cifar.CLASSES[num_classes].split())
-    return Splits(train, validation, test, classes, native_size=32, mean=cifar.MEAN, std=cifar.STD)
+    return Splits(
+        train, validation, test, classes, native_size=32, mean=cifar.MEAN, std=cifar.STD, selected_on=HELD_OUT
+    )
 
 
 def _flowers(config: DataConfig, *_: Any) -> Splits:
@@ -101,7 +105,7 @@ def _flowers(config: DataConfig, *_: Any) -> Splits:
 
 def _pets(config: DataConfig, *_: Any) -> Splits:
     train, validation = _held_out(config, read_pets(_root(config), "trainval"))
-    return Splits(train, validation, read_pets(_root(config), "test"), tuple(PETS.split()))
+    return Splits(train, validation, read_pets(_root(config), "test"), tuple(PETS.split()), selected_on=HELD_OUT)
 
 
 def _held_out(config: DataConfig, train: Split) -> tuple[Split, Split]:
@@ -140,7 +144,9 @@ def _subset(config: DataConfig, train: Split, seed: int) -> Split:
     if config.num_samples is None or (config.name in _GENERATED and not config.few_shot):
         return train
     if config.num_samples > len(train):
-        raise UserError(f"data.num_samples: {config.name} has {len(train)} training images; not {config.num_samples}")
+        raise UserError(
+            f"data.num_samples: {config.name} has {counted(len(train), 'training image')}; not {config.num_samples:,}"
+        )
     if config.few_shot and not config.balanced:
         return train.take(any_subset(len(train), config.num_samples, seed))
     return train.take(balanced_subset(train.targets, config.num_samples, seed if config.few_shot else 0))
@@ -180,7 +186,9 @@ def build_splits(config: DataConfig, size: Size, seed: int, known: ClassNames | 
         if isinstance(split.source, FileSource):
             split.source.exif = config.exif
     if config.num_classes not in (None, splits.num_classes):
-        raise UserError(f"data.num_classes: {config.name} has {splits.num_classes} classes here; leave the key out")
+        raise UserError(
+            f"data.num_classes: {config.name} has {counted(splits.num_classes, 'class')} here; leave the key out"
+        )
     if known is not None:
         splits = _in_order(splits, known, config.name)
     for name in () if partial else ("train", "validation", "test"):

@@ -13,6 +13,7 @@ from torchvision.transforms import Compose, Grayscale
 from lightning_vitc.data.policies import complete
 from lightning_vitc.data.sources import Splits
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.schema import DataConfig
 from lightning_vitc.schema.data import are_deviations, are_means
 
@@ -55,7 +56,7 @@ def _per_channel(key: str, values: Sequence[float], channels: int) -> tuple[floa
         return tuple(values) * channels
     if channels == 1:
         return (sum(values) / len(values),)
-    raise UserError(f"data.{key}: needs {channels} values or one, not {len(values)}")
+    raise UserError(f"data.{key}: needs {counted(channels, 'value')} or one, not {len(values)}")
 
 
 def image_spec(

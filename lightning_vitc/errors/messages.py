@@ -1,7 +1,8 @@
 """What messages look like when they are printed: values of users and names of files do what they like only there."""
 
 import re
-import warnings
+import sys
+from typing import Any
 
 LONGEST, LONGEST_WORD = 800, 200  # characters
 JOINERS = "\u200c\u200d"  # within words of some scripts, and within emoji
@@ -23,14 +24,25 @@ def printable(text: str) -> str:
     return _without_middle(shown, LONGEST)
 
 
-def format_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """`warnings.formatwarning` of a printable message."""
-    return _format_warning(printable(str(message)), category, filename, lineno, line)
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 image`, `1,281,167 images`: never "1 images".
+
+    Args:
+        count: how many.
+        one: of them, with a verb where it says more: `line is`.
+        many: of them; default: the regular plural of a noun.
+    """
+    if count == 1:
+        return f"1 {one}"
+    return f"{count:,} {many or one + ('es' if one.endswith(('s', 'ch')) else 's')}"
 
 
-_format_warning = warnings.formatwarning
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """`warnings.showwarning` of a command: one line, without the place in the code.
+
+    Python asks for this one; what it calls `formatwarning` is replaced by Lightning when that is imported.
+    """
+    print(f"warning: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def _without_middle(text: str, length: int) -> str:

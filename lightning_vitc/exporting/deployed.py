@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_vitc.artifacts import artifact
 from lightning_vitc.artifacts.formats import FILES, RUNNABLE
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.exporting.pt2_archive import plain_archive
 from lightning_vitc.networks.spec import ArchSpec
 
@@ -43,12 +44,12 @@ class Deployed(nn.Module, ABC):
                 f"{self.path}: cannot be run on images of {list(images.shape[1:])} ({_first_line(error)})"
             ) from None
         if len(found) != 1:
-            raise UserError(f"{self.path}: gives {len(found)} results; logits are one")
+            raise UserError(f"{self.path}: gives {counted(len(found), 'result')}; logits are one")
         (logits,) = found
         classes = "classes" if self.num_classes is None else self.num_classes
         if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] != (self.num_classes or logits.shape[1]):
             raise UserError(
-                f"{self.path}: gives {list(logits.shape)} for {len(images)} images; "
+                f"{self.path}: gives {list(logits.shape)} for {counted(len(images), 'image')}; "
                 f"logits are [{len(images)}, {classes}]"
             )
         return logits

@@ -20,6 +20,7 @@ from lightning_vitc.pipeline.finished import networks_of_run, pick
 from lightning_vitc.pipeline.pipeline import Pipeline
 from lightning_vitc.pipeline.results import environment
 from lightning_vitc.pipeline.trainers import test_trainer
+from lightning_vitc.schema.split_names import split_of
 
 TOLERANCE = 1e-4  # of a logit
 COSTS = ("expected_macs", "worst_macs", "latency_ms", "worst_latency_ms")  # columns of the result that are exported
@@ -118,7 +119,8 @@ class _Exports:
             "method": pipeline.experiment.method_name,
             "budget": budget,
             "accuracy": accuracy,
-            "split": result.get("split", "test"),
+            "split": split_of(result),
+            **{key: result[key] for key in ("images", "left_out") if result.get(key)},
             "license": self.license_name,
             "dense": json.loads(pipeline.dense_spec.to_json()),
             "dense_accuracy": {key: dense[key] for key in ("top1", "top5") if key in dense},

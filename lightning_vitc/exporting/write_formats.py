@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 
 from lightning_vitc.artifacts.formats import FILES
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.networks.blocks import ATTN
 from lightning_vitc.networks.spec import ArchSpec
 
@@ -129,12 +130,13 @@ def write_timm(model: nn.Module, folder: Path, preprocessing: dict[str, Any], cl
     """
     spec = ArchSpec.of(model)
     name, arguments = timm_arguments(spec)
+    ours = {key: value for key, value in preprocessing.items() if key != "exif"}  # which timm does not know
     folder.mkdir()
     config: dict[str, Any] = {
         "architecture": name, "num_classes": spec.num_classes, "num_features": spec.feature_width,
         "model_args": arguments,
         "pretrained_cfg": {"num_classes": spec.num_classes, "first_conv": "patch_embed.proj", "classifier": "head",
-                           "fixed_input_size": True, **preprocessing},
+                           "fixed_input_size": True, **ours},
     }  # fmt: skip
     if classes:
         config["label_names"] = list(classes)
@@ -180,8 +182,8 @@ def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
         found = ArchSpec.of(create_timm(name, **arguments))
     if replace(found, name=spec.name).with_options(scale=o.scale) != spec:
         raise UserError(
-            f"--formats: timm has no {spec.name} of this shape: {attn.groups} heads with "
-            f"{attn.width} value dimensions, an embedding of {spec.embed_dim}"
+            f"--formats: timm has no {spec.name} of this shape: {counted(attn.groups, 'head')} with "
+            f"{counted(attn.width, 'value dimension')}, an embedding of {spec.embed_dim}"
         )
     return name, arguments
 

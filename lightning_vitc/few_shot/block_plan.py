@@ -13,6 +13,7 @@ from lightning_vitc.budget.plan import Plan, Reachable, Sketch
 from lightning_vitc.budget.stacks import Stack, stack_of, stacks_of
 from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.table import LatencyTable
 from lightning_vitc.networks import costs
@@ -110,7 +111,9 @@ def block_target(
         other = "macs" if budget.macs is not None else "params"
         raise UserError(f"budget.drop_blocks: set beside budget.{other}; give one of them")
     if number >= spec.depth:
-        raise UserError(f"budget.drop_blocks: {number} of {spec.depth} blocks leaves none; at most {spec.depth - 1}")
+        raise UserError(
+            f"budget.drop_blocks: {number} of {counted(spec.depth, 'block')} leaves none; at most {spec.depth - 1}"
+        )
     counting = Target("macs", 0, 1, budget.convention, method)
     dense = counting.measure(spec)
     block = BlockCosts.of(spec, counting, candidates).block
@@ -140,8 +143,9 @@ def plan_blocks(spec: ArchSpec, target: Target, candidates: Sequence[int], extra
     if blocks > len(candidates) and remove > 0:
         least = target.dense - parts.removed(BlockPlan(len(candidates), 0))
         raise UserError(
-            f"{_asked(target)} needs {blocks} blocks, and {len(candidates)} are candidates (method.candidates); "
-            f"the least that they reach is {target.shown(least)}"
+            f"{_asked(target)} needs {counted(blocks, 'block')}, and "
+            f"{counted(len(candidates), 'is a candidate', 'are candidates')} (method.candidates); the least that they "
+            f"reach is {target.shown(least)}"
         )
     if gap and target.table is None:
         raise UserError(_unreachable(target, parts, len(candidates), extra))
@@ -221,7 +225,8 @@ def _unreachable(target: Target, parts: BlockCosts, candidates: int, extra: int)
     shown = " and ".join(_share(target.dense - removed, target) for removed in nearest)
     wrong = "cannot be reached" if remove else "is the dense network, of which nothing is to be compressed"
     if not nearest:
-        return f"{_asked(target)} {wrong}, nor can anything else with {candidates} candidates and {extra} extra blocks"
+        with_all = f"{counted(candidates, 'candidate')} and {counted(extra, 'extra block')}"
+        return f"{_asked(target)} {wrong}, nor can anything else with {with_all}"
     return f"{_asked(target)} {wrong}; the nearest that can {'is' if len(nearest) == 1 else 'are'} {shown}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.few_shot.feature_matching import FeatureMatching
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone
@@ -28,7 +29,8 @@ def chosen_candidates(asked: Sequence[int] | None, spec: ArchSpec) -> list[int]:
     """
     depth, deepest = spec.depth, max(spec.depths)
     if asked is None and deepest < 3:
-        raise UserError(f"method.candidates: {deepest} blocks have none between the first and the last; name some")
+        blocks = counted(deepest, "block has", "blocks have")
+        raise UserError(f"method.candidates: {blocks} none between the first and the last; name some")
     first = sum(spec.depths[: spec.depths.index(deepest)])
     chosen = sorted(set(range(first + 1, first + deepest - 1) if asked is None else asked))
     for block in chosen:
@@ -63,8 +65,8 @@ def must_have_room(run: "Pipeline", candidates: int, at_once: int) -> None:
     needed, free = checkpoints * SAVED * 4 * costs.params(run.dense_spec) - saved, shutil.disk_usage(folder).free
     if left and needed > free:
         raise UserError(
-            f"output_dir: {left} candidates take up to {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB "
-            "free; name another place, or fewer method.candidates"
+            f"output_dir: {counted(left, 'candidate takes', 'candidates take')} up to {needed / 1e9:.1f} GB, and "
+            f"{folder} has {free / 1e9:.1f} GB free; name another place, or fewer method.candidates"
         )
 
 

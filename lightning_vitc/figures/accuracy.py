@@ -24,9 +24,9 @@ def accuracy_over_macs(series: Mapping[str, Sequence[Point]], title: str = "") -
         points = sorted(points, key=lambda point: point[1])
         x, y = [macs / unit.size for _, macs, _ in points], [top1 for _, _, top1 in points]
         if len(points) == 1:
-            axes.plot(x, y, "*", markersize=13, label=name, zorder=3)
+            axes.plot(x, y, "*", markersize=13, label=name)
         else:
-            axes.plot(x, y, "o-", label=name)
+            axes.plot(x, y, "o-", label=name, zorder=3)  # above the star, which is larger
     axes.set(xlabel=f"{unit.letter}MACs per image", ylabel="top-1 (%)", title=title)
     axes.set_xlim(left=0)
     widen(axes)

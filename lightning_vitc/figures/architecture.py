@@ -1,6 +1,7 @@
 """A picture of what is left of a network: heads, value dimensions and MLP channels of every block."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 from matplotlib.axes import Axes
@@ -117,4 +118,5 @@ def _title(spec: ArchSpec, dense: ArchSpec) -> str:
     if spec.widths != dense.widths:
         ours_wide, all_wide = ("/".join(map(str, one.widths)) for one in (spec, dense))
         counts.append(f"embedding {ours_wide} of {all_wide}")
-    return f"{spec.name}\n{', '.join(counts)}"
+    name = dense.name if replace(spec, name=dense.name) == dense else f"compressed {dense.name}"
+    return f"{name}\n{', '.join(counts)}"

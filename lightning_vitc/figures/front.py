@@ -1,7 +1,8 @@
 """Accuracy over cost: the points of many runs, their Pareto front, and the picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,10 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from lightning_vitc.figures.accuracy import SERIES_COLORS, widen
+from lightning_vitc.figures.legend import in_lines, legend_below
+from lightning_vitc.figures.markers import marker_sizes
 
 FRONT, DENSE = "#cfd4db", "#1f2430"
 WIDTH, HEIGHT, PLOT_HEIGHT = 5.4, 4.2, 3.75  # inches: of the figure, at least, and of what is above the legend
 LONGEST_LABEL = 60  # characters
+DOT, STAR = 6, 14  # points
 MARKERS = "osD^vPX"  # tell runs apart whose colors are the same
 
 
@@ -48,45 +52,61 @@ def front_figure(points: Sequence[Point], xlabel: str, ylabel: str = "top-1 (%)"
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     front = pareto_front(points)
-    axes.plot([point.cost for point in front], [point.top1 for point in front], color=FRONT, linewidth=7,
-              solid_capstyle="round", solid_joinstyle="round", label="Pareto front", zorder=1)  # fmt: skip
+    if len(front) > 1:
+        axes.plot([point.cost for point in front], [point.top1 for point in front], color=FRONT, linewidth=7,
+                  solid_capstyle="round", solid_joinstyle="round", label="Pareto front", zorder=1)  # fmt: skip
+    sizes = _sizes(points)
     for number, series in enumerate(dict.fromkeys(point.series for point in points)):
         again, color = divmod(number, len(SERIES_COLORS))
-        _draw_series(axes, series, points, SERIES_COLORS[color], MARKERS[again % len(MARKERS)])
+        ours = [point for point in points if point.series == series]
+        _draw_series(axes, ours, sizes, SERIES_COLORS[color], MARKERS[again % len(MARKERS)])
     if any(point.dense for point in points):
-        axes.plot([], [], "*", color="white", markersize=14, markeredgecolor=DENSE, label="dense")
-    for point in front:
-        text = axes.annotate(point.label, (point.cost, point.top1), (7, -8), textcoords="offset points", fontsize=7)
-        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.set_xlim(0, 1.06 * max(point.cost for point in points))
+        axes.plot([], [], "*", color="white", markersize=STAR, markeredgecolor=DENSE, label="dense")
+    _label(axes, front, largest := max(point.cost for point in points))
+    axes.set(xlabel=xlabel, ylabel=in_lines(ylabel))
+    axes.set_xlim(0, 1.06 * largest)
     axes.margins(y=0.12)
     widen(axes)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    _add_legend(figure)
+    legend_below(figure, PLOT_HEIGHT)
     return figure
 
 
-def _add_legend(figure: Figure) -> None:
-    """Below the plot, in as many columns as there is room for; the figure grows by its rows."""
-    for columns in (3, 2, 1):
-        legend = figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
-        box = legend.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined]
-        if box.width <= figure.bbox.width or columns == 1:
-            break
-        legend.remove()
-    figure.set_figheight(max(HEIGHT, PLOT_HEIGHT + box.height / figure.dpi))
+def _label(axes: Axes, front: Sequence[Point], largest: float) -> None:
+    """Name the points of the front, on the side where there is room."""
+    for point in front:
+        side, place = ("right", (-7, -8)) if point.cost > 0.8 * largest else ("left", (7, -8))
+        text = axes.annotate(
+            point.label, (point.cost, point.top1), place, textcoords="offset points", fontsize=7, ha=side
+        )
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
 
 
-def _draw_series(axes: Axes, series: str, points: Sequence[Point], color: str, marker: str) -> None:
-    ours = sorted((point for point in points if point.series == series), key=lambda point: point.cost)
-    plain = [point for point in ours if not point.dense]
-    dense = [point for point in ours if point.dense]
-    axes.plot([point.cost for point in plain], [point.top1 for point in plain], f"{marker}-", color=color, markersize=6,
-              linewidth=1.4, label=_shortened(series) if plain else None, zorder=2)  # fmt: skip
-    axes.plot([point.cost for point in dense], [point.top1 for point in dense], "*", color=color, markersize=14,
-              markeredgecolor=DENSE, label=_shortened(series) if not plain else None, zorder=3)  # fmt: skip
+def _draw_series(axes: Axes, points: Sequence[Point], sizes: Mapping[Point, float], color: str, marker: str) -> None:
+    """A line through the networks of a run, and stars for its dense ones, which lie below."""
+    ours = sorted(points, key=lambda point: point.cost)
+    plain, dense = ([point for point in ours if point.dense == is_dense] for is_dense in (False, True))
+    named = _shortened(points[0].series)
+    line: dict[str, Any] = dict(color=color, markersize=DOT, linewidth=1.4, zorder=3)
+    stars: dict[str, Any] = dict(color=color, markersize=STAR, markeredgecolor=DENSE, markeredgewidth=0.7, zorder=2)
+    for group, form, look in ((plain, f"{marker}-", line), (dense, "*", stars)):
+        whole = [number for number, point in enumerate(group) if sizes[point] == look["markersize"]]
+        axes.plot([point.cost for point in group], [point.top1 for point in group], form, markevery=whole,
+                  label=named if group is (plain or dense) else None, **look)  # fmt: skip
+        for number, point in enumerate(group):
+            if number not in whole:
+                smaller = {"markersize": sizes[point], "markeredgewidth": 0.4, "zorder": 4}
+                axes.plot([point.cost], [point.top1], form[0], **look | smaller)
+
+
+def _sizes(points: Sequence[Point]) -> dict[Point, float]:
+    """Of the markers, dots and stars by themselves."""
+    found: dict[Point, float] = {}
+    for is_dense, size in ((False, DOT), (True, STAR)):
+        kind = [point for point in points if point.dense == is_dense]
+        found |= dict(zip(kind, marker_sizes([(point.cost, point.top1) for point in kind], size), strict=True))
+    return found
 
 
 def _shortened(series: str) -> str:

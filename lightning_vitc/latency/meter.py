@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.latency import cache, measuring
 from lightning_vitc.latency.cache import DENSE
 from lightning_vitc.latency.measuring import shares
@@ -72,7 +73,7 @@ class Meter:
         labels = {name: cache.label(name, spec) for name, spec in specs.items()}
         missing = {name: spec for name, spec in specs.items() if labels[name] not in kept}
         began = time.monotonic()
-        print(f"measuring {len(missing)} networks on {key['device_name']} ...", file=sys.stderr, flush=True)
+        print(f"measuring {counted(len(missing), 'network')} on {key['device_name']} ...", file=sys.stderr, flush=True)
         found = self.measured(missing)
         kept |= self._kept()  # again: another process may have measured meanwhile
         dense = kept.setdefault(DENSE, found[DENSE])

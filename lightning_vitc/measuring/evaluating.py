@@ -11,6 +11,7 @@ from torch import nn
 from lightning_vitc.artifacts import artifact
 from lightning_vitc.data.catalog import TREES
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.exporting.deployed import open_format
 from lightning_vitc.measuring.exported import pipeline_of_export
 from lightning_vitc.networks import costs
@@ -40,7 +41,8 @@ def evaluate_source(
 ) -> list[dict[str, Any]]:
     """Rows with `name`, `macs`, `params`, `top1` and `top5` of a run's networks, or of an exported model.
 
-    Where images cannot be used (`data.on_error=skip`), the rows say how many they `left_out`.
+    They say how many `images` of which `split` were read; where some cannot be used (`data.on_error=skip`), how many
+    they `left_out`.
 
     Args:
         source: a run or an exported directory.
@@ -74,11 +76,12 @@ def rows_of(source: str, split: str, pipeline: Pipeline, candidates: list[Candid
     _check_classes(source, split, pipeline, candidates[0].spec)
     modules = {str(number): candidate.module for number, candidate in enumerate(candidates)}
     evaluation = evaluate(test_trainer(pipeline.experiment), modules, pipeline.data.num_classes, loader)
-    left_out = {"left_out": evaluation.left_out} if evaluation.left_out else {}
+    read = {"split": pipeline.data.splits.name_of(split), "images": evaluation.images}
+    read |= {"left_out": evaluation.left_out} if evaluation.left_out else {}
     part()
     return [
         {"name": candidate.name, **candidate.columns, "macs": candidate.macs, "params": costs.params(candidate.spec),
-         **evaluation.accuracy[str(number)], **left_out}
+         **evaluation.accuracy[str(number)], **read}
         for number, candidate in enumerate(candidates)
     ]  # fmt: skip
 
@@ -87,11 +90,12 @@ def _check_classes(source: str, split: str, pipeline: Pipeline, spec: ArchSpec) 
     """Refuse data of another number of classes, where names are not known; say where some have no images."""
     data, known = pipeline.data, spec.num_classes
     if data.num_classes != known:
-        raise UserError(f"data.root: {data.config.root or data.config.name} has {data.num_classes} classes, "
+        raise UserError(f"data.root: {data.config.root or data.config.name} has {counted(data.num_classes, 'class')}, "
                         f"and {source} knows {known}")  # fmt: skip
     there = len(np.unique(getattr(data.splits, split).targets))
     if there < known and data.config.name in TREES:
-        warnings.warn(f"data.root: {data.config.root} has {there} of the {known} classes of {source}", stacklevel=3)
+        of = f"{there} of the {counted(known, 'class')} of {source}"
+        warnings.warn(f"data.root: {data.config.root} has {of}", stacklevel=3)
 
 
 def _exported(

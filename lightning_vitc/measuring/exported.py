@@ -26,6 +26,8 @@ def pipeline_of_export(directory: str | Path, document: dict[str, Any], override
     written = document.get("experiment")
     if not isinstance(written, dict):
         raise UserError(f"{directory}: {artifact.ARCH} names no experiment, whose data to evaluate on")
+    if isinstance(data := written.get("data"), dict):
+        written = {**written, "data": {**data, "exif": artifact.preprocessing_in(document)["exif"]}}
     experiment = experiment_of(written, overrides, check_files=False)
     classes = classes_of_export(directory, document, experiment.data)
     return Pipeline(experiment, RunDirectory(directory), classes=classes)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lightning_vitc.budget.plan import Plan, Reachable, Sketch
 from lightning_vitc.budget.target import Target
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.few_shot.adaptors import adapted
 from lightning_vitc.few_shot.adoption import adopt_trials
 from lightning_vitc.few_shot.block_plan import BlockCosts, block_target, fewest_blocks
@@ -157,8 +158,9 @@ def dropped_blocks(spec: ArchSpec, target: Target, candidates: Sequence[int]) ->
         )
     if number > len(candidates):
         raise UserError(
-            f"budget.{target.quantity}: {target.shown(target.amount)} needs {number} blocks dropped, and "
-            f"{len(candidates)} are candidates (method.candidates); the least that they reach is {target.shown(least)}"
+            f"budget.{target.quantity}: {target.shown(target.amount)} needs {counted(number, 'block')} dropped, and "
+            f"{counted(len(candidates), 'is a candidate', 'are candidates')} (method.candidates); the least that they "
+            f"reach is {target.shown(least)}"
         )
     return number
 

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, get_args, get_origin, get_type_hints
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.networks import families
 from lightning_vitc.networks.blocks import Block, Branch, Stage, attention, mlp
 from lightning_vitc.networks.gates.shapes import GATES
@@ -95,9 +96,8 @@ def _check_value(name: str, value: Any, kind: Any) -> None:
         endless = kinds[-1] is Ellipsis
         if not isinstance(value, tuple) or not (endless or len(value) == len(kinds)):
             shown = list(value) if isinstance(value, tuple) else value
-            raise UserError(
-                f"architecture: {name}: {shown!r} is not a list{'' if endless else f' of {len(kinds)} values'}"
-            )
+            of = "" if endless else f" of {counted(len(kinds), 'value')}"
+            raise UserError(f"architecture: {name}: {shown!r} is not a list{of}")
         for item in value:
             _check_value(name, item, kinds[0])
         return

@@ -21,6 +21,7 @@ class Evaluation(LightningModule):
 
     Attributes:
         accuracy: by name, after the test.
+        images: how many were seen, by all processes.
         left_out: images of the split that could not be used (`data.on_error=skip`) and count in no accuracy.
     """
 
@@ -30,11 +31,12 @@ class Evaluation(LightningModule):
         self.networks = nn.ModuleList(networks.values())
         self.counters = nn.ModuleList(accuracies(num_classes) for _ in self.names)
         self.accuracy: dict[str, Accuracy] = {}
-        self.left_out = 0
+        self.images = self.left_out = 0
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count."""
         images, targets = batch
+        self.images += len(targets)
         for network, counter in zip(self.networks, self.counters, strict=True):
             counter.update(network(images), targets)  # type: ignore[operator]
 
@@ -42,8 +44,10 @@ class Evaluation(LightningModule):
         """Sum up over processes."""
         for name, counter in zip(self.names, self.counters, strict=True):
             self.accuracy[name] = {key: round(100 * float(value), 4) for key, value in counter.compute().items()}  # type: ignore[operator]
-        own = torch.tensor(len(getattr(self.trainer.test_dataloaders, "unusable", ())), device=self.device)
-        self.left_out = int(self.trainer.strategy.reduce(own, reduce_op="sum"))  # type: ignore[arg-type]
+        unusable = len(getattr(self.trainer.test_dataloaders, "unusable", ()))
+        own = torch.tensor([self.images, unusable], device=self.device)
+        seen: Any = self.trainer.strategy.reduce(own, reduce_op="sum")
+        self.images, self.left_out = seen.tolist()
 
 
 def evaluate(trainer: Trainer, networks: Mapping[str, nn.Module], num_classes: int, loader: Any) -> Evaluation:

@@ -4,7 +4,7 @@ import json
 import warnings
 from pathlib import Path
 
-from lightning_vitc.config import load_experiment, registry
+from lightning_vitc.config import registry
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.spec import as_ratio
@@ -21,7 +21,7 @@ def networks_of_run(run: str | Path, overrides: list[str] | None = None) -> tupl
         UserError: where the path is no run, or the run or a stage of it is not complete.
     """
     directory = RunDirectory(run).must_be_complete()
-    experiment = load_experiment(str(directory.config), overrides or [], check_files=False)
+    experiment = directory.experiment(overrides or [])
     classes = classes_of_run(directory, experiment.data, evaluated=True)
     pipeline = Pipeline(experiment, directory, read_only=True, classes=classes)
     found = _stored(directory.path)

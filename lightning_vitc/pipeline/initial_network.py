@@ -117,14 +117,18 @@ def _of_directory(name: str) -> _Start:
         raise UserError(f"'{name}' is neither an exported model nor a finished run; make it first")
     if (Path(name) / artifact.ARCH).is_file() or not RunDirectory(name).config.is_file():
         network: Any = _without_gates(_plain(artifact.load(name), name), name)
-        return _Start(network, artifact.read_arch(name).get("preprocessing") or {}, network.classes)
+        return _Start(network, artifact.preprocessing_in(artifact.read_arch(name)), network.classes)
     found, chosen = _of_run(RunDirectory(name))
     return _Start(_without_gates(chosen.module, name), found.facts["preprocessing"], tuple(found.facts["classes"]))
 
 
 def _of_run(directory: RunDirectory) -> tuple[Stored, Network]:
     """What a finished run holds, and of it what its method made: by its budget, or the largest."""
-    found = stored(directory.must_be_complete().path)
+    directory.must_be_complete()
+    try:
+        found = stored(directory.path)
+    except UserError as error:
+        raise UserError(f"{error}; start from an export of the run, which reads its checkpoints") from None
     if found is None:
         raise UserError(f"model.name: {directory.path} is of an earlier version; start from an export of it")
     within = (directory.read_result().get("budget") or {}).get("network")

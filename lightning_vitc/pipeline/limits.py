@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.pipeline.trainers import processes_of
 from lightning_vitc.schema import TrainerConfig
 
@@ -64,6 +65,6 @@ def _must_come_to_validation(trainer: TrainerConfig, batches: int) -> None:
         batches = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
     if interval > batches:
         raise UserError(
-            f"trainer.val_check_interval: {interval} is more than the {batches} train batches of an epoch; give a "
-            "smaller number, or trainer.check_val_every_n_epoch=null to count over epochs"
+            f"trainer.val_check_interval: {interval} is more than the {counted(batches, 'train batch')} of an epoch; "
+            "give a smaller number, or trainer.check_val_every_n_epoch=null to count over epochs"
         )

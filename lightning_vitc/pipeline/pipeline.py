@@ -8,16 +8,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from timm.data import resolve_data_config
 
 from lightning_vitc.budget.target import LATENCY
-from lightning_vitc.config import load_experiment
 from lightning_vitc.data import VisionData
 from lightning_vitc.data.classes import ClassNames, shown
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.files.checkpoint import read_checkpoint
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone, create_teacher, from_spec
@@ -32,7 +31,7 @@ from lightning_vitc.pipeline.stages import Stages, load_selected, selected_file
 from lightning_vitc.pipeline.trainers import test_trainer
 from lightning_vitc.runs.class_record import classes_of_run
 from lightning_vitc.runs.directory import RunDirectory
-from lightning_vitc.runs.last_checkpoint import damage
+from lightning_vitc.runs.last_checkpoint import must_be_whole
 from lightning_vitc.runs.networks import Network
 from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig, is_directory_name
 from lightning_vitc.training.supervised import Supervised
@@ -58,7 +57,7 @@ class Pipeline(Stages):
         self.networks: list[Network] = []
         self.variants: dict[str, Callable[[], Any]] = {}  # what `vitc export` can write beside the networks
         self.dense_name: str | None = None
-        self.left_out = 0  # images of the evaluation split that cannot be used
+        self.images = self.left_out = 0  # of the evaluation split: used, and unusable
         self._template, self._classes = template(experiment.model), classes
         self.data = self._data(experiment.data)
         self.latency = LatencyOfRun(self, self.dense_spec)
@@ -141,7 +140,7 @@ class Pipeline(Stages):
             raise UserError(f"{key}: {model.name} has no classifier; {remedy}")
         if (model.pretrained is True or compressed) and classes != self.data.num_classes:
             raise UserError(
-                f"{key}: the classifier of {model.name} is for {classes} classes, "
+                f"{key}: the classifier of {model.name} is for {counted(classes, 'class')}, "
                 f"and data.name={self.experiment.data.name} has {self.data.num_classes}; {remedy}"
             )
 
@@ -198,13 +197,13 @@ class Pipeline(Stages):
     # The end of the run
 
     def rows(self) -> tuple[Row | None, list[Row]]:
-        """Evaluate every network on the test split, once; the dense row and the others."""
+        """Evaluate every network on the evaluation split, once; the dense row and the others."""
         latency = self.latency.of_rows(self.networks)
         for network in self.networks:
             network.columns |= {LATENCY: latency[network.name]} if network.name in latency else {}
         modules = {network.name: network.module for network in self.networks}
         evaluation = evaluate(test_trainer(self.experiment), modules, self.data.num_classes, self.data)
-        self.left_out = evaluation.left_out
+        self.images, self.left_out = evaluation.images, evaluation.left_out
         rows = [
             Row(name=network.name, macs=network.macs, params=costs.params(network.spec),
                 **evaluation.accuracy[network.name], columns=network.columns | network.executed)
@@ -231,11 +230,13 @@ class Pipeline(Stages):
     def _data(self, config: DataConfig) -> VisionData:
         spec = self._template.spec
         size = {"input_size": (spec.in_chans, *spec.img_size)}
-        preset = resolve_data_config(size, pretrained_cfg=self._template.pretrained_cfg or {})
+        said: dict[str, Any] = self._template.pretrained_cfg or {}
+        preset = resolve_data_config(size, pretrained_cfg=said)
         preset.pop("input_size")
         return VisionData(
             config, img_size=spec.img_size, in_chans=spec.in_chans, seed=self.experiment.seed,
-            accumulate=self.experiment.trainer.accumulate_grad_batches, classes=self._classes, **preset,
+            accumulate=self.experiment.trainer.accumulate_grad_batches, classes=self._classes,
+            exif=bool(said.get("exif")), **preset,
         )  # fmt: skip
 
 
@@ -249,12 +250,12 @@ def dense_of_run(path: str, classes: Sequence[str]) -> Backbone:
     Raises:
         UserError: where the run has none, it is not finished, or it knows other classes.
     """
-    experiment, directory = load_experiment(str(Path(path) / "config.yaml"), check_files=False), RunDirectory(path)
+    directory = RunDirectory(path)
+    experiment = directory.experiment()
     folder = directory.stage("dense")
     if not (folder / "done.json").exists():
         raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")
-    if problem := damage(file := selected_file(folder)):
-        raise UserError(problem)
+    must_be_whole(file := selected_file(folder))
     count = len(read_checkpoint(file)["state_dict"].get("backbone.head.bias", ()))
     model = replace(experiment.model, pretrained=False, new_head=False)
     dense = Supervised(starting_network(model, count), experiment.optimizer)

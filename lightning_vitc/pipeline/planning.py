@@ -12,7 +12,7 @@ from lightning_vitc.latency.place import Place
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.pipeline.initial_network import template
-from lightning_vitc.schema import Experiment
+from lightning_vitc.schema import Experiment, is_directory_name
 from lightning_vitc.training.optimizer import build_optimizer
 
 TARGETS = ("macs", "params", "latency_ms", "static", "drop_blocks")  # keys of `budget:` that say how much
@@ -33,7 +33,7 @@ def document_of(experiment: Experiment, spec: ArchSpec, plan: Plan) -> dict[str,
     convention = experiment.budget.convention
     return {
         "method": experiment.method_name,
-        "model": spec.name,
+        "model": experiment.model.name if is_directory_name(experiment.model.name) else spec.name,
         "convention": convention,
         "dense": _dense(experiment, spec, plan),
         "target": None if plan.target is None else _targets(plan),

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch.distributed
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.pipeline.trainers import test_trainer
@@ -61,6 +63,12 @@ class Processes:
     def wait(self) -> None:
         """For all others to get here."""
         self._strategy.barrier()
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print a line, whole, by the first process."""
+    Console(highlight=False, markup=False, soft_wrap=True).print(text)
 
 
 def part() -> None:

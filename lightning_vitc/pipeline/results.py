@@ -22,6 +22,7 @@ from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.units import Unit
 from lightning_vitc.runs.directory import write_json
 from lightning_vitc.runs.tensorboard import cleared_board
+from lightning_vitc.schema.split_names import VALIDATION, WORDS, evaluated_on, split_of
 
 if TYPE_CHECKING:
     from lightning_vitc.runs.networks import Network
@@ -50,20 +51,20 @@ class Row:
 
 
 def result_document(*, experiment: str, method: str, seed: int, seconds: float, dense: Row | None,
-                    rows: Sequence[Row], device: str, split: str = "test", left_out: int = 0,
+                    rows: Sequence[Row], device: str, split: str = "test", images: int = 0, left_out: int = 0,
                     classes: Sequence[str] = (), counts: dict[str, Any] | None = None,
                     budget: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
     """The content of `result.json`.
 
-    Its `classes` are the names of class 0, 1, ...; `data` counts the images and classes of every split; `split` is
-    `validation` where the data set has no test split, and
-    `left_out` are images of it that cannot be used.
+    Its `classes` are the names of class 0, 1, ...; `data` counts the images and classes of every split by its true
+    name; `split` is that of the split whose `images` were evaluated, and `left_out` are those that cannot be used.
     """
     return {
         "experiment": experiment,
         "method": method,
         "seed": seed,
         "split": split,
+        "images": images,
         "left_out": left_out,
         "data": counts or {},
         "classes": list(classes),
@@ -73,11 +74,6 @@ def result_document(*, experiment: str, method: str, seed: int, seconds: float, 
         "budget": budget or {},
         "environment": environment(device),
     }
-
-
-def split_of(document: dict[str, Any]) -> str:
-    """What the accuracies were measured on, in words."""
-    return "test split" if document.get("split", "test") == "test" else "validation split (there is no test split)"
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -132,7 +128,7 @@ def _picture(document: dict[str, Any]) -> Figure:
     series = {document["method"]: [_point(row) for row in document["rows"]]}
     if document["dense"] is not None:
         series["dense"] = [_point(document["dense"])]
-    return accuracy_over_macs(series, title=f"{document['experiment']}, {split_of(document)}")
+    return accuracy_over_macs(series, title=f"{document['experiment']}, {WORDS[split_of(document)]}")
 
 
 def write_architectures(directory: Path, networks: Sequence["Network"], dense: ArchSpec) -> None:
@@ -151,15 +147,15 @@ def log_to_tensorboard(directory: Path, document: dict[str, Any], hyperparameter
     """Add the final accuracies beside the hyperparameters, and the picture that `write_picture` has saved."""
     logger = cleared_board(directory, "result")
     rows = document["rows"] + ([document["dense"]] if document["dense"] else [])
-    logger.log_hyperparams(dict(hyperparameters), {f"{row['name']}/test_top1": row["top1"] for row in rows})
+    metric = f"{split_of(document).replace(VALIDATION, 'val')}_top1"
+    logger.log_hyperparams(dict(hyperparameters), {f"{row['name']}/{metric}": row["top1"] for row in rows})
     show(logger, "accuracy_over_macs", (directory / PICTURE).read_bytes())
     logger.finalize("success")
 
 
 def print_table(document: dict[str, Any], console: Console | None = None) -> None:
     """Print the final table."""
-    left_out = f", {document['left_out']} unusable images left out" if document.get("left_out") else ""
-    table = Table(title=f"{document['experiment']} (seed {document['seed']}), {split_of(document)}{left_out}")
+    table = Table()
     table.add_column("network")
     dense = document["dense"]
     own = list(dict.fromkeys(key for row in document["rows"] for key in row if key not in COMMON))
@@ -172,7 +168,9 @@ def print_table(document: dict[str, Any], console: Console | None = None) -> Non
         cells = [row["name"], unit.shown(row["macs"]), f"{100 * row['macs'] / reference:.1f}", f"{row['params']:,}"]
         cells += [f"{row['top1']:.2f}", f"{row['top5']:.2f}", *(_cell(key, row.get(key), unit) for key in own)]
         table.add_row(*cells, end_section=row is dense)
-    (console or _wide_console()).print(table)
+    console = console or _wide_console()
+    console.print(f"{document['experiment']} (seed {document['seed']}), {evaluated_on(document)}", soft_wrap=True)
+    console.print(table)
 
 
 def _wide_console() -> Console:

@@ -18,10 +18,10 @@ from lightning_vitc.errors import RunFailure, UserError
 from lightning_vitc.files.checkpoint import read_checkpoint
 from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.weights.strict import load_strictly, must_fit
-from lightning_vitc.pipeline.processes import Processes
+from lightning_vitc.pipeline.processes import Processes, say
 from lightning_vitc.pipeline.trainers import stage_trainer
 from lightning_vitc.runs.directory import RunDirectory, read_json, write_json
-from lightning_vitc.runs.last_checkpoint import LAST, damage, drop_previous, settle
+from lightning_vitc.runs.last_checkpoint import LAST, drop_previous, must_be_whole, place_in, settle
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training.finite_loss import NotFinite
 from lightning_vitc.training.module import CompressionModule
@@ -44,6 +44,7 @@ class Stages:
     def __init__(self, experiment: Experiment, directory: RunDirectory, read_only: bool = False):
         self.experiment, self.directory, self.read_only = experiment, directory, read_only
         self.seconds: dict[str, float] = {}  # that the training of each stage took
+        self._has_told = False  # where it goes on
 
     def fit(
         self, stage: str, build: Callable[[], Module], epochs: int | None = None, select: Selection = "best",
@@ -127,10 +128,14 @@ class Stages:
         folder = self.directory.stage(stage)
         last = folder / LAST if self._settled(folder, alone=options["alone"]) else None
         resumed_at = None
-        if last is not None:
+        if last is None:
+            self.tell(f"at the beginning of stage {stage}, of which there is no checkpoint")
+        else:
             checkpoint = read_checkpoint(last)
             must_fit(module, checkpoint["state_dict"], str(last))
             resumed_at = checkpoint["global_step"]
+            epochs = options["epochs"] or self.experiment.trainer.max_epochs
+            self.tell(f"stage {stage} {place_in(checkpoint, epochs)}, from {last.relative_to(self.directory.path)}")
         trainer = stage_trainer(self.experiment, self.directory, stage, module, resumed_at=resumed_at, **options)
         try:
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
@@ -144,6 +149,12 @@ class Stages:
             _mark_done(folder, trainer, select)
         trainer.strategy.barrier()
 
+    def tell(self, where: str) -> None:
+        """Say, of a run that continues, where that is: at the first thing that is not done yet."""
+        if self.directory.is_continued and not self._has_told:
+            say(f"{self.directory.path} continues {where}")
+        self._has_told = True
+
     def _settled(self, folder: Path, alone: bool) -> bool:
         """Whether there is a checkpoint to continue from: one process looks, and all continue from the same."""
         if alone or self.processes.count == 1:
@@ -153,9 +164,7 @@ class Stages:
 
 def load_selected(module: CompressionModule, folder: Path) -> None:
     """Load the weights a finished stage selected, and end evaluation-ready."""
-    file = selected_file(folder)
-    if problem := damage(file):
-        raise UserError(problem)
+    must_be_whole(file := selected_file(folder))
     load_strictly(module, module.of_today(read_checkpoint(file)["state_dict"]), str(file))
     module.eval()
 

@@ -7,7 +7,6 @@ import warnings
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 from lightning_vitc.config import registry
 from lightning_vitc.errors import UserError
@@ -15,8 +14,9 @@ from lightning_vitc.pipeline import results
 from lightning_vitc.pipeline.finished import pick, store_networks
 from lightning_vitc.pipeline.pipeline import Pipeline
 from lightning_vitc.pipeline.planning import budget_of
-from lightning_vitc.pipeline.processes import part
+from lightning_vitc.pipeline.processes import part, say
 from lightning_vitc.pipeline.start import startable
+from lightning_vitc.pipeline.trainers import check_trainer
 from lightning_vitc.runs.class_record import write_record
 from lightning_vitc.runs.directory import RunDirectory, flat
 from lightning_vitc.runs.image_record import images_in_words, write_images
@@ -54,14 +54,16 @@ def train(experiment: Experiment, fresh: bool = False) -> None:
     directory = RunDirectory.of(experiment)
     _must_continue(directory)
     fresh = fresh and not _is_restarted()  # the same command again, by Slurm: what it has done since is not deleted
-    pipeline = None if directory.is_complete() and not fresh else _checked(experiment, directory, fresh)
+    if is_over := directory.is_complete() and not fresh:
+        directory.read_result()  # damaged, it is refused before anything is said of it
+    pipeline = None if is_over else _checked(experiment, directory, fresh)
     if _is_rank_zero():
         directory.open(experiment, fresh)
     try:
         if fresh and pipeline is not None:
             pipeline.processes.wait()  # or another rank might still read what the first one deletes
         if pipeline is None or directory.is_complete():
-            _say(f"{directory.path} is complete (use --fresh to start over)")
+            say(f"{directory.path} is complete (use --fresh to start over)")
         else:
             _run(pipeline)
         if _is_rank_zero():
@@ -98,6 +100,7 @@ def hush() -> None:
 
 def _checked(experiment: Experiment, directory: RunDirectory, fresh: bool) -> Pipeline:
     """The pipeline of an experiment that can start: refused before anything is written or trained."""
+    check_trainer(experiment)
     pipeline = startable(experiment, directory, fresh=fresh, measure=_is_rank_zero())
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
@@ -109,11 +112,12 @@ def _run(pipeline: Pipeline) -> None:
     if _is_rank_zero():
         write_record(directory, pipeline.data.classes)
         write_images(directory, pipeline.data)
-    _say(images_in_words(pipeline.data))
+    say(images_in_words(pipeline.data))
     if experiment.data.num_samples is not None and _is_rank_zero():
         pipeline.data.save_subset(directory.path / "subset.json")
     registry.load_method(experiment.method_name).pipeline(pipeline)
     started = time.monotonic()
+    pipeline.tell("with the evaluation; all stages are finished")
     dense, rows = pipeline.rows()
     chosen = _chosen(pipeline)  # by all processes together, as what they read was decided
     seconds = sum(pipeline.seconds.values()) + time.monotonic() - started
@@ -122,7 +126,7 @@ def _run(pipeline: Pipeline) -> None:
     document = results.result_document(
         experiment=experiment.name, method=experiment.method_name, seed=experiment.seed,
         seconds=seconds, dense=dense, rows=rows, device=pipeline.device, split=pipeline.data.evaluation_split,
-        left_out=pipeline.left_out, counts=pipeline.data.counts, classes=pipeline.data.classes,
+        images=pipeline.images, left_out=pipeline.left_out, counts=pipeline.data.counts, classes=pipeline.data.classes,
         budget=budget_of(experiment) | chosen,
     )  # fmt: skip
     results.write_picture(directory.path, document)
@@ -143,12 +147,7 @@ def _show(directory: RunDirectory) -> None:
     results.print_table(directory.read_result())
     pictures = sorted(path.name for path in directory.path.glob("*.png"))
     for name in ("result.json", *pictures, "tensorboard"):
-        _say(f"  {directory.path / name}")
-
-
-@rank_zero_only
-def _say(text: str) -> None:
-    Console(highlight=False, markup=False, soft_wrap=True).print(text)
+        say(f"  {directory.path / name}")
 
 
 def _is_rank_zero() -> bool:

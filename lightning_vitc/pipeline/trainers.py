@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from lightning_vitc.training.module import CompressionModule
 # for as long as a training takes: torch would end them after 30 minutes. A process that dies breaks its connections,
 # which is noticed at once.
 LONGEST_WAIT = timedelta(days=7)
+NOT_THERE = ("can not run on your system", "No supported gpu backend found", "torch_xla")  # Lightning, of accelerators
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -116,11 +118,26 @@ def test_trainer(experiment: Experiment, **options: Any) -> Trainer:
     return _trainer(**settings, logger=False, enable_checkpointing=False, plugins=_cluster())
 
 
+def check_trainer(experiment: Experiment) -> None:
+    """Refuse arguments that Lightning's Trainer refuses, such as an accelerator that is not there.
+
+    Raises:
+        UserError: in Lightning's words, most often.
+    """
+    if experiment.trainer.profiler == "xla" and find_spec("torch_xla") is None:
+        raise UserError("trainer.profiler: xla needs torch_xla, which is not installed; simple and advanced do not")
+    _trainer(**_settings(experiment), logger=False, enable_checkpointing=False, plugins=_cluster())
+
+
 def _trainer(**options: Any) -> Trainer:
     try:
         return Trainer(**options, use_distributed_sampler=False)
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        if any(sign in text for sign in NOT_THERE):
+            wanted = options["accelerator"]
+            raise UserError(f"trainer.accelerator: there is no {wanted} here; auto takes what there is") from error
+        raise UserError(f"trainer: {text}") from error
 
 
 def _cluster() -> list[SLURMEnvironment]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.measuring.subjects import Settings
 from lightning_vitc.networks.units import Unit
 
@@ -57,6 +58,7 @@ def page(
         loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    templates.filters["counted"] = counted
     units = {key: Unit.of(row[key] for row in rows) for key in ("macs", "params", "bytes")}
     return templates.get_template(TEMPLATE).render(
         rows=rows, units=units, tiles=_tiles(rows), fronts=fronts, sections=sections, place=place, settings=settings

@@ -14,8 +14,8 @@ from lightning_vitc.networks import costs
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.pipeline.finished import networks_of_run
 from lightning_vitc.pipeline.pipeline import Pipeline
-from lightning_vitc.pipeline.results import split_of
 from lightning_vitc.runs.networks import Network
+from lightning_vitc.schema.split_names import WORDS, evaluated_on, split_of
 
 BUDGETS = ("macs", "params", "latency_ms", "drop_blocks")
 
@@ -87,10 +87,10 @@ def _of_run(path: str, label: str) -> Source:
                             data=pipeline.data)  # fmt: skip
         entries.append(Entry(row, dense if row["dense"] else made))
     facts = {"run": path, "method": result["method"], "seed": result["seed"],
-             "data": pipeline.experiment.data.name, "evaluated on": split_of(result),
+             "data": pipeline.experiment.data.name, "evaluated on": evaluated_on(result),
              "training": f"{result['wall_seconds']:,.0f} s", **_environment(result["environment"])}  # fmt: skip
     drawings, metrics = _drawings(networks, pipeline.dense_spec), pipeline.directory.path / "metrics.jsonl"
-    return Source(label, entries, pipeline.dense_spec, drawings, split_of(result), facts, metrics)
+    return Source(label, entries, pipeline.dense_spec, drawings, WORDS[split_of(result)], facts, metrics)
 
 
 def _row_of_run(label: str, pipeline: Pipeline, method: str, written: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _of_directory(path: str, label: str) -> Source:
     facts = {"directory": path, "method": document.get("method"), "license": document.get("license") or "unknown"}
     provenance = document.get("provenance") or {}
     facts |= {"trained as": provenance.get("run"), **(_environment(provenance) if provenance else {})}
-    return Source(label, entries, dense, [Drawing(name, spec)], split_of(document), facts)
+    return Source(label, entries, dense, [Drawing(name, spec)], WORDS[split_of(document)], facts)
 
 
 def _dense_entry(document: dict[str, Any], reference: Candidate, dense: ArchSpec, label: str) -> list[Entry]:

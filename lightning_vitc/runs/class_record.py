@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning_vitc.artifacts.artifact import classes_in
-from lightning_vitc.config.yaml_text import read_file
 from lightning_vitc.data.catalog import EVALUATED, TREES
 from lightning_vitc.data.classes import ClassNames, as_file, natural_order, read_class_file
 from lightning_vitc.data.tree import class_folders
@@ -37,11 +36,11 @@ def classes_of_run(directory: RunDirectory, data: DataConfig, evaluated: bool) -
         UserError: where the record is damaged, or the order of an earlier version cannot be told.
     """
     place = str(directory.path)
-    written = read_file(directory.config, shown=place).get("data") if directory.config.is_file() else None
+    written = directory.written().get("data") if directory.config.is_file() else None
     if not isinstance(written, dict) or not (evaluated or written.get("name") == data.name):
         return None
     if (directory.path / FILE).is_file():
-        names = read_class_file(directory.path / FILE, place)
+        names = read_class_file(directory.path / FILE, key=None)
     elif "classes" not in written:
         return _of_earlier_version(data, place, evaluated)
     elif directory.is_complete() and "classes" in (result := directory.read_result()):

@@ -1,9 +1,8 @@
 """The directory of a run: what is where, whose it is, and whether it is complete."""
 
-import fcntl
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning_vitc.config import dump, load_experiment
 from lightning_vitc.config.yaml_text import read_file
 from lightning_vitc.errors import UserError
 from lightning_vitc.files.atomic import write_atomically
+from lightning_vitc.files.folder_lock import FolderLock
 from lightning_vitc.files.records import opened, sealed
 from lightning_vitc.schema import Experiment
 
@@ -21,6 +21,7 @@ FREE = ("slurm", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", 
         "data.num_workers", "data.pin_memory", "data.root", "data.classes", "data.on_error", "threads",
         "model.grad_checkpointing", "output_dir", "run_name", "description", "recipe", "callbacks.checkpoint",
         "method.trials_at_once")  # fmt: skip
+RESULT = "result.json"
 BATCH_FILES = ("train.sbatch", "slurm-*.log")  # of `vitc slurm`: there before the run is, and used while it starts
 
 
@@ -33,8 +34,9 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._lock: Any = None
+        self._lock = FolderLock(self.path)
         self._is_new = False  # no run was there before this process
+        self.is_continued = False  # one was there; known to the process that has opened it
 
     @classmethod
     def of(cls, experiment: Experiment) -> "RunDirectory":
@@ -49,7 +51,7 @@ class RunDirectory:
     @property
     def result(self) -> Path:
         """Every number of the final table; it exists once the run is complete."""
-        return self.path / "result.json"
+        return self.path / RESULT
 
     def stage(self, name: str) -> Path:
         """The checkpoints of a stage: `last.ckpt`, the one before it, `best.ckpt`; once it is finished, `done.json`."""
@@ -61,25 +63,18 @@ class RunDirectory:
         Raises:
             UserError: where it cannot be written, another process uses it, or it holds another run.
         """
+        self._take_lock()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise UserError(f"output_dir: {self.path} cannot be written ({error.strerror}); name another") from None
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
-        except (BlockingIOError, PermissionError):
-            raise UserError(f"{self.path}: another process is running this run; wait for it or set run_name") from None
-        except OSError as error:  # Lustre mounted without flock, NFS without a lock daemon
-            raise UserError(
-                f"output_dir: {self.path} is on a file system that locks no files ({error.strerror}); name another"
-            ) from None
-        if fresh:
-            self._empty()
-        self._must_be_ours(experiment)
+            if fresh:
+                self._empty()
+            self._must_be_ours(experiment)
+        except UserError:
+            self._lock.withdraw()
+            raise
         for unfinished in [*self.path.rglob(".*.tmp")]:  # what a killed process was writing
             _remove(unfinished)
-        if not self.config.exists():
+        self.is_continued = self.config.exists()
+        if not self.is_continued:
             self._is_new = True
             write_atomically(self.config, dump(experiment).encode())
 
@@ -87,12 +82,11 @@ class RunDirectory:
         """Remove a run that this process began, where it has saved no checkpoint: its start was refused."""
         if self._is_new and not any(self.path.glob("checkpoints/*/*.ckpt")):
             self._remove_files()
+            self._lock.withdraw(whole=True)
 
     def close(self) -> None:
         """Let other processes in."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def is_complete(self) -> bool:
         """Whether the final table was written."""
@@ -104,15 +98,46 @@ class RunDirectory:
         Raises:
             UserError: where it is no run, or not a finished one.
         """
-        if not self.config.is_file():
-            raise UserError(f"{self.path}: not a run directory: it has no config.yaml")
+        self.written()
         if not self.is_complete():
             raise UserError(f"{self.path}: the run is not complete; continue it with 'vitc train'")
+        self.read_result()
         return self
+
+    def written(self) -> dict[str, Any]:
+        """The content of `config.yaml`.
+
+        Raises:
+            UserError: where it is damaged, or not there.
+        """
+        if not self.config.is_file():
+            raise UserError(f"{self.path}: not a run directory: it has no config.yaml")
+        try:
+            return read_file(self.config, shown=str(self.config))
+        except UserError as error:
+            raise UserError(f"{error}; repair it, or start over with --fresh") from None
+
+    def experiment(self, overrides: Sequence[str] = ()) -> Experiment:
+        """The experiment in it, with other values for some keys."""
+        self.written()
+        return load_experiment(str(self.config), overrides, check_files=False)
 
     def read_result(self) -> dict[str, Any]:
         """The content of `result.json`."""
         return read_json(self.result, "dense", "rows")
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock.take()
+        except OSError as error:
+            if error.filename is not None:  # of a folder or the file, not of the lock
+                problem = f"output_dir: {self.path} cannot be written ({error.strerror}); name another"
+            elif isinstance(error, BlockingIOError | PermissionError):
+                problem = f"{self.path}: another process is running this run; wait for it or set run_name"
+            else:  # Lustre mounted without flock, NFS without a lock daemon
+                why = f"is on a file system that locks no files ({error.strerror or error})"
+                problem = f"output_dir: {self.path} {why}; name another"
+            raise UserError(problem) from None
 
     def _empty(self) -> None:
         if not self.config.exists() and self._strangers():
@@ -133,8 +158,7 @@ class RunDirectory:
             if strangers := self._strangers():
                 raise UserError(f"{self.path}: not a run directory: it holds {strangers[0]} and no config.yaml")
             return
-        saved = load_experiment(str(self.config), check_files=False)
-        there, here = flat(saved.to_container()), flat(experiment.to_container())
+        there, here = flat(self.experiment().to_container()), flat(experiment.to_container())
         general_first = sorted(there.keys() | here.keys(), key=lambda key: (key.count("."), key))
         for key in general_first:  # `seed` before `callbacks.width_sampling.seed`, which refers to it
             if not key.startswith(FREE) and there.get(key) != here.get(key):
@@ -146,7 +170,7 @@ class RunDirectory:
 
     def _must_have(self, keys: list[str]) -> None:
         """All keys, unless it is complete: a default of today would change the run in the middle of it."""
-        written = flat(read_file(self.config, shown=str(self.config))).keys()
+        written = flat(self.written()).keys()
         missing = [key for key in keys if key not in written and not key.startswith(FREE)]
         if missing and not self.is_complete():
             raise UserError(
@@ -163,15 +187,23 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """
     try:
         document = opened(path.read_bytes())
+        problem = "" if document.keys() >= set(keys) else f"damaged: it must have {' and '.join(keys)}"
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        problem = f"cannot be read ({error.strerror})"
     except json.JSONDecodeError:
-        raise UserError(f"{path}: damaged; it is no JSON document") from None
+        problem = "damaged: it is no JSON document"
     except ValueError as error:
-        raise UserError(f"{path}: damaged; {error}") from None
-    if not document.keys() >= set(keys):
-        raise UserError(f"{path}: damaged; it must have {' and '.join(keys)}")
+        problem = f"damaged: {error}"
+    if problem:
+        raise UserError(f"{path}: {problem}; {_remedy(path)}")
     return document
+
+
+def _remedy(path: Path) -> str:
+    """What brings a record of a run back: what is recorded is found again by the stages that are finished."""
+    if path.name == RESULT or not any((place / RESULT).exists() for place in path.parents[:3]):
+        return "remove it and start the run again, which writes it anew"
+    return f"remove it and {RESULT} and start the run again, which writes both anew"
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

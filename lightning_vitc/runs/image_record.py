@@ -3,7 +3,9 @@
 from lightning_vitc.data import VisionData
 from lightning_vitc.data.inventory import change, inventory
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.runs.directory import RunDirectory, read_json, write_json
+from lightning_vitc.schema.split_names import HELD_OUT
 
 FILE = "images.json"
 
@@ -38,7 +40,7 @@ def images_in_words(data: VisionData) -> str:
     """`data: folder, train 20 images of 2 classes, ...`; of a split that is evaluated twice once."""
     parts = []
     for name, count in data.counts.items():
-        if name != "test" or data.splits.test is not data.splits.validation:
-            of = f"of {count['classes']} classes" if "classes" in count else "without labels"
-            parts.append(f"{name} {count['images']:,} images {of}")
+        of = f"of {counted(count['classes'], 'class')}" if "classes" in count else "without labels"
+        shown = "held out of train" if name == HELD_OUT else name
+        parts.append(f"{shown} {counted(count['images'], 'image')} {of}")
     return f"data: {data.config.name}, {', '.join(parts)}"

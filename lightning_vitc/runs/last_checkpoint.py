@@ -3,6 +3,7 @@
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.files.archives import refuse_swelling
@@ -38,9 +39,32 @@ def settle(folder: Path) -> bool:
     return False
 
 
+def place_in(checkpoint: dict[str, Any], epochs: int | None) -> str:
+    """How far a stage is in a checkpoint: `after epoch 3 of 10, step 96`; `in epoch 4 of 10, after step 100`.
+
+    Args:
+        checkpoint: its content.
+        epochs: of the stage; `None` or -1 where only steps end it.
+    """
+    epoch, step = checkpoint["epoch"], checkpoint["global_step"]
+    number = f"epoch {epoch + 1} of {epochs}" if epochs is not None and epochs > 0 else f"epoch {epoch + 1}"
+    is_over = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] > epoch
+    return f"after {number}, step {step}" if is_over else f"in {number}, after step {step}"
+
+
 def drop_previous(folder: Path) -> None:
     """Of a stage that is finished, one checkpoint is enough."""
     (folder / PREVIOUS).unlink(missing_ok=True)
+
+
+def must_be_whole(path: Path) -> None:
+    """Refuse a checkpoint of a finished stage that is damaged, where there is no other to take.
+
+    Raises:
+        UserError: that says what is wrong with it.
+    """
+    if problem := damage(path):
+        raise UserError(f"{problem}; start that run over with --fresh")
 
 
 def damage(path: Path) -> str | None:

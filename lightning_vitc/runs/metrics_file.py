@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.files.records import opened, sealed
 
@@ -71,7 +72,7 @@ def read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     *texts, torn = (path.read_bytes() if path.is_file() else b"").split(b"\n")
     lines = [(text, line) for text in texts if (line := _opened(text)) is not None]
     if damaged := len(texts) - len(lines):
-        warnings.warn(f"{path}: {damaged} damaged lines are left out", stacklevel=2)
+        warnings.warn(f"{path}: {counted(damaged, 'damaged line is', 'damaged lines are')} left out", stacklevel=2)
     last = _opened(torn)
     return lines if last is None else [*lines, (torn, last)]
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from lightning_vitc.artifacts import artifact
+from lightning_vitc.errors import UserError
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.elastic import ElasticViT
 from lightning_vitc.networks.spec import ArchSpec, as_ratio
@@ -92,6 +93,13 @@ def stored(directory: Path) -> Stored | None:
     """
     if not (directory / FOLDER / artifact.SEVERAL).is_file():
         return None
+    try:
+        return _read(directory)
+    except UserError as error:
+        raise UserError(str(error).removesuffix(artifact.AGAIN)) from None
+
+
+def _read(directory: Path) -> Stored:
     found, numbered = Stored(), []
     for name in artifact.models_in(directory / FOLDER):
         folder = directory / FOLDER / name

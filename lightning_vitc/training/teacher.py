@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.networks.spec import ArchSpec
 
 
@@ -23,9 +24,8 @@ class Teacher:
             UserError: naming both.
         """
         if self.num_classes != student.num_classes:
-            raise UserError(
-                f"teacher: it has {self.num_classes} classes, the student {student.num_classes}; they must agree"
-            )
+            classes = counted(self.num_classes, "class")
+            raise UserError(f"teacher: it has {classes}, the student {student.num_classes}; they must agree")
         own = getattr(self.network, "spec", None)  # only networks of this library have one
         if own is not None:
             must_see_alike(own, student)

@@ -90,10 +90,26 @@ def test_the_names_of_the_classes(model, tmp_path):
     assert "| classes | 5: cat, dog, 5², a\\|b, ? |" in (tmp_path / "named" / "README.md").read_text()
     document = opened((tmp_path / "named" / "arch.json").read_bytes())
     (tmp_path / "named" / "arch.json").write_text(json.dumps({**document, "classes": classes[::-1]}))
-    again = "the directory was changed after its export; export the model again"
+    again = "export the model again"
     assert refusal(tmp_path / "named" / "arch.json") == (
         f"not the architecture that model.safetensors was written for; {again}"
     )
+
+
+@pytest.mark.parametrize(
+    ("facts", "turned"),
+    [
+        ({"preprocessing": {"crop_pct": 0.9, "exif": True}}, True),
+        ({"preprocessing": {"crop_pct": 0.9, "exif": False}, "experiment": {"data": {"exif": True}}}, False),
+        ({"preprocessing": {"crop_pct": 0.9}}, False),  # of earlier versions
+        ({"preprocessing": {"crop_pct": 0.9}, "experiment": {"data": {"exif": True}}}, True),
+    ],
+)
+def test_whether_images_are_turned_as_exif_says(model, tmp_path, facts, turned):
+    artifact.save(model, tmp_path / "out", facts)
+    assert artifact.load(tmp_path / "out").preprocessing == {"crop_pct": 0.9, "exif": turned}
+    said = "| orientation | as EXIF says |" in (tmp_path / "out" / "README.md").read_text()
+    assert said == facts["preprocessing"].get("exif", False)
 
 
 @pytest.mark.parametrize("classes", [["cat"], [1, 2, 3, 4, 5], "abcde", {"a": 1}])
@@ -109,7 +125,8 @@ def test_an_export_without_names(saved):
 
 def test_the_card_shows_what_the_model_is(saved):
     card = (saved / "README.md").read_text()
-    for shown in ("deit_tiny_distilled_patch16_224, compressed by scala", "| top1 | 71.25 % |", "3 x 32 x 32",
+    for shown in ("# Compressed deit_tiny_distilled_patch16_224 (scala)\n", "| top1 | 71.25 % |", "3 x 32 x 32",
+                  "| made of | 3 blocks, embedding 24 |",
                   "| classes | 5 |", "lightning_vitc.load"):  # fmt: skip
         assert shown in card
 
@@ -305,7 +322,7 @@ def test_weights_of_the_same_shape_from_another_export(model, saved, tmp_path):
     initialize(other)
     artifact.save(other, tmp_path / "other", FACTS)
     shutil.copy(tmp_path / "other" / "model.safetensors", saved)
-    again = "the directory was changed after its export; export the model again"
+    again = "export the model again"
     assert refusal(saved / "model.safetensors") == f"not the file that arch.json describes; {again}"
 
 
@@ -320,7 +337,7 @@ def test_an_architecture_that_was_changed_where_no_shape_shows_it(saved):
     document = opened((saved / "arch.json").read_bytes())
     document["architecture"]["options"]["scale"] = 0.5
     (saved / "arch.json").write_text(json.dumps(document))
-    again = "the directory was changed after its export; export the model again"
+    again = "export the model again"
     assert refusal(saved / "arch.json") == f"not the architecture that model.safetensors was written for; {again}"
 
 
@@ -360,7 +377,7 @@ def test_a_damaged_list_of_models(model, tmp_path, text):
     artifact.save_several({"a": (model, FACTS, None), "b": (model, FACTS, None)}, tmp_path / "both")
     (tmp_path / "both" / "models.json").write_text(text)
     for read in (artifact.load, artifact.models_in):
-        with pytest.raises(UserError, match=r"both/models\.json: damaged; export the models again$"):
+        with pytest.raises(UserError, match=r"both/models\.json: damaged; export the model again$"):
             read(tmp_path / "both")
 
 

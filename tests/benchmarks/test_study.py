@@ -1,5 +1,6 @@
 """What the studies share."""
 
+import sys
 from pathlib import Path
 
 from study import markdown, recorded_rows, write_section  # of benchmarks/
@@ -18,3 +19,16 @@ def test_a_table_is_added_to_row_by_row(tmp_path: Path) -> None:
     write_section(document, "own", markdown(["", "", "count"], more.values()))
     assert recorded_rows(document, "own") == more
     assert recorded_rows(document, "other") == rows
+
+
+def test_the_command_names_no_place(tmp_path, monkeypatch):
+    """Whoever repeats it has other places; what decides the numbers stays."""
+    document = tmp_path / "page.md"
+    document.write_text("# Page\n\n<!-- begin a -->\nold\n<!-- end a -->\nbelow\n")
+    monkeypatch.setattr(sys, "argv", ["/x/study.py", "--runs", "/y", "--jobs=3", "--seed", "1", "--table-only"])
+    environment = {"commit": "abc", "versions": dict.fromkeys(("torch", "timm", "lightning"), "1")}
+    write_section(document, "a", "new", [{"environment": environment, "wall_seconds": 3600}])
+    assert document.read_text() == (
+        "# Page\n\n<!-- begin a -->\nnew\n\nWritten by `python benchmarks/study.py --seed 1`; 1 run, 1.0 process "
+        "hours, one thread each; commit abc; torch 1, timm 1, lightning 1.\n<!-- end a -->\nbelow\n"
+    )

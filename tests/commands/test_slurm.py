@@ -140,8 +140,8 @@ def test_command_and_flags(vitc):
         ),
         (
             ["scala_digits", "--nodes", "3"],
-            "data.batch_size: 32 images do not divide over 3 processes x 1 accumulated batches; "
-            "33 is the nearest that do",
+            "data.batch_size: 32 images do not divide over 3 processes x 1 accumulated batch; "
+            "33 is the nearest that does",
         ),
         (
             ["scala_digits", "model.name=nosuch"],

@@ -90,12 +90,12 @@ def test_slots_number_the_parts_of_a_step():
         (
             {"batch_size": 100, "world_size": 3, "accumulate": 2},
             "data.batch_size: 100 images do not divide over 3 processes x 2 accumulated batches;"
-            " 102 is the nearest that do",
+            " 102 is the nearest that does",
         ),
         (
             {"batch_size": 1, "world_size": 4},
-            "data.batch_size: 1 images do not divide over 4 processes x 1 accumulated batches;"
-            " 4 is the nearest that do",
+            "data.batch_size: 1 image does not divide over 4 processes x 1 accumulated batch;"
+            " 4 is the nearest that does",
         ),
         (
             {"batch_size": 64, "world_size": 4},

@@ -108,7 +108,7 @@ def test_generated_data_sets_have_the_size_that_is_asked_for(vision_data):
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [
-        ("digits", {"num_samples": 1260}, "data.num_samples: digits has 1259 training images; not 1260"),
+        ("digits", {"num_samples": 1260}, "data.num_samples: digits has 1,259 training images; not 1,260"),
         ("digits", {"few_shot": True}, "data.num_samples: is needed with data.few_shot=true"),
         ("digits", {"num_classes": 12}, "data.num_classes: digits has 10 classes here; leave the key out"),
         ("glyphs", {"num_classes": 99}, "data.num_classes: glyphs has 45 classes at most, not 99"),

@@ -70,25 +70,28 @@ def test_an_empty_class_folder_is_refused_by_a_plan_as_by_a_training(vision_data
 
 
 @pytest.mark.parametrize(
-    ("missing", "keys", "expected"),
+    ("missing", "keys", "selected_on", "expected"),
     [
-        ((), {}, "test"),
-        (("test",), {}, "validation"),
-        (("test",), {"val_fraction": 0.2}, "validation"),  # the table is of val/
-        (("val",), {}, "test"),
-        (("val", "test"), {}, "validation"),
-        ((), {"unlabeled": "train"}, "test"),
-        (("val",), {"unlabeled": "train"}, "test"),
-        (("test",), {"unlabeled": "train"}, "validation"),
+        ((), {}, "validation", "test"),
+        (("test",), {}, "validation", "validation"),
+        (("test",), {"val_fraction": 0.2}, "held_out", "validation"),  # the table is of val/
+        (("val",), {}, "held_out", "test"),
+        (("val", "test"), {}, "held_out", "held_out"),
+        ((), {"unlabeled": "train"}, "validation", "test"),
+        (("val",), {"unlabeled": "train"}, "test", "test"),
+        (("test",), {"unlabeled": "train"}, "validation", "validation"),
     ],
 )
-def test_the_split_that_is_named_is_the_one_that_was_read(vision_data, tree, missing, keys, expected):
+def test_the_split_that_is_named_is_the_one_that_was_read(vision_data, tree, missing, keys, selected_on, expected):
     for name in missing:
         shutil.rmtree(tree / name)
     if "unlabeled" in keys:
         keys = dict(unlabeled=str(tree / "train"), num_samples=5, few_shot=True, balanced=False)
     data = vision_data("folder", root=str(tree), **keys)
     assert data.evaluation_split == expected
-    read = Path(data.splits.test.source.path(0)).relative_to(tree).parts[0]
-    assert read == ("train" if set(missing) == {"val", "test"} else "test" if expected == "test" else "val")
+    folders = {"held_out": "train", "validation": "val", "test": "test"}
+    for split, name in ((data.splits.validation, selected_on), (data.splits.test, expected)):
+        assert Path(split.source.path(0)).relative_to(tree).parts[0] == folders[name]
+        assert data.counts[name]["images"] == len(split)
+    assert data.counts.keys() == {"train", selected_on, expected}  # each once
     assert data.counts["train"] == ({"images": 5} if "unlabeled" in keys else data.counts["train"])

@@ -1,15 +1,19 @@
 """Whatever a value or a file is called, a message is one line that a terminal shows as it is."""
 
+import ast
+import re
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from lightning_vitc import cli
 from lightning_vitc.errors import RunFailure, UserError
-from lightning_vitc.errors.messages import one_line, printable
+from lightning_vitc.errors.messages import counted, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -53,17 +57,52 @@ def test_errors_are_printed_so(monkeypatch, capsys, error) -> None:
     assert len(line) < 850
 
 
-def test_warnings_are_printed_so(monkeypatch, capsys) -> None:
+def test_a_warning_is_one_line_without_its_place_in_the_code(monkeypatch, capsys) -> None:
     def run(args: object) -> int:
-        print(warnings.formatwarning("x\x1b[2J" + "y" * 5_000, UserWarning, "file.py", 1), file=sys.stderr)
+        warnings.formatwarning = lambda *_: "of Lightning"  # it replaces that when it is imported
+        warnings.warn("data.root: x\x1b[2J\n" + "y" * 5_000, UserWarning, stacklevel=1)
+        warnings.warn("a switch is gone", FutureWarning, stacklevel=1)
         return 0
 
     fake_command(monkeypatch, run)
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    assert cli.main(["list"]) == 0
-    line = capsys.readouterr().err
-    assert "file.py:1: UserWarning: x\\x1b[2Jyyy" in line
-    assert len(line) < 400
+    for name in ("formatwarning", "showwarning"):
+        monkeypatch.setattr(warnings, name, getattr(warnings, name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli.main(["list"]) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: data.root: x\\x1b[2J yyy")
+    assert len(first) < 400
+    assert second == "warning: a switch is gone"
+
+
+def test_counted() -> None:
+    shown = [counted(0, "image"), counted(1, "image"), counted(12_000, "class"), counted(3, "accumulated batch")]
+    assert shown == ["0 images", "1 image", "12,000 classes", "3 accumulated batches"]
+    assert [counted(number, "line is", "lines are") for number in (1, 2)] == ["1 line is", "2 lines are"]
+
+
+NOUNS = re.compile(
+    r" ((damaged|unusable|training|train|val|test|accumulated|extra|value) )?"
+    r"(batches|blocks|candidates|channels|classes|epochs|files|heads|images|lines|networks|positions|processes|seeds|"
+    r"stages|steps|threads|values|widths)\b"
+)
+NEVER_ONE = {
+    "len(CHARACTERS) classes", "len(self.stages) stages", "num_classes images", "sum(self.depths) blocks",
+    "loader batches",
+}  # fmt: skip
+
+
+def test_no_message_counts_one_images() -> None:
+    """A number before a noun is written by `counted`."""
+    found = set()
+    package = Path(cli.__file__).parent
+    for path in (*package.rglob("*.py"), *(package.parent / "callbacks").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for value, text in pairwise(node.values) if isinstance(node, ast.JoinedStr) else ():
+                if isinstance(text, ast.Constant) and (match := NOUNS.match(text.value)):
+                    found.add(f"{ast.unparse(value.value)}{match[0]}")
+    assert found == NEVER_ONE
 
 
 LONG = "x" * 10_000

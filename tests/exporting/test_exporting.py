@@ -37,7 +37,9 @@ def row(finished) -> dict:
 def evaluated(vitc, *arguments: object) -> list[dict]:
     done = vitc("evaluate", *map(str, arguments), "--json")
     assert (done.code, done.error) == (0, "")
-    return json.loads(done.out)
+    rows = json.loads(done.out)
+    assert {(row.pop("split"), row.pop("images")) for row in rows} == {("test", 359)}
+    return rows
 
 
 # Formats
@@ -62,7 +64,7 @@ def test_the_card_tells_how_to_load_each(exported, row):
     for shown in ("license: mit", "- digits", "| width | 0.5 |", f"| top1 | {row['top1']:.2f} % |", "% of dense)",
                   "`model.int8.onnx`", 'onnxruntime.InferenceSession("model.onnx")', "torch.export.load",
                   'timm.create_model("local-dir:timm"', "| seed | 0 |", f"| torch | {torch.__version__.split('+')[0]}",
-                  "| data | digits, test split |"):  # fmt: skip
+                  "| data | digits, test split, 359 images |"):  # fmt: skip
         assert shown in card, shown
 
 
@@ -95,7 +97,7 @@ def test_two_processes_evaluate_what_one_does(exported, vitc, row):
                "trainer.devices=2", "trainer.strategy=ddp", "data.eval_batch_size=7", "--json"]  # fmt: skip
     done = subprocess.run(command, cwd=vitc.place, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert [each["top1"] for each in json.loads(done.stdout)] == [row["top1"]] * 2
+    assert [(each["top1"], each["images"]) for each in json.loads(done.stdout)] == [(row["top1"], 359)] * 2
 
 
 # Widths and variants

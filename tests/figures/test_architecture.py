@@ -48,4 +48,6 @@ def test_removed_blocks_stand_where_they_were():
 def test_the_title_says_what_is_left():
     figure = architecture_figure(DENSE.at_width(0.5), DENSE)
     assert "embedding 32 of 64" in figure.get_suptitle()
+    assert figure.get_suptitle().startswith(f"compressed {DENSE.name}\n")
+    assert architecture_figure(DENSE, DENSE).get_suptitle().startswith(f"{DENSE.name}\n")
     assert "(100.0 %)" in architecture_figure(DENSE, DENSE).get_suptitle()

@@ -133,7 +133,7 @@ def test_lines_that_are_damaged_are_left_out_with_a_warning(finished, tmp_path):
     path = Path(shutil.copy(finished / "metrics.jsonl", tmp_path))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0].replace(b'"step": ', b'"step": 1') + b"".join(lines[1:]) + lines[-1][:20])
-    with pytest.warns(UserWarning, match=r"metrics\.jsonl: 1 damaged lines are left out$"):
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl: 1 damaged line is left out$"):
         read_curves(path)
 
 

@@ -389,7 +389,7 @@ def test_one_more_block(vitc):
 # What is refused
 
 REFUSED = [
-    ("data.num_samples=5000", "data.num_samples: digits has 1259 training images; not 5000"),
+    ("data.num_samples=5000", "data.num_samples: digits has 1,259 training images; not 5,000"),
     ("budget.drop_blocks=4", r"budget.macs: .* needs 5 blocks, and 3 are candidates \(method.candidates\)"),
     ("method.candidates=[1,7]", "method.candidates: there is no block 7; the network has 0 to 4"),
     ("method.candidates=[]", "method.candidates: empty"),

@@ -173,7 +173,7 @@ def test_latencies_are_taken_in_turns():
     ("trainer.precision=64", "trainer.precision: 64 is not that of the network which practise is compared with"),
     ("data.mixup=0.5", "data.mixup: 0.5 changes labels, and practise reads none; set it to 0"),
     ("data.few_shot=false", "data.few_shot: false; practise holds its few training images in memory"),
-    ("data.num_samples=5000", "data.num_samples: digits has 1259 training images; not 5000"),
+    ("data.num_samples=5000", "data.num_samples: digits has 1,259 training images; not 5,000"),
 ])  # fmt: skip
 def test_refused_in_one_line(vitc, override, message):
     refused = vitc("train", "practise_digits", *TINY, override)

@@ -453,7 +453,7 @@ def test_refusals(vitc: Any, overrides: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("model.pretrained=true", "model.pretrained: the classifier of deit_tiny_patch16_224 is for 1000 classes, "
+        ("model.pretrained=true", "model.pretrained: the classifier of deit_tiny_patch16_224 is for 1,000 classes, "
                                   "and data.name=digits has 10; train it first with teacher.train=true, .*"),
         ("model.new_head=true", "model.new_head: uvc starts from a trained network; train it first .*"),
     ],

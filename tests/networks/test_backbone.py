@@ -212,7 +212,7 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     torch.save({key: value for key, value in weights.items() if not key.startswith("head")}, path)
     assert refusal(path) == f"it has no classifier; {new}"
     torch.save(weights | {"pos_embed": torch.ones(1, 15, 48)}, path)
-    assert refusal(path).startswith(f"{ours}pos_embed has 15 positions, of which 1 are not of patches and the others")
+    assert refusal(path).startswith(f"{ours}pos_embed has 15 positions, of which 1 is not of patches and the others")
     torch.save(weights, path)
     assert refusal(path, patch_size=4).startswith(
         f"{ours}its patch_size is 8, the model's is 4; set model.patch_size=8"

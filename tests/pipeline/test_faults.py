@@ -243,6 +243,7 @@ def test_an_unreadable_image(vitc, pictures, workers):
     )  # fmt: skip
     done = vitc(*arguments)
     assert (done.code, done.error.count("\n")) == (2, 1)
+    assert not (vitc.place / "runs").exists()
     assert done.error == (
         f"error: data.root: cannot read the image {pictures} (OSError); replace it, or set data.on_error=skip\n"
     )
@@ -250,21 +251,20 @@ def test_an_unreadable_image(vitc, pictures, workers):
     evaluated.write_bytes(pictures.read_bytes())
     done = vitc(*arguments, "data.on_error=skip", "run_name=skipped")
     assert done.code == 0, done.error
-    assert done.error.count("1 images cannot be used and are replaced by their successors") == 1
+    assert done.error.count("1 image cannot be used and is replaced by its successor") == 1
     assert f"among them {pictures}" in done.error
     assert f"left out (data.on_error=skip), among them {evaluated}" in done.error
-    assert "1 unusable images left out" in " ".join(done.out.split())
+    assert "(seed 0), validation split, 11 images, 1 unusable image left out\n" in done.out
     run = vitc.place / "runs" / "dense_digits" / "skipped"
     document = json.loads((run / "result.json").read_text())
-    assert document["left_out"] == 1
-    assert document["data"]["validation"] == {"images": 12, "classes": 2}
-    assert document["split"] == "validation"
+    assert (document["split"], document["images"], document["left_out"]) == ("validation", 11, 1)
+    assert document["data"] == {name: {"images": 12, "classes": 2} for name in ("train", "validation")}
     assert "data: folder, train 12 images of 2 classes, validation 12 images of 2 classes\n" in done.out
     hits = document["rows"][0]["top1"] * 11 / 100  # of the eleven that can be read
     assert hits == pytest.approx(round(hits), abs=1e-3)
     done = vitc("evaluate", str(run))
     assert f"top-1 {document['rows'][0]['top1']:.2f} %" in done.out
-    assert done.out.endswith(", 1 unusable images left out\n")
+    assert done.out.startswith("validation split, 11 images, 1 unusable image left out:\n")
 
 
 # Two runs in one directory

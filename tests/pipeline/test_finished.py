@@ -16,6 +16,8 @@ from lightning_vitc.pipeline.pipeline import Pipeline
 from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.schema import ModelConfig
 
+SIZES = {"validation": 179, "test": 359}  # of digits
+
 
 @pytest.fixture(scope="session")
 def document(finished):
@@ -35,7 +37,9 @@ def evaluate(vitc):
     def evaluate(*arguments: object) -> dict[str, dict]:
         done = vitc("evaluate", *map(str, arguments), "--json")
         assert (done.code, done.error) == (0, "")
-        return {row.pop("name"): row for row in json.loads(done.out)}
+        rows, split = json.loads(done.out), "validation" if "validation" in arguments else "test"
+        assert {(row.pop("split"), row.pop("images")) for row in rows} == {(split, SIZES[split])}
+        return {row.pop("name"): row for row in rows}
 
     return evaluate
 
@@ -75,10 +79,10 @@ def test_evaluate_the_validation_split(finished, evaluate, read_metrics):
 def test_evaluate_for_people(finished, vitc, document):
     done = vitc("evaluate", str(finished))
     row = document["dense"]
-    assert done.out.splitlines()[0] == (
-        f"dense: top-1 {row['top1']:.2f} %, top-5 {row['top5']:.2f} % ({row['macs']:,} MACs)"
-    )
-    assert len(done.out.splitlines()) == 5
+    assert done.out.splitlines()[:2] == [
+        "test split, 359 images:", f"dense: top-1 {row['top1']:.2f} %, top-5 {row['top5']:.2f} % ({row['macs']:,} MACs)"
+    ]  # fmt: skip
+    assert len(done.out.splitlines()) == 6
 
 
 def test_a_run_may_be_moved(finished, evaluate, document, vitc):
@@ -236,7 +240,7 @@ def test_a_damaged_file_is_named(earlier, name, text):
     (place.place / "run" / name).write_text(text)
     done = place("export", "run", "--out", "x")
     assert (done.code, done.out, done.error.count("\n")) == (2, "", 1)
-    assert done.error.startswith(f"error: run/{name}: damaged; it ")
+    assert done.error.startswith(f"error: run/{name}: damaged: it ")
 
 
 def test_a_flipped_bit_in_the_weights_of_a_finished_stage_is_found(earlier):

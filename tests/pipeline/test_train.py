@@ -54,8 +54,8 @@ def accuracies(run: Path) -> list[dict[str, Any]]:
 def test_result(finished):
     document = opened((finished / "result.json").read_bytes())
     assert document.keys() == {
-        "experiment", "method", "seed", "split", "left_out", "classes", "data", "wall_seconds", "dense", "rows",
-        "budget", "environment",
+        "experiment", "method", "seed", "split", "images", "left_out", "classes", "data", "wall_seconds", "dense",
+        "rows", "budget", "environment",
     }  # fmt: skip
     assert document["classes"] == list("0123456789")
     assert [document[key] for key in ("experiment", "method", "seed")] == ["scala_digits", "scala", 0]
@@ -85,8 +85,11 @@ def test_table_and_epoch_lines(finished):
             name, f"{row['macs'] / 1e6:.3f} M", f"{share:.1f}", f"{row['params']:,}", f"{row['top1']:.2f}",
             f"{row['top5']:.2f}",
         ]  # fmt: skip
-    assert len(re.findall(r"^(?:dense|scala): epoch [123]/3, train/loss \S+, val/top1 \S+, \S+ s$", text, re.M)) == 6
+    assert len(re.findall(r"^(?:dense|scala): epoch [123]/3, train/loss \S+, val/top1.* \S+, \S+ s$", text, re.M)) == 6
+    assert len(re.findall(r"^dense: .*, val/top1 \d", text, re.M)) == 3
+    assert len(re.findall(r"^scala: .*, val/top1 \(mean of 4\) \d", text, re.M)) == 3
     assert "runs/scala_digits/default/result.json" in text
+    assert " continues " not in text  # it began
 
 
 def test_files(finished):
@@ -186,6 +189,28 @@ def test_few_shot_subset_is_noted(vitc, tiny):
     assert subset["seed"] == 3
 
 
+@pytest.mark.parametrize(
+    ("gone", "where"),
+    [
+        ((), "continues with the evaluation; all stages are finished"),
+        (
+            ("checkpoints/scala/done.json",),
+            "continues stage scala after epoch 3 of 3, step 96, from checkpoints/scala/last.ckpt",
+        ),
+        (("checkpoints/scala",), "continues at the beginning of stage scala, of which there is no checkpoint"),
+    ],
+)
+def test_a_run_that_continues_says_where(finished, vitc, tiny, gone, where):
+    shutil.copytree(finished.parents[2] / "runs", vitc.place / "runs")
+    for name in ("result.json", *gone):
+        path = run_of(vitc.place) / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    done = vitc("train", "scala_digits", *tiny)
+    assert done.code == 0, done.error
+    said = [line for line in done.out.splitlines() if " continues " in line]
+    assert said == [f"runs/scala_digits/default {where}"]
+
+
 # What is refused
 
 
@@ -243,6 +268,8 @@ REFUSED_STARTS = [
     ("data.batch_size=5000", "data.batch_size: 5000 is more than the 512 training images; at most 512"),
     ("data.num_samples=99999", "data.num_samples: "),
     ("optimizer.name=nosuch", "optimizer.name: 'nosuch' cannot be built by timm.optim"),
+    ("trainer.accelerator=mps", "trainer.accelerator: there is no mps here; auto takes what there is"),
+    ("trainer.profiler=xla", "trainer.profiler: xla needs torch_xla, which is not installed"),
     ("trainer.max_steps=0", "trainer.max_steps: 0 "),
     ("trainer.limit_train_batches=0", "trainer.limit_train_batches: 0 "),
     ("trainer.limit_test_batches=0", "trainer.limit_test_batches: 0 is not a number of batches (an integer > 0) "),
@@ -267,13 +294,14 @@ def test_a_refusal_while_the_run_starts_leaves_no_run(vitc, tiny):
     save_file({"weight": torch.zeros(1)}, vitc.place / "other.safetensors")
     done = vitc("train", "scala_digits", *tiny, "model.pretrained=other.safetensors")
     assert (done.code, "other.safetensors: not a checkpoint of this model" in done.error) == (2, True)
-    assert [file.name for file in run_of(vitc.place).iterdir()] == [".lock"]
+    assert not (vitc.place / "runs").exists()
 
 
 def test_a_refused_start_over_leaves_the_run_there(finished, vitc, tiny):
     shutil.copytree(finished.parents[2] / "runs", vitc.place / "runs")
-    assert vitc("train", "scala_digits", *tiny, "optimizer.name=nosuch", "--fresh").code == 2
-    assert (run_of(vitc.place) / "result.json").is_file()
+    for override in ("optimizer.name=nosuch", "trainer.accelerator=mps"):
+        assert vitc("train", "scala_digits", *tiny, override, "--fresh").code == 2
+        assert (run_of(vitc.place) / "result.json").is_file()
 
 
 # Interruptions (see also `test_kill_resume.py`)

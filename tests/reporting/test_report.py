@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from lightning_vitc.figures.front import Point, front_figure, pareto_front
-from lightning_vitc.reporting.curves import read_curves
+from lightning_vitc.reporting.curves import curves_figure, read_curves
 from lightning_vitc.reporting.page import _tiles
+from lightning_vitc.schema.split_names import WORDS
 
 BROWSER = next(
     (
@@ -187,6 +188,62 @@ def test_the_legend_is_all_there_however_many_runs(runs, name):
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == runs
 
 
+def test_networks_in_one_place_are_all_seen():
+    """The second star would hide the first, and the third both; a star is larger than the dot on it."""
+    points = [Point("dense", f"run {number}", 2.0, 72.0, dense=True) for number in range(3)]
+    points += [Point("small", "run 0", 1.0, 70.0), Point("whole", "run 1", 2.0, 72.0), Point("small", "run 2", 1.0, 70)]
+    lines = front_figure(points, "ms").axes[0].lines
+    drawn = [line for line in lines if len(line.get_xdata()) == 1 and line.get_markevery() != []]
+    stars, dots = ([line for line in drawn if line.get_marker() == marker] for marker in "*o")
+    assert [line.get_markersize() for line in stars] == sorted({14, 14 * 0.6, 14 * 0.36}, reverse=True)
+    assert len({line.get_color() for line in stars}) == 3
+    assert [line.get_markersize() for line in dots if line.get_xdata()[0] == 1] == [6, 6 * 0.6]
+    assert max(line.zorder for line in stars[:1]) < min(line.zorder for line in dots)
+
+
+def test_one_network_has_no_front():
+    figure = front_figure([Point("dense", "a run", 2.0, 72.0, dense=True)], "ms")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a run", "dense"]
+
+
+@pytest.mark.parametrize("split", [*WORDS.values()])
+def test_labels_are_inside_of_the_picture(split):
+    points = [Point(f"width_{share:.2f}", "scala", share, 70 + share) for share in (0.01, 0.5, 1.0)]
+    for figure in (
+        front_figure(points, "GMACs", f"top-1 (%), {split}"),
+        curves_figure({"a": [(1, 2.0)]}, "training loss"),
+    ):
+        figure.canvas.draw()
+        axes = figure.axes[0]
+        for text in (axes.xaxis.label, axes.yaxis.label, *axes.texts):
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+            assert box.x1 <= figure.bbox.width
+            assert box.y1 <= figure.bbox.height
+
+
+def test_a_curve_of_one_point_is_seen_and_steps_are_whole():
+    figure = curves_figure({"dense": [(9, 2.3)], "search": [(25, 1.9), (12, 2.0)]}, "training loss")
+    [axes] = figure.axes
+    one, more = axes.lines
+    assert (one.get_marker(), one.get_markersize()) == ("o", 8)
+    assert more.get_xydata().tolist() == [[12, 2.0], [25, 1.9]]  # a run that was continued may have them in any order
+    assert axes.get_xlim()[0] == 0
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+
+
+def test_curves_in_one_place_are_all_seen_and_many_are_told_apart():
+    curves = {f"width {number}": [(31, 10.0)] for number in range(13)}
+    figure = curves_figure(curves, "top-1 (%)")
+    figure.canvas.draw()
+    lines = figure.axes[0].lines
+    assert [line.get_markersize() for line in lines[:3]] == [8, 8 * 0.6, 8 * 0.36]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 13
+    assert figure.axes[0].get_window_extent().height > 1.8 * figure.dpi
+    assert figure.legends[0].get_window_extent().y1 < figure.axes[0].get_window_extent().y0
+
+
 def test_the_headline_is_of_a_smaller_network():
     """Not of the dense model, nor of one of its size."""
     whole = {"run": "r", "dense": False, "share": 1.0, "speedup": 1.0, "top1": 91.0, "name": "width_1.00"}
@@ -204,6 +261,7 @@ def test_the_headline_is_of_a_smaller_network():
 def test_curves_put_stages_one_after_another(tmp_path):
     lines = [{"stage": "dense", "step": 9, "train/loss": 2.0}, {"stage": "dense", "step": 9, "dense/val_top1": 50.0},
              {"stage": "dense", "step": 19, "train/loss": 1.0, "val/top1": 60.0},
+             {"stage": "dense", "step": 19, "train/loss": float("nan")},
              {"stage": "scala", "step": 4, "train/loss": 3.0, "width_0.50/val_top1": 40.0, "width_1.00/val_top1": 45.0},
              {"stage": "finetune", "step": 4, "dense/val_top1": 70.0}]  # fmt: skip
     path = tmp_path / "metrics.jsonl"

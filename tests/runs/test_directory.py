@@ -119,6 +119,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path, fresh):
         refusal(tmp_path, fresh=fresh)
         == f"OUT/scala_digits/default: not a run directory{';' if fresh else ':'} {message}"
     )
+    assert [file.name for file in place.iterdir()] == ["notes.txt"]
     assert (place / "notes.txt").read_text() == "mine"
 
 
@@ -199,6 +200,25 @@ def test_reading_a_result(tmp_path):
     assert directory.read_result() == {"dense": None, "rows": []}
 
 
+def test_a_damaged_result_is_refused_by_all_that_read_the_run(tmp_path):
+    directory = opened(tmp_path)
+    directory.result.write_bytes(b"{")
+    with pytest.raises(UserError) as caught:
+        directory.must_be_complete()
+    assert str(caught.value) == (
+        f"{directory.result}: damaged: it is no JSON document; remove it and start the run again, which writes it anew"
+    )
+
+
+def test_a_damaged_config_is_refused_with_what_helps(tmp_path):
+    directory = opened(tmp_path)
+    directory.config.write_text("{")
+    with pytest.raises(UserError, match=rf"^{directory.config}:\d+: .*; repair it, or start over with --fresh$"):
+        directory.experiment()
+    assert "; repair it, or start over with --fresh" in refusal(tmp_path)
+    opened(tmp_path, fresh=True)
+
+
 def test_a_file_system_that_locks_no_files(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
@@ -208,18 +228,23 @@ def test_a_file_system_that_locks_no_files(tmp_path, monkeypatch):
         "output_dir: OUT/scala_digits/default is on a file system that locks no files (Function not implemented); "
         "name another"
     )
+    assert not list(tmp_path.iterdir())
 
 
 def test_reading_json(tmp_path):
     path = tmp_path / "done.json"
     for content in (b"{", b"\xff\xfe", b"3", b'{"seconds": 1}'):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=rf"^{path}: damaged; it "):
+        with pytest.raises(UserError, match=rf"^{path}: damaged: it .*; remove it and start the run again, which"):
             read_json(path, "weights")
     path.write_text('{"weights": "last.ckpt"}')
     assert read_json(path, "weights") == {"weights": "last.ckpt"}
     with pytest.raises(UserError, match=r"nothing\.json: cannot be read"):
         read_json(tmp_path / "nothing.json")
+    (tmp_path / "result.json").touch()
+    path.write_bytes(b"{")
+    with pytest.raises(UserError, match=r"JSON document; remove it and result.json and start the run again, which"):
+        read_json(path)
 
 
 def test_withdrawing_a_run_that_was_begun_here(tmp_path):
@@ -229,7 +254,19 @@ def test_withdrawing_a_run_that_was_begun_here(tmp_path):
     directory = opened(tmp_path)
     (directory.path / "tensorboard").mkdir()
     directory.withdraw()
-    assert sorted(file.name for file in place.iterdir()) == [".lock", "slurm-17.log"]
+    assert [file.name for file in place.iterdir()] == ["slurm-17.log"]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_withdrawing_leaves_nothing(tmp_path, fresh):
+    out = tmp_path / "runs"
+    if fresh:
+        opened(out)
+    directory = opened(out, fresh=fresh)
+    (directory.path / "tensorboard").mkdir()
+    directory.withdraw()
+    assert not directory.path.exists()
+    assert out.exists() == fresh  # the folders above, if this process made them
 
 
 def test_a_run_of_before_or_with_a_checkpoint_is_not_withdrawn(tmp_path):

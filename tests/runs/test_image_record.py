@@ -67,7 +67,7 @@ def test_data_without_files_has_no_record(run):
 
 def test_the_start_in_words(root):
     assert images_in_words(_data(root=str(root))) == (
-        "data: folder, train 8 images of 2 classes, validation 2 images of 2 classes"
+        "data: folder, train 8 images of 2 classes, held out of train 2 images of 2 classes"
     )
     assert images_in_words(_data("digits")) == (
         "data: digits, train 1,259 images of 10 classes, validation 179 images of 10 classes, "

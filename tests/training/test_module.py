@@ -291,7 +291,7 @@ def test_the_teacher_goes_to_the_device_of_the_module():
 
 def test_a_teacher_of_other_classes_or_images_is_refused():
     other = create_backbone("vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=2)
-    with pytest.raises(UserError, match=r"^teacher: it has 1000 classes, the student 10; they must agree$"):
+    with pytest.raises(UserError, match=r"^teacher: it has 1,000 classes, the student 10; they must agree$"):
         scala(teacher=Teacher(other, 1000))
     message = "^teacher: it sees images of 3 x 16 x 16, the student 1 x 8 x 8; they must agree$"
     with pytest.raises(UserError, match=message):

@@ -8,6 +8,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.networks.weights.files import read_weights
 from lightning_vitc.networks.weights.formats import Weights, with_timms_names
 from lightning_vitc.networks.weights.strict import load_strictly, must_have_its_names
@@ -69,8 +70,9 @@ def resampled(weights: Weights, model: Any, path: str, antialias: bool = True) -
     side = math.isqrt(max(given.shape[1] - prefix, 0))
     if side * side != given.shape[1] - prefix or not side:
         raise UserError(
-            f"{path}: not a checkpoint of this model: pos_embed has {given.shape[1]} positions, of which {prefix} are "
-            "not of patches and the others no square; the model must see images of the same size, model.img_size"
+            f"{path}: not a checkpoint of this model: pos_embed has {counted(given.shape[1], 'position')}, of which "
+            f"{counted(prefix, 'is', 'are')} not of patches and the others no square; the model must see images of the "
+            "same size, model.img_size"
         )
     grid = list(model.grid_size if hasattr(model, "grid_size") else model.patch_embed.grid_size)
     antialias = antialias and getattr(model, "antialias_positions", True)
@@ -104,9 +106,8 @@ def _with_classifier(weights: Weights, model: Any, path: str, new_head: bool, re
         if not any(theirs.startswith(heads) for theirs in weights):
             raise UserError(f"{path}: it has no classifier{remedy}")
         if name in weights and weights[name].ndim == value.ndim and len(weights[name]) != len(value):
-            raise UserError(
-                f"{path}: its classifier is for {len(weights[name])} classes, the model's for {len(value)}{remedy}"
-            )
+            classes = counted(len(weights[name]), "class")
+            raise UserError(f"{path}: its classifier is for {classes}, the model's for {len(value)}{remedy}")
     return weights
 
 
@@ -117,8 +118,8 @@ def _for_channels(weights: Weights, model: Any, path: str) -> Weights:
         return weights
     if given.shape[1] != 3:
         raise UserError(
-            f"{path}: not a checkpoint of this model: {first} sees {given.shape[1]} channels, and only those of RGB "
-            f"are adapted to others; set model.in_chans={given.shape[1]}"
+            f"{path}: not a checkpoint of this model: {first} sees {counted(given.shape[1], 'channel')}, and only "
+            f"those of RGB are adapted to others; set model.in_chans={given.shape[1]}"
         )
     return weights | {f"{first}.weight": adapt_input_conv(own.shape[1], given)}
 
