@@ -82,7 +82,7 @@ def test_table_and_epoch_lines(finished):
         row = next(row for row in accuracies(finished) if row["name"] == name)
         cells = [cell.strip() for cell in line.strip("│").split("│")]
         assert cells == [
-            name, f"{row['macs'] / 1e6:.3f} M", f"{share:.1f}", f"{row['params']:,}", f"{row['top1']:.2f}",
+            name, f"{row['macs'] / 1e3:.3f} k", f"{share:.1f}", f"{row['params']:,}", f"{row['top1']:.2f}",
             f"{row['top5']:.2f}",
         ]  # fmt: skip
     assert len(re.findall(r"^(?:dense|scala): epoch [123]/3, train/loss \S+, val/top1.* \S+, \S+ s$", text, re.M)) == 6
