@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_vitc.errors import UserError
 from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import OptimizerConfig
 from lightning_vitc.training.module import CompressionModule, StepResult
 from lightning_vitc.training.teacher import Teacher
@@ -31,6 +33,16 @@ class Tokens(nn.Module):
 def original_tokens(network: Backbone) -> Teacher:
     """The original network as a teacher of tokens; it is frozen."""
     return Teacher(Tokens(network), network.spec.num_classes)
+
+
+def must_have_tokens(spec: ArchSpec, matched: Matched) -> None:
+    """Refuse to compare class tokens where there are none.
+
+    Raises:
+        UserError: naming the network.
+    """
+    if matched == "class" and not spec.has_class_token:
+        raise UserError(f"method.matched: class asks for a class token, and {spec.name} has none; leave it out")
 
 
 def token_loss(tokens: Tensor, wanted: Tensor, matched: Matched = "all") -> Tensor:

@@ -53,7 +53,7 @@ def _make(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> dict[
 
 def beta_of(name: str, recipe: SyntheticConfig) -> float:
     """Exponent of the total variation: the recipe's, or the paper's for a model of this name."""
-    return recipe.beta or (1.0 if name.startswith("deit") else 0.6)
+    return recipe.beta or (1.0 if name.startswith(("deit", "swin")) else 0.6)
 
 
 def _show(run: "Pipeline", grid: Tensor) -> None:

@@ -16,7 +16,7 @@ from lightning_vitc.budget.plan import Plan
 from lightning_vitc.few_shot.adoption import adopt_trials
 from lightning_vitc.few_shot.block_plan import BlockPlan, block_target, measured_plan, plan_blocks, plan_of_blocks
 from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
-from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
+from lightning_vitc.few_shot.feature_matching import FeatureMatching, must_have_tokens, original_tokens
 from lightning_vitc.few_shot.metric_set import metric_set
 from lightning_vitc.few_shot.scores import score
 from lightning_vitc.latency.meter import table_for
@@ -93,6 +93,7 @@ class DCViT(FeatureMatching):
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """k and h, exactly."""
         keys = experiment.method
+        must_have_tokens(spec, keys.matched)
         candidates = chosen_candidates(keys.candidates, spec)
         target = block_target(experiment.budget, spec, "dcvit", candidates, table_for(experiment, spec))
         return plan_of_blocks(spec, target, candidates, keys.extra_blocks)
@@ -138,6 +139,7 @@ class Stages:
         """Checked before anything is trained."""
         keys, spec = run.arguments, run.dense_spec
         candidates = chosen_candidates(keys.candidates, spec)
+        must_have_tokens(spec, keys.matched)
         plan = cls._plan(run, spec, candidates)
         must_have_room(run, len(candidates), keys.trials_at_once)
         adopt_trials(run, keys.trials_of, ("method.finetune", "method.score"))

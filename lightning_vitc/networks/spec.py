@@ -89,6 +89,11 @@ class ArchSpec:
         return any(getattr(self.options, name, False) for name in ("attn_norm", "mlp_norm"))
 
     @property
+    def has_class_token(self) -> bool:
+        """Whether the first of its tokens is one of the class, and not a patch."""
+        return bool(getattr(self.options, "class_token", False))
+
+    @property
     def is_gated(self) -> bool:
         """Whether a branch may be skipped by the image."""
         return any(branch.gate for _, _, branch in self.branches())

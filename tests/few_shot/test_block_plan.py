@@ -24,6 +24,7 @@ from lightning_vitc.few_shot.block_plan import (
     plan_of_blocks,
 )
 from lightning_vitc.few_shot.candidates import chosen_candidates
+from lightning_vitc.few_shot.feature_matching import must_have_tokens
 from lightning_vitc.networks.backbone import template
 from lightning_vitc.networks.blocks import attention
 from lightning_vitc.networks.families.plain.shape import positions, vit, vit_block
@@ -162,6 +163,14 @@ def test_the_deepest_stage_of_a_swin_transformer(number, plan, params, macs):
     assert (costs.params(small), costs.macs(small)) == (params, macs)
     full = block_target(BudgetConfig(drop_blocks=number), SWIN_B, "dcvit", candidates)
     assert plan_blocks(SWIN_B, full, candidates) == BlockPlan(number, 0)
+
+
+def test_a_network_without_a_class_token_has_none_to_compare():
+    must_have_tokens(spec_of("vit_base_patch16_224"), "class")
+    with pytest.raises(
+        UserError, match=r"^method\.matched: class asks for a class token, and swin_base has none; leave"
+    ):
+        must_have_tokens(SWIN_B, "class")
 
 
 def test_candidates_of_several_stages_differ_in_cost():

@@ -175,6 +175,7 @@ def test_a_flat_image_has_a_gradient():
 def test_exponent_of_the_papers():
     assert beta_of("vit_base_patch16_224", SyntheticConfig()) == 0.6
     assert beta_of("deit_base_patch16_224", SyntheticConfig()) == 1.0
+    assert beta_of("swin_tiny_patch4_window7_224", SyntheticConfig()) == 1.0
     assert beta_of("deit_base_patch16_224", SyntheticConfig(beta=0.5)) == 0.5
 
 

@@ -45,6 +45,11 @@ class Options:
     norm_eps: float = 1e-5
     act: str = "gelu"
 
+    @property
+    def class_token(self) -> bool:
+        """It always has one."""
+        return True
+
     def __post_init__(self) -> None:
         """Refuse other token layers."""
         if self.token_layers not in TOKEN_LAYERS:
