@@ -199,8 +199,8 @@ def test_json_and_table(directory, vitc):
         ([".", "--batch-sizes", "0"], "--batch-sizes: '0' is not a list of whole numbers > 0, such as 1,64"),
         (["deit_tiny_patch16_224", "--img-size", "100"],
          "img_size: 100 is not a multiple of the patch size 16; try 96 or 112"),
-        (["vit_relpos_small_patch16_224", "--img-size", "100"],
-         "--img-size: vit_relpos_small_patch16_224 does not take it (Input height (100) should be divisible by patch "
+        (["samvit_base_patch16", "--img-size", "100"],
+         "--img-size: samvit_base_patch16 does not take it (Input height (100) should be divisible by patch "
          "size (16).)"),
         ([".", "--dtypes", "fp16"], "--dtypes: 'fp16' is not one of fp32, bf16"),
         ([".", "--repeats", "0"], "--repeats: 0 must be a whole number >= 1"),
