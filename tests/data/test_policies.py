@@ -18,7 +18,7 @@ from lightning_vitc.data.transforms import ImageSpec, Transform, training_transf
 from lightning_vitc.schema import DataConfig
 
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "experiments").glob("*.yaml"))
-AUGMENTED = ("scale", "ratio", "hflip", "color_jitter", "auto_augment", "re_prob")
+AUGMENTED = ("color_jitter", "auto_augment")  # what is done to an image of 8 bits; the rest is done to tensors
 
 
 def _image(side: int = 12) -> Image.Image:

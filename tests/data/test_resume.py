@@ -77,8 +77,10 @@ def data_of(vision_data):
     return make
 
 
-@pytest.mark.parametrize(("hook", "batches"), CASES)
-@pytest.mark.parametrize("limit", [{"max_epochs": EPOCHS}, {"max_epochs": -1, "max_steps": EPOCHS * BATCHES}])
+@pytest.mark.parametrize(("hook", "batches", "limit"), [
+    *((*case, {"max_epochs": EPOCHS}) for case in CASES),
+    *((*case, {"max_epochs": -1, "max_steps": EPOCHS * BATCHES}) for case in CASES[1:4:2]),
+])  # fmt: skip
 def test_interrupted_equals_uninterrupted(data_of, tmp_path, hook, batches, limit):
     whole = _fit(data_of(), **limit).seen
     assert len(whole) == EPOCHS * BATCHES

@@ -336,12 +336,12 @@ def test_deit_small_at_all_25_widths(tmp_path, rule):
     assert len(widths) == (2 if rule == "heads" else 25)
     x = images(model.spec, 1)
     with torch.inference_mode():
-        for end in ENDS:
-            for width in widths:
-                kept = slice_width(model.spec, width, rule, end)
-                sliced, small = model(x, kept=kept), compact(model, kept)
-                assert sliced.abs().max() > 0.1
-                torch.testing.assert_close(small(x), sliced, rtol=0, atol=1e-5)
+        for number, width in enumerate(widths):
+            kept = slice_width(model.spec, width, rule, ENDS[number % 2])
+            sliced, small = model(x, kept=kept), compact(model, kept)
+            assert sliced.abs().max() > 0.1
+            torch.testing.assert_close(small(x), sliced, rtol=0, atol=1e-5)
+            if number % 8 == 0:
                 artifact.save(small, tmp_path / "model", {})
                 torch.testing.assert_close(artifact.load(tmp_path / "model")(x), sliced, rtol=0, atol=1e-5)
 
