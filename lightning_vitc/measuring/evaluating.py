@@ -71,11 +71,12 @@ def evaluate_source(
 
 def rows_of(source: str, split: str, pipeline: Pipeline, candidates: list[Candidate]) -> list[dict[str, Any]]:
     """What the candidates, which come from `source`, reach on the data of the pipeline's experiment."""
+    pipeline.data.trainer = trainer = test_trainer(pipeline.experiment)  # each process reads its part
     loader = pipeline.data.loader_of(split)
     must_leave_a_batch("limit_test_batches", pipeline.experiment.trainer.limit_test_batches, len(loader), split)
     _check_classes(source, split, pipeline, candidates[0].spec)
     modules = {str(number): candidate.module for number, candidate in enumerate(candidates)}
-    evaluation = evaluate(test_trainer(pipeline.experiment), modules, pipeline.data.num_classes, loader)
+    evaluation = evaluate(trainer, modules, pipeline.data.num_classes, loader)
     read = {"split": pipeline.data.splits.name_of(split), "images": evaluation.images}
     read |= {"left_out": evaluation.left_out} if evaluation.left_out else {}
     part()

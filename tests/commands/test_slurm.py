@@ -160,7 +160,7 @@ def test_command_and_flags(vitc):
         ),
         (
             ["scala_digits", "data.num_samples=5000"],
-            "data.num_samples: digits has 1259 training images; not 5000",
+            "data.num_samples: digits has 1,259 training images; not 5,000",
         ),
     ],
 )

@@ -194,6 +194,7 @@ def test_preprocessing_is_plain_data(vision_data):
         "interpolation": "bicubic",
         "crop_pct": 1.0,
         "crop_mode": "center",
+        "exif": False,
     }
 
 

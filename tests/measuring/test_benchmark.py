@@ -185,7 +185,7 @@ def test_json_and_table(directory, vitc):
     assert all(row.keys() >= wanted and row["latency_ms"].keys() == {"p10", "p50", "p90"} for row in rows)
     assert [row["batch_size"] for row in rows] == [1, 1, 2, 2]
     done = vitc("benchmark", str(directory), "--repeats", "2")
-    assert "cpu, 1 threads, 2 interleaved rounds" in done.out
+    assert "cpu, 1 thread, 2 interleaved rounds" in done.out
     assert "pytorch fp32" in done.out
 
 

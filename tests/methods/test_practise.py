@@ -86,7 +86,7 @@ def test_the_best_leave_at_once_and_are_tuned_so_many_times(network, monkeypatch
     seen = {}
     run = SimpleNamespace(
         arguments=SimpleNamespace(candidates=None, trials_at_once=2, trials_of=None, finetune_times=3),
-        dense_spec=network.spec, start=lambda: network, optimizer=None, record=lambda *_: {"order": [3, 1, 2]},
+        dense_spec=network.spec, start=lambda **_: network, optimizer=None, record=lambda *_: {"order": [3, 1, 2]},
         experiment=SimpleNamespace(seed=0, trainer=SimpleNamespace(max_epochs=4)),
         fit=lambda stage, build, epochs, **_: seen.update(epochs=epochs) or SimpleNamespace(backbone=None),
         add_row=lambda name, network, kept, left, **columns: seen.update(left=left, **columns),

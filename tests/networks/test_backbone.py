@@ -263,8 +263,12 @@ def test_mistakes_about_the_model(name, arguments, message):
 
 
 def test_weights_that_cannot_be_fetched(monkeypatch):
-    def unreachable(*_args, **_kwargs):
-        raise OSError("no route to the hub\nand a second line")
+    create = timm.create_model
+
+    def unreachable(*args, pretrained=False, **kwargs):
+        if pretrained:
+            raise OSError("no route to the hub\nand a second line")
+        return create(*args, **kwargs)
 
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(UserError) as caught:

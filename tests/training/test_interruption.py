@@ -54,9 +54,7 @@ def scontrol(place: Path) -> Path:
         (signal.SIGINT, 130),
         (signal.SIGTERM, 143),
         (signal.SIGUSR1, 138),
-        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
         (signal.SIGQUIT, 131),
-        pytest.param(signal.SIGUSR2, 140, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_in_mid_epoch_it_continues_bit_for_bit(finished, vitc, tiny, number, code):

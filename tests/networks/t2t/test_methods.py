@@ -29,7 +29,6 @@ RUNS = {
     "usdc, softmax": ("usdc_digits", "t2t_vit_t_14", SEARCH),
     "dcvit": ("dcvit_digits", "t2t_vit_7", (*FEW, "method.synthetic.iterations=3", "method.synthetic.warmup=1",
                                             "method.synthetic.count=4")),
-    "practise": ("practise_digits", "t2t_vit_14", (*FEW, "method.latency_batch=4")),
     "scala": ("scala_digits", "t2t_vit_14", ("trainer.max_epochs=2", "method.granularity=0.25")),
 }  # fmt: skip
 
