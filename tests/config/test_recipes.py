@@ -14,8 +14,9 @@ from lightning_vitc.schema import OptimizerConfig, PostTrainingArguments
 Write = Callable[[str, str], Path]
 
 OFFERED = {
-    "dcvit_deit_b", "dcvit_dinov3_s", "dcvit_vit_b", "practise_vit_b", "scala_deit_b", "scala_deit_s", "uvc_deit_b",
-    "uvc_deit_s", "uvc_deit_ti", "uvc_deit_ti_distilled", "uvc_dinov3_b", "uvc_t2t_vit_14",
+    "dcvit_deit_b", "dcvit_dinov3_s", "dcvit_swin_b", "dcvit_vit_b", "practise_vit_b", "scala_deit_b", "scala_deit_s",
+    "uvc_deit_b", "uvc_deit_s", "uvc_deit_ti", "uvc_deit_ti_distilled", "uvc_dinov3_b", "uvc_swin_t",
+    "uvc_t2t_vit_14",
 }  # fmt: skip
 EXPERIMENTS = {name: load_experiment(name, check_files=False) for name in experiments()}
 

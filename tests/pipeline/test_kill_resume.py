@@ -11,12 +11,11 @@ from kill_resume import CASES
 from kills import Case, plans
 from same_run import differences
 
-
-@pytest.mark.slow
 CONTAINED = ("UVC", "Scala", "DC-ViT")  # in those with everything on, or with two processes
 TRIED = [case for case in CASES if case.title not in CONTAINED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TRIED, ids=lambda case: case.slug)
 def test_killed_in_every_phase_a_run_ends_as_if_nothing_had_been(case: Case, tmp_path: Path) -> None:
     hunt = Hunt(case, tmp_path)
