@@ -3,7 +3,7 @@
 timm's blocks cannot be without attention, nor skip a branch by the image. These can.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -143,3 +143,16 @@ def frame_of(
         LayerScale(width) if layer_scale else nn.Identity(),
         DropPath(drop_path) if drop_path > 0 else nn.Identity(),
     )
+
+
+def drops_of(rates: Mapping[str, float], depth: int, drop_path: float = 0.0) -> list[dict[str, float]]:
+    """Of each block its rates of dropping; stochastic depth rises from block to block, as in timm.
+
+    Args:
+        rates: timm's `drop_path_rate`, `proj_drop_rate`, `attn_drop_rate`; those that are missing are 0.
+        depth: blocks.
+        drop_path: the rate of stochastic depth, where it is missing.
+    """
+    rising = torch.linspace(0, rates.get("drop_path_rate", drop_path), depth, device="cpu").tolist()
+    same = {"proj_drop": rates.get("proj_drop_rate", 0.0), "attn_drop": rates.get("attn_drop_rate", 0.0)}
+    return [{"drop_path": rate, **same} for rate in rising]

@@ -4,7 +4,6 @@ State-dict keys are timm's.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from timm.models.beit import Beit
@@ -15,30 +14,22 @@ from lightning_vitc.networks.families.beit.layers import BiasedAttention, Block
 from lightning_vitc.networks.families.beit.read import read as read
 from lightning_vitc.networks.families.eva.network import scale_by_depth
 from lightning_vitc.networks.families.plain.shape import grid
+from lightning_vitc.networks.modules.block import drops_of
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
 from lightning_vitc.networks.modules.compilation import Compilable
-from lightning_vitc.networks.modules.described import Described
+from lightning_vitc.networks.modules.described import Movable
 from lightning_vitc.networks.modules.norms import norm_of
 from lightning_vitc.networks.spec import ArchSpec
 
 
-class BeitViT(Described, Compilable, Beit):
+class BeitViT(Movable, Compilable, Beit):  # type: ignore[misc]
     """timm's model with blocks of our own."""
 
-    def set_input_size(self, img_size: tuple[int, int] | None = None, **kwargs: Any) -> None:  # type: ignore[override]
-        """timm's, of images alone; tables are resampled.
-
-        Raises:
-            TypeError: for other arguments of timm's method.
-        """
-        if kwargs:
-            raise TypeError(f"set_input_size: {', '.join(kwargs)} cannot be changed; give img_size alone")
-        if img_size is not None:
-            self.spec = self.spec.with_img_size(img_size)
-            self.patch_embed.set_input_size(img_size=img_size)
-            for block in self.blocks:
-                if isinstance(block.attn, BiasedAttention):
-                    block.attn.move(grid(self.spec))
+    def move(self) -> None:
+        """Tables are resampled."""
+        for block in self.blocks:
+            if isinstance(block.attn, BiasedAttention):
+                block.attn.move(grid(self.spec))
 
     def fix_init_weight(self) -> None:
         """timm's, for the branches there are."""
@@ -69,11 +60,9 @@ def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: boo
         use_abs_pos_emb=o.pos_embed, use_fc_norm=o.fc_norm,
         drop_rate=rates.get("drop_rate", 0.0),
     )  # fmt: skip
-    drop_path = torch.linspace(0, rates.get("drop_path_rate", 0.0), spec.depth, device="cpu").tolist()
-    drops = {"proj_drop": rates.get("proj_drop_rate", 0.0), "attn_drop": rates.get("attn_drop_rate", 0.0)}
     model.spec = spec
     model.blocks = nn.ModuleList(
-        Block(spec, block, drop_path=rate, **drops) for block, rate in zip(spec.blocks, drop_path, strict=True)
+        Block(spec, block, **drops) for block, drops in zip(spec.blocks, drops_of(rates, spec.depth), strict=True)
     )
     return model
 

@@ -17,6 +17,7 @@ from lightning_vitc.networks.families.eva.layers import Block, MixedAttention
 from lightning_vitc.networks.families.eva.read import read as read
 from lightning_vitc.networks.families.eva.shape import MIXED, Options, dimensions
 from lightning_vitc.networks.families.plain.network import add_pool
+from lightning_vitc.networks.modules.block import drops_of
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
 from lightning_vitc.networks.modules.compilation import Compilable
 from lightning_vitc.networks.modules.described import Described
@@ -99,11 +100,9 @@ def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: boo
         use_post_transformer_norm=o.final_norm and not o.fc_norm, use_fc_norm=o.final_norm and o.fc_norm,
         drop_rate=rates.get("drop_rate", 0.0),
     )  # fmt: skip
-    drop_path = torch.linspace(0, rates.get("drop_path_rate", 0.0), spec.depth, device="cpu").tolist()
-    drops = {"proj_drop": rates.get("proj_drop_rate", 0.0), "attn_drop": rates.get("attn_drop_rate", 0.0)}
     model.spec = spec
     model.blocks = nn.ModuleList(
-        Block(spec, block, drop_path=rate, **drops) for block, rate in zip(spec.blocks, drop_path, strict=True)
+        Block(spec, block, **drops) for block, drops in zip(spec.blocks, drops_of(rates, spec.depth), strict=True)
     )
     add_pool(model, spec)
     model.rope = _rope(spec) if o.rope not in ("", MIXED) else None

@@ -6,7 +6,6 @@ State-dict keys are timm's.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.families.plain.layers import Block
 from lightning_vitc.networks.families.plain.read import read as read
+from lightning_vitc.networks.modules.block import drops_of
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
 from lightning_vitc.networks.modules.compilation import Compilable
 from lightning_vitc.networks.modules.described import Described
@@ -57,11 +57,9 @@ def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: boo
     rates = rates or {}
     kinds = (PlainBackbone, PlainDistilledBackbone) if trained else (PlainViT, PlainDistilledViT)
     model = kinds[spec.distilled](**_timm_arguments(spec), drop_rate=rates.get("drop_rate", 0.0))
-    drop_path = torch.linspace(0, rates.get("drop_path_rate", 0.0), spec.depth, device="cpu").tolist()
-    drops = {"proj_drop": rates.get("proj_drop_rate", 0.0), "attn_drop": rates.get("attn_drop_rate", 0.0)}
     model.spec = spec
     model.blocks = nn.Sequential(
-        *(Block(spec, block, drop_path=rate, **drops) for block, rate in zip(spec.blocks, drop_path, strict=True))
+        *(Block(spec, block, **drops) for block, drops in zip(spec.blocks, drops_of(rates, spec.depth), strict=True))
     )
     add_pool(model, spec)
     return model

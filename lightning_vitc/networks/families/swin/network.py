@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
@@ -15,39 +14,31 @@ from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.families.swin.layers import Block
 from lightning_vitc.networks.families.swin.read import read as read
 from lightning_vitc.networks.families.swin.shape import grids, shifts, windows
+from lightning_vitc.networks.modules.block import drops_of
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
 from lightning_vitc.networks.modules.compilation import Compilable
-from lightning_vitc.networks.modules.described import Described
+from lightning_vitc.networks.modules.described import Movable
 from lightning_vitc.networks.spec import ArchSpec
 
 DROP_PATH = 0.1  # timm's for the whole family
 
 
-class Swin(Described, Compilable, SwinTransformer):
+class Swin(Movable, Compilable, SwinTransformer):  # type: ignore[misc]
     """timm's model with blocks of our own."""
 
     layers: Any
-    patch_embed: Any
 
     @property
     def blocks(self) -> list[Block]:
         """Of all stages."""
         return [block for layer in self.layers for block in layer.blocks]
 
-    def set_input_size(self, img_size: tuple[int, int] | None = None, **kwargs: Any) -> None:  # type: ignore[override]
-        """timm's, of images alone: windows keep their size.
-
-        Raises:
-            TypeError: for other arguments of timm's method.
-        """
-        if kwargs:
-            raise TypeError(f"set_input_size: {', '.join(kwargs)} cannot be changed; give img_size alone")
-        if img_size is not None:
-            self.spec = spec = self.spec.with_img_size(img_size)
-            self.patch_embed.set_input_size(img_size=img_size)
-            for block, (stage, branch) in zip(self.blocks, _attentions(spec), strict=True):
-                if branch is not None:
-                    block.attn.move(grids(spec)[stage], windows(spec)[stage], shifts(spec, stage, branch))
+    def move(self) -> None:
+        """Tables are resampled where the window is another one; else windows keep their size."""
+        spec = self.spec
+        for block, (stage, branch) in zip(self.blocks, _attentions(spec), strict=True):
+            if branch is not None:
+                block.attn.move(grids(spec)[stage], windows(spec)[stage], shifts(spec, stage, branch))
 
 
 class SwinBackbone(Backbone, Swin):  # type: ignore[misc]
@@ -75,12 +66,11 @@ def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: boo
         window_size=7, drop_rate=rates.get("drop_rate", 0.0), drop_path_rate=0.0, weight_init="skip",
         norm_layer=partial(nn.LayerNorm, eps=o.norm_eps),  # type: ignore[arg-type]
     )  # fmt: skip
-    drop_path = iter(torch.linspace(0, rates.get("drop_path_rate", DROP_PATH), spec.depth, device="cpu").tolist())
-    drops = {"proj_drop": rates.get("proj_drop_rate", 0.0), "attn_drop": rates.get("attn_drop_rate", 0.0)}
+    drops = iter(drops_of(rates, spec.depth, DROP_PATH))
     model.spec = spec
     for number, stage in enumerate(spec.stages):
         model.layers[number].blocks = nn.Sequential(
-            *(Block(spec, number, block, drop_path=next(drop_path), **drops) for block in stage.blocks)
+            *(Block(spec, number, block, **next(drops)) for block in stage.blocks)
         )
     return model
 
