@@ -12,6 +12,7 @@ from lightning_vitc.schema import DataConfig
 
 EVALUATED = ("val", "validation", "test")  # folders of a tree that are not trained on
 TREES = ("folder", "imagenet")  # data sets with a folder a class
+CUB_PARTS = ("images", "images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,19 @@ CATALOG: dict[str, DatasetInfo] = {
             ("oxford-iiit-pet/annotations/test.txt",),
         ),
         37,
+    ),
+    "cub200": DatasetInfo(
+        "CUB-200-2011: 11,788 images of birds, 200 classes",
+        "ROOT/CUB_200_2011/images/CLASS/*.jpg, and in ROOT/CUB_200_2011 images.txt, image_class_labels.txt, "
+        "train_test_split.txt and classes.txt",
+        tuple((f"CUB_200_2011/{name}",) for name in CUB_PARTS),
+        200,
+    ),
+    "indoor67": DatasetInfo(
+        "MIT Indoor67: 6,700 images of scenes, 67 classes",
+        "ROOT/Images/SCENE/*.jpg, ROOT/TrainImages.txt, ROOT/TestImages.txt",
+        (("Images",), ("TrainImages.txt",), ("TestImages.txt",)),
+        67,
     ),
 }
 """What `data.name` can be."""

@@ -16,6 +16,7 @@ from lightning_vitc.data.classes import ClassNames
 from lightning_vitc.data.folder import read_folder, read_with_unlabeled
 from lightning_vitc.data.glyph_atlas import CHARACTERS
 from lightning_vitc.data.glyphs import glyphs
+from lightning_vitc.data.listed import SCENES, read_cub, read_indoor
 from lightning_vitc.data.oxford import PETS, read_flowers, read_pets
 from lightning_vitc.data.sources import ArraySource, FakeSource, FileSource, Split, Splits
 from lightning_vitc.data.subsets import any_subset, balanced_subset, hold_out
@@ -108,6 +109,18 @@ def _pets(config: DataConfig, *_: Any) -> Splits:
     return Splits(train, validation, read_pets(_root(config), "test"), tuple(PETS.split()), selected_on=HELD_OUT)
 
 
+def _cub(config: DataConfig, *_: Any) -> Splits:
+    training, test, classes = read_cub(_root(config))
+    train, validation = _held_out(config, training)
+    return Splits(train, validation, test, classes, selected_on=HELD_OUT)
+
+
+def _indoor(config: DataConfig, *_: Any) -> Splits:
+    training, test = (read_indoor(_root(config), listing) for listing in ("TrainImages", "TestImages"))
+    train, validation = _held_out(config, training)
+    return Splits(train, validation, test, tuple(SCENES.split()), selected_on=HELD_OUT)
+
+
 def _held_out(config: DataConfig, train: Split) -> tuple[Split, Split]:
     """Training and validation, of a training set that comes without the latter."""
     rest, held = hold_out(train.targets, config.val_fraction or _VAL_FRACTION)
@@ -124,6 +137,8 @@ _READERS: dict[str, Callable[[DataConfig, Size, ClassNames | None], Splits]] = {
     "cifar100": _cifar,
     "flowers102": _flowers,
     "pets": _pets,
+    "cub200": _cub,
+    "indoor67": _indoor,
 }
 
 

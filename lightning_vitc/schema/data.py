@@ -22,7 +22,8 @@ class DataConfig:
     """A data set, how it is split, augmented and loaded."""
 
     name: Literal[
-        "digits", "glyphs", "fake", "folder", "imagenet", "cifar10", "cifar100", "flowers102", "pets"
+        "digits", "glyphs", "fake", "folder", "imagenet", "cifar10", "cifar100", "flowers102", "pets",
+        "cub200", "indoor67",
     ] = MISSING  # fmt: skip
     root: str | None = path(None)  # where the files are, for data sets that have files
     unlabeled: str | None = path(None)  # a folder of images to train on, of `folder` and `imagenet`; `root` evaluates

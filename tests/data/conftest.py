@@ -115,3 +115,38 @@ def pets(tmp_path: Path) -> Path:
             lines.append(f"{name} {label} {1 + number % 2} 1\n")
         (folder / "annotations" / f"{split}.txt").write_text("".join(lines))
     return tmp_path
+
+
+@pytest.fixture
+def cub(tmp_path: Path) -> Path:
+    """CUB-200-2011: 24 images of 2 of the 200 species, every third one of the test split."""
+    folder = tmp_path / "CUB_200_2011"
+    species = {1: "001.Black_footed_Albatross", 200: "200.Common_Yellowthroat"}
+    images, labels, training = [], [], []
+    for number in range(1, 25):
+        label = (1, 200)[number % 2]
+        name = f"{species[label]}/bird_{number}.jpg"
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        _image(number).save(folder / "images" / name)
+        images.append(f"{number} {name}\n")
+        labels.append(f"{number} {label}\n")
+        training.append(f"{number} {int(number % 3 > 0)}\n")
+    named = [f"{number} {species.get(number, f'{number:03d}.Bird')}\n" for number in range(1, 201)]
+    lists = {"images": images, "image_class_labels": labels, "train_test_split": training, "classes": named}
+    for name, lines in lists.items():
+        (folder / f"{name}.txt").write_text("".join(lines))
+    return tmp_path
+
+
+@pytest.fixture
+def indoor(tmp_path: Path) -> Path:
+    """Indoor67: 20 + 4 images of 2 of the 67 scenes, one with a blank in its name."""
+    for listing, count in (("TrainImages", 20), ("TestImages", 4)):
+        lines = []
+        for number in range(count):
+            name = f"{('airport_inside', 'winecellar')[number % 2]}/{listing} {number}.jpg"
+            (tmp_path / "Images" / name).parent.mkdir(parents=True, exist_ok=True)
+            _image(number).save(tmp_path / "Images" / name)
+            lines.append(f"{name}\n")
+        (tmp_path / f"{listing}.txt").write_text("".join(lines).rstrip())  # as upstream's, without a last line end
+    return tmp_path

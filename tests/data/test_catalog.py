@@ -77,7 +77,7 @@ def test_a_root_that_holds_the_classes_itself(name, tmp_path, monkeypatch):
     assert refused(tmp_path).startswith(f"data.root: there is no {tmp_path}/train; ")
 
 
-def test_complete_roots_pass(tree, flowers, pets, cifar):
+def test_complete_roots_pass(tree, flowers, pets, cifar, cub, indoor):
     cifar(100, "python")
-    for name in ("folder", "imagenet", "cifar100", "flowers102", "pets"):
+    for name in ("folder", "imagenet", "cifar100", "flowers102", "pets", "cub200", "indoor67"):
         check_root(DataConfig(name=name, root=str(tree)))

@@ -9,6 +9,7 @@ from torchvision.datasets import ImageFolder
 
 from lightning_vitc.data import cifar
 from lightning_vitc.data.classes import ClassNames, as_file, natural_order, read_class_file
+from lightning_vitc.data.listed import SCENES
 from lightning_vitc.data.oxford import PETS
 from lightning_vitc.data.sources import ArraySource, Split, Splits
 from lightning_vitc.data.splits import _in_order
@@ -132,7 +133,7 @@ def test_other_data_sets_go_by_the_names_too(vision_data):
     assert said == "data.root: data.name=digits has the class '0' that runs/x lacks; it has 'cat', 'dog'"
 
 
-def test_names_of_the_other_data_sets(vision_data, cifar, flowers, pets):
+def test_names_of_the_other_data_sets(vision_data, cifar, flowers, pets, cub, indoor):
     assert vision_data("digits", img_size=8).classes == tuple("0123456789")
     assert vision_data("glyphs", img_size=16, num_classes=12).classes == tuple("0123456789AB")
     assert vision_data("fake", num_classes=3).classes == ("0", "1", "2")
@@ -143,9 +144,11 @@ def test_names_of_the_other_data_sets(vision_data, cifar, flowers, pets):
     assert vision_data("flowers102", root=str(flowers)).classes[76] == "passion flower"
     breeds = vision_data("pets", root=str(pets)).classes
     assert (len(set(breeds)), breeds[0], breeds[36]) == (37, "Abyssinian", "yorkshire_terrier")
+    assert vision_data("cub200", root=str(cub)).classes[199] == "200.Common_Yellowthroat"
+    assert vision_data("indoor67", root=str(indoor)).classes[::66] == ("airport_inside", "winecellar")
 
 
-@pytest.mark.parametrize("names", [cifar.CLASSES[10], cifar.CLASSES[100], PETS])
+@pytest.mark.parametrize("names", [cifar.CLASSES[10], cifar.CLASSES[100], PETS, SCENES])
 def test_numbers_follow_the_alphabet(names):
     """As in the files: `fine_label_names.txt`, `batches.meta.txt` and `trainval.txt` are sorted."""
     assert names.split() == sorted(names.split(), key=str.lower)

@@ -202,6 +202,53 @@ def test_broken_pets(vision_data, pets):
     )
 
 
+def test_cub(vision_data, cub):
+    data = vision_data("cub200", root=str(cub), batch_size=2, val_fraction=0.25)
+    assert data.num_classes == 200
+    assert data.sizes == {"train": 12, "validation": 4, "test": 8}
+    assert np.bincount(data.splits.train.targets)[[0, 199]].tolist() == [6, 6]
+    assert data.splits.test.targets.tolist() == [199, 0] * 4  # images 3, 6, 9, ...
+    path = data.splits.test.source.path(data.splits.test.indices[1])
+    assert path == f"{cub}/CUB_200_2011/images/001.Black_footed_Albatross/bird_6.jpg"
+    assert next(iter(data.test_dataloader()))[0].shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "said"),
+    [
+        ("images", "1", "must have lines `NUMBER VALUE`, each number once; line 1 is '1'"),
+        ("images", "2 a/b.jpg", "must have lines `NUMBER VALUE`, each number once; line 2 is '2 001.Black"),
+        ("train_test_split", "25 1", "numbers other images than CUB/images.txt"),
+        ("train_test_split", "1 2", "must have values from 0 to 1, not '2'"),
+        ("image_class_labels", "1 201", "must have values from 1 to 200, not '201'"),
+        ("classes", "201 x", "must name the classes 1..200, one a line, in their order"),
+    ],
+)
+def test_broken_cub(vision_data, cub, name, line, said):
+    """The first line of a list is another one."""
+    path = cub / "CUB_200_2011" / f"{name}.txt"
+    path.write_text("\n".join([line, *path.read_text().splitlines()[1:]]))
+    message = _message(vision_data("cub200", root=str(cub)).setup)
+    assert message.startswith(f"data.root: {path} {said.replace('CUB', str(path.parent))}")
+
+
+def test_indoor(vision_data, indoor):
+    data = vision_data("indoor67", root=str(indoor), batch_size=2, val_fraction=0.2)
+    assert data.num_classes == 67
+    assert data.sizes == {"train": 16, "validation": 4, "test": 4}
+    assert data.splits.test.targets.tolist() == [0, 66, 0, 66]
+    assert data.splits.test.source.path(1) == f"{indoor}/Images/winecellar/TestImages 1.jpg"
+    assert next(iter(data.test_dataloader()))[0].shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("line", ["airport/1.jpg", "bar", "bar/"])
+def test_broken_indoor(vision_data, indoor, line):
+    (indoor / "TestImages.txt").write_text(f"bakery/1.jpg\n{line}\n")
+    assert _message(vision_data("indoor67", root=str(indoor)).setup) == (
+        f"data.root: {indoor}/TestImages.txt must have lines `SCENE/IMAGE`, not {line!r}; Indoor67 has 67 scenes"
+    )
+
+
 def _corrupt(path) -> None:
     path.write_bytes(path.read_bytes()[:200])
 
