@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_vitc.networks.families.family import network_of
-from lightning_vitc.networks.kept import Kept
+from lightning_vitc.networks.kept import Kept, gather
 from lightning_vitc.networks.modules.compilation import Compile, method_of
 from lightning_vitc.networks.modules.norms import set_eps
 from lightning_vitc.networks.shared_weights import shared
@@ -61,7 +61,8 @@ class Backbone(nn.Module):
         Args:
             x: images [B, C, H, W].
             kept: run this sub-network. It is the model's own forward pass over slices of these parameters, so what
-                runs here is what `compact` will make of the same `kept`.
+                runs here is what `compact` will make of the same `kept`. In training it normalizes by the batch, and
+                leaves running statistics alone.
             gates: skip by gates: [L] weighs a block against its input, [L, 2] its attention and its MLP; a function
                 of the block's number, the branch (0 attention, 1 MLP) and its mean normalized token [B, D] gives the
                 weights of the images [B]. With `kept`, of the sub-network.
@@ -69,7 +70,8 @@ class Backbone(nn.Module):
         if kept is not None:
             more = {} if gates is None else {"gates": gates}
             small = self._skeleton(kept.spec, x.device, trained=gates is not None)
-            return functional_call(small, shared(dict(self.named_parameters()), kept), (x,), more)
+            weights = shared(dict(self.named_parameters()), kept) | self._statistics(kept)
+            return functional_call(small, weights, (x,), more)
         if gates is None:
             return super().forward(x)
         whole = self.compiled == "whole" and isinstance(gates, Tensor)
@@ -118,6 +120,8 @@ class Backbone(nn.Module):
 
         def run(number: int, block: Any, x: Tensor) -> Tensor:
             gate = each[number]
+            if not self.blocks[number].keeps_stream:
+                return block(x)
             return x + gate * (block(x) - x) if isinstance(gate, Tensor) else block(x, gates=gate)
 
         return self.walk(x, run)
@@ -136,6 +140,12 @@ class Backbone(nn.Module):
         """The epsilon of every LayerNorm from now on, of sub-networks too."""
         self.spec = self.spec.with_options(norm_eps=eps)
         set_eps(self, eps)
+
+    def _statistics(self, kept: Kept) -> dict[str, Tensor]:
+        """Buffers of the state dict that belong to a sub-network: of batch norms, their running statistics."""
+        buffers = dict(self.named_buffers())
+        found = gather(buffers, kept) if buffers else {}
+        return {name: buffer.clone() for name, buffer in found.items()} if self.training else found
 
     def _skeleton(self, spec: ArchSpec, device: torch.device, trained: bool = False) -> Any:
         """The sub-network without weights, made once a device; one that can be gated is `trained`."""

@@ -92,6 +92,11 @@ class Block:
         return not any(self.branches)
 
 
+def convolutions(kind: str, channels: int, gate: str | None = None) -> Block:
+    """A block of convolutions alone: its branch stands where a transformer's MLP does, with nothing before it."""
+    return Block((None, Branch(kind, (channels,), gate=gate)))
+
+
 @dataclass(frozen=True)
 class Stage:
     """Blocks that share a stream of one width."""

@@ -112,7 +112,7 @@ def _index(where: Where) -> tuple[int, Tensor] | None:
 def _kinds(weights: Mapping[str, Tensor], kept: Kept, device: torch.device) -> tuple[Kind, ...] | None:
     """They are compared on the host, where positions come from; the device would have to be waited for."""
     found: dict[Any, Kind] = {}
-    named = {source: axes for name, source, axes in names_of(kept) if name == source}
+    named = {source: axes for name, source, axes in names_of(kept) if name == source and source in weights}
     if kept.heads != "both" or named.keys() != weights.keys():  # blocks or branches are gone, or heads changed
         return None
     for position, (name, weight) in enumerate(weights.items()):

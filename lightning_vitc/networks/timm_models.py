@@ -19,6 +19,8 @@ from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import SOURCES, ModelConfig
 
 RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+RESNET = "timm.models.resnet"
+OF_ANY_SIZE = (RESNET, "timm.models.efficientnet")  # which timm does not tell the size of images
 default_cfgs: dict[str, Any] = {}  # where timm looks for them
 
 
@@ -48,10 +50,15 @@ def create_timm(name: str, *, section: str = "model", **timm_kwargs: Any) -> nn.
     if not is_model(name) and not name.startswith(SOURCES):
         raise UserError(f"{key}: unknown timm model {name!r}{_known_names_like(name, section)}")
     eps = None if is_own(name) else timm_kwargs.pop("norm_eps", None)  # ours; timm takes the layer
+    size = timm_kwargs.pop("img_size", None) if _module_of(name) in OF_ANY_SIZE else None
+    if _module_of(name) == RESNET and "depths" in timm_kwargs:
+        timm_kwargs["layers"] = timm_kwargs.pop("depths")
     try:
         model = timm.create_model(name, **timm_kwargs)
         if eps is not None and not set_eps(model, eps):
             raise UserError(f"model.norm_eps: {name} has no LayerNorm; leave it out")
+        if size is not None:
+            model.img_size = size
         return model
     except UserError:
         raise
@@ -140,6 +147,12 @@ def _built(family: str, spec_of: Callable[..., ArchSpec], **keys: Any) -> nn.Mod
     if torch.get_default_device().type != "meta":
         half.initialize(model)
     return model
+
+
+def _module_of(name: str) -> str:
+    """Of timm, where a model is from; empty for one that it does not have."""
+    known = not is_own(name) and timm.is_model(name)
+    return timm.model_entrypoint(name.partition(".")[0]).__module__ if known else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.blocks import Block, Branch, mlp
+from lightning_vitc.networks.blocks import Block, convolutions, mlp
 from lightning_vitc.networks.families.mobilenet.shape import mobilenet
 from lightning_vitc.networks.families.resnet.shape import resnet
 from lightning_vitc.networks.families.swin.shape import swin
@@ -48,7 +48,7 @@ def no_attention(spec: ArchSpec, *numbers: int) -> ArchSpec:
 
 
 def halved(spec: ArchSpec) -> ArchSpec:
-    return spec.with_blocks([Block((Branch(b.kind, (b.width // 2,)),)) for (b,) in spec.blocks])  # type: ignore[union-attr]
+    return spec.with_blocks([convolutions(b.kind, b.width // 2) for _, b in spec.blocks])  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

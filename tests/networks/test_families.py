@@ -21,4 +21,4 @@ def test_the_models_that_are_named_can_be_built(family):
 
 
 def test_the_message_names_families_with_their_models():
-    assert "deit3_small_patch16_224 (plain), swin_tiny_patch4_window7_224 (swin)" in families.supported()
+    assert "resnet34 (resnet), swin_tiny_patch4_window7_224 (swin)" in families.supported()

@@ -263,7 +263,7 @@ def test_no_permission_to_write(vitc, tiny):
 REFUSED_STARTS = [
     ("model.embed_dim=42", "width: 0.25 of the embedding width 42 is 10.5, not a whole number"),
     ("model.name=nosuch", "model.name: unknown timm model 'nosuch'"),
-    ("model.name=resnet18", "resnet18"),
+    ("model.name=convnext_tiny", "convnext_tiny"),
     ("model.in_chans=2", "model.in_chans: "),
     ("data.batch_size=5000", "data.batch_size: 5000 is more than the 512 training images; at most 512"),
     ("data.num_samples=99999", "data.num_samples: "),

@@ -13,21 +13,20 @@ Mode = Literal["per_sample", "per_batch", "masked"]
 Branch = Callable[[Tensor], Tensor]
 
 
-def skipping(x: Tensor, normed: Tensor, gate: nn.Module, branch: Branch, mode: Mode) -> Tensor:
+def skipping(x: Tensor, normed: Tensor, logits: Tensor, branch: Branch, mode: Mode) -> Tensor:
     """`x + branch(normed)` for the images whose gate says run, and `x` for the others.
 
     In an exported or compiled graph the branch is skipped where no image of the batch runs it, which for a batch of
     one is control flow (`torch.cond`, in ONNX `If`); otherwise it is masked. That is exact for any batch.
 
     Args:
-        x: tokens [B, ..., D].
-        normed: the same, normalized.
-        gate: mean token [B, D] -> logits (skip, run) [B, 2].
-        branch: what is added, [B, ..., D] -> [B, ..., D] for any B.
+        x: the stream [B, ...].
+        normed: what the branch gets of it, [B, ...].
+        logits: of the gate, (skip, run) [B, 2].
+        branch: what is added, [B, ...] -> [B, ...] for any B.
         mode: `per_sample` decides for every image and computes those that run; `per_batch` decides once, by the mean
             of the logits; `masked` decides for every image and computes all, the reference of the others.
     """
-    logits = gate(pooled(normed))
     if mode == "masked" or torch.compiler.is_compiling():  # a graph must not ask for the size of its batch
         run = runs(logits, mode)
         weight = by_image(run.to(x.dtype), x)
@@ -59,7 +58,7 @@ def pooled(normed: Tensor) -> Tensor:
 
 
 def by_image(weights: Tensor, x: Tensor) -> Tensor:
-    """A number an image, [B], as [B, 1, ..., 1], which multiplies x [B, ..., D]."""
+    """A number an image, [B], as [B, 1, ..., 1], which multiplies x [B, ...]."""
     return weights[(slice(None), *(None,) * (x.ndim - 1))]
 
 

@@ -39,6 +39,7 @@ class Block(nn.Module):
 
     grad_checkpointing = False
     compiled = False  # in training, see `compilation`
+    keeps_stream = True  # so that what it does can be weighed against its input
 
     def __init__(self, block: BlockSpec, width: int):
         super().__init__()
@@ -89,7 +90,7 @@ class Block(nn.Module):
 
         gate, normed = self.gate2 if number else self.gate1, self._norm(number, x)
         if gates is None and gate is not None:
-            return skipping(x, normed, gate, branch, self.gating)
+            return skipping(x, normed, gate(pooled(normed)), branch, self.gating)
         return x + (branch(normed) if gates is None else gates[number] * branch(normed))
 
     def _decided(self, x: Tensor, number: int, branch: Callable[[Tensor], Tensor], gates: Decision) -> Tensor:

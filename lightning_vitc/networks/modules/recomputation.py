@@ -1,6 +1,7 @@
 """Activation checkpointing (Chen et al., 2016): activations are computed again in the backward pass, not kept."""
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,10 +27,17 @@ def recomputed(module: nn.Module, function: Callable[..., Tensor], *args: Any) -
     own only while it runs, therefore those of now are handed to the second pass.
 
     Args:
-        module: whose weights the function uses.
-        function: must have no effect but its result, for it runs twice.
+        module: whose weights the function uses. Its buffers change in the first pass alone: running statistics count
+            every batch once.
+        function: must have no effect but its result and on buffers, for it runs twice.
         args: of the function.
     """
-    weights = {f"module.{name}": weight for name, weight in (*module.named_parameters(), *module.named_buffers())}
-    call = _Call(module, function)
-    return checkpoint(lambda *given: functional_call(call, weights, given), *args, use_reentrant=False)
+    weights, buffers = ({f"module.{name}": tensor for name, tensor in named}
+                        for named in (module.named_parameters(), module.named_buffers()))  # fmt: skip
+    call, passes = _Call(module, function), count()
+
+    def run(*given: Any) -> Tensor:
+        own = buffers if next(passes) == 0 else {name: buffer.clone() for name, buffer in buffers.items()}
+        return functional_call(call, weights | own, given)
+
+    return checkpoint(run, *args, use_reentrant=False)

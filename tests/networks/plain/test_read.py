@@ -100,7 +100,7 @@ REFUSED = {
         "deit_tiny_distilled_patch16_224", {"no_embed_class": True}, "a distillation token"
     ),
     "image smaller than a patch": ("vit_tiny_patch16_224", {"img_size": 8}, "its images, (8, 8), are smaller"),
-    "no transformer": ("resnet18", {}, "a ResNet"),
+    "no transformer": ("convnext_tiny", {}, "a ConvNeXt"),
     "windows of the second version": ("swinv2_tiny_window8_256", {}, "a SwinTransformerV2"),
     "distilled, not plain": ("levit_128s", {}, "a LevitDistilled"),
 }  # fmt: skip

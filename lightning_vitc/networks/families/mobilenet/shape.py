@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import Axes, Axis, Inner, Layout, batch_norm, linear, stream
-from lightning_vitc.networks.blocks import Block, Branch, Stage
+from lightning_vitc.networks.blocks import MLP, Stage, convolutions
 from lightning_vitc.networks.branch_costs import gates_macs, gates_params
 from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
@@ -32,13 +32,18 @@ class Options:
     strides: tuple[int, ...] = STRIDES  # of each stage's first block
     norm_eps: float = 1e-5
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """Of the state dict, beside those that every family has."""
+        return {STEM: self.stem}
+
 
 def mobilenet(name: str = "mobilenetv2_100", img_size: int = 224, num_classes: int = 1000) -> ArchSpec:
     """The network of width 1."""
-    stages, before = [Stage(16, (Block((Branch("separable", (32,)),)),))], 16
+    stages, before = [Stage(16, (convolutions("separable", 32),))], 16
     for width, depth in ((24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1)):
         hidden = [6 * before] + [6 * width] * (depth - 1)
-        stages.append(Stage(width, tuple(Block((Branch("inverted", (channels,)),)) for channels in hidden)))
+        stages.append(Stage(width, tuple(convolutions("inverted", channels) for channels in hidden)))
         before = width
     return ArchSpec(name, "mobilenet", (img_size, img_size), 3, num_classes, tuple(stages), Options())
 
@@ -76,7 +81,7 @@ def positions_of(spec: ArchSpec, number: int) -> tuple[int, int]:
 
 
 def keeps_stream(spec: ArchSpec, number: int) -> bool:
-    """Whether a block's input is added to its output."""
+    """Whether a block's input is added to its output, so that it may be absent."""
     stage, at = spec.place(number)
     before, behind = widths_of(spec, number)
     return before == behind and (at > 0 or spec.options.strides[stage] == 1)
@@ -144,7 +149,7 @@ def _around(spec: ArchSpec) -> Iterator[tuple[str, tuple[Axis, ...]]]:
 
 
 def _block(spec: ArchSpec, number: int) -> Axes:
-    (branch,), (stage, at) = spec.blocks[number].branches, spec.place(number)
+    branch, (stage, at) = spec.blocks[number].branches[MLP], spec.place(number)
     if branch is None:
         return {}
     before, behind = (stream(stage) if at else stream(stage - 1) if stage else STEM), stream(stage)
@@ -153,14 +158,14 @@ def _block(spec: ArchSpec, number: int) -> Axes:
             ("conv_dw", "bn1", before, None), ("conv_pw", "bn2", behind, before),
         ]  # fmt: skip
     else:
-        hidden = Inner(number, 0, "pieces")
+        hidden = Inner(number, MLP, "pieces")
         layers = [
             ("conv_pw", "bn1", hidden, before), ("conv_dw", "bn2", hidden, None), ("conv_pwl", "bn3", behind, hidden),
         ]  # fmt: skip
     found: Axes = {}
     for convolution, norm, rows, columns in layers:
         found |= {f"{convolution}.weight": (rows, columns, None, None), **dict(batch_norm(norm, rows))}
-    return found | gate_axes("gate1", branch.gate)
+    return found | gate_axes("gate2", branch.gate)
 
 
 # Smaller relatives
@@ -173,10 +178,10 @@ def narrow(spec: ArchSpec, ratio: Fraction, cut: str) -> ArchSpec:
     for stage in spec.stages:
         width = rounded(ratio * stage.width)
         blocks = []
-        for (branch,) in stage.blocks:
+        for _, branch in stage.blocks:
             assert branch is not None
             hidden = branch.width // widths_of(spec, number)[0] * before
-            blocks.append(Block((Branch(branch.kind, (hidden,)),)))
+            blocks.append(convolutions(branch.kind, hidden))
             before, number = width, number + 1
         stages.append(Stage(width, tuple(blocks)))
     return replace(spec, stages=tuple(stages), options=replace(spec.options, stem=stem))

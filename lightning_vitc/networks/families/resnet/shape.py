@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import Axes, Axis, Inner, Layout, batch_norm, linear, stream
-from lightning_vitc.networks.blocks import Block, Branch, Stage, narrow_stages
+from lightning_vitc.networks.blocks import MLP, Stage, convolutions, narrow_stages
 from lightning_vitc.networks.branch_costs import gates_macs, gates_params
 from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
@@ -33,8 +33,7 @@ def resnet(name: str, depths: tuple[int, ...], widths: tuple[int, ...] = (64, 12
            num_classes: int = 1000) -> ArchSpec:  # fmt: skip
     """A ResNet whose inner channels are as many as its stream is wide."""
     stages = tuple(
-        Stage(width, (Block((Branch("basic", (width,)),)),) * depth)
-        for width, depth in zip(widths, depths, strict=True)
+        Stage(width, (convolutions("basic", width),) * depth) for width, depth in zip(widths, depths, strict=True)
     )
     return ArchSpec(name, "resnet", (img_size, img_size), 3, num_classes, stages, Options())
 
@@ -60,6 +59,11 @@ def changes_stream(spec: ArchSpec, number: int) -> bool:
     """Whether a block leads from one stage to the next, and has a convolution beside it."""
     stage, at = spec.place(number)
     return at == 0 and stage > 0
+
+
+def keeps_stream(spec: ArchSpec, number: int) -> bool:
+    """Whether a block may be absent: what enters it has the shape of what leaves it."""
+    return not changes_stream(spec, number)
 
 
 def attended(spec: ArchSpec) -> tuple[int, ...]:
@@ -129,11 +133,11 @@ def _block(spec: ArchSpec, number: int) -> Axes:
     stage, at = spec.place(number)
     before, behind = stream(max(stage - 1, 0) if at == 0 else stage), stream(stage)
     found: Axes = {}
-    if (branch := spec.blocks[number].branches[0]) is not None:
-        inner = Inner(number, 0, "pieces")
+    if (branch := spec.blocks[number].branches[MLP]) is not None:
+        inner = Inner(number, MLP, "pieces")
         found |= {"conv1.weight": (inner, before, None, None), **dict(batch_norm("bn1", inner))}
         found |= {"conv2.weight": (behind, inner, None, None), **dict(batch_norm("bn2", behind))}
-        found |= gate_axes("gate1", branch.gate)
+        found |= gate_axes("gate2", branch.gate)
     if changes_stream(spec, number):
         found |= {"downsample.0.weight": (behind, before, None, None), **dict(batch_norm("downsample.1", behind))}
     return found
