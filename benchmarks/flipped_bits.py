@@ -1,73 +1,88 @@
-"""Records of runs and exports with one bit flipped, and what the commands that go by them make of it."""
+"""Records of runs and exports with one bit flipped, and what every command that may go by them makes of it."""
 
 import argparse
 import json
 import random
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from forked import Done, Vitc
-from kill_resume import DOCUMENT, IMAGES, SCALA, SMALL, TAUGHT
+from kill_resume import DCVIT, DOCUMENT, IMAGES, SCALA, SMALL, TAUGHT
 from PIL import Image
 from study import REPOSITORY, markdown, write_section
 
-SCALA_RUN, UVC_RUN, FOLDER_RUN = (f"runs/{name}_digits/default" for name in ("scala", "uvc", "dense"))
-TRAIN = ("train", "scala_digits", *SCALA)
-TRAIN_UVC = ("train", "uvc_digits", *SMALL, *IMAGES, *TAUGHT, "method.finetune_epochs=2", "method.gate_every=2")
-TRAIN_FOLDER = (
-    "train", "dense_digits", *SMALL, "data.name=folder", "data.root=images", "data.batch_size=4", "model.in_chans=3",
-    "trainer.max_epochs=8",
-)  # fmt: skip
-REPORT = ("report", SCALA_RUN, "--out", "report", "--repeats", "1", "--batch-size", "1")
+FOLDER = ("data.name=folder", "data.root=images", "data.batch_size=4", "model.in_chans=3", "trainer.max_epochs=8")
+TRAININGS = {
+    "scala_digits": SCALA,
+    "uvc_digits": (*SMALL, *IMAGES, *TAUGHT, "method.finetune_epochs=2", "method.gate_every=2"),
+    "usdc_digits": (*SMALL, *IMAGES, *TAUGHT, "method.finetune_epochs=2", "method.gate_lr=0.01"),
+    "dcvit_digits": DCVIT,
+    "dense_digits": (*SMALL, *FOLDER),
+}
+EXPORTS = {
+    "exports/narrow": ("runs/scala_digits/default", "--width", ".5"),
+    "exports/elastic": ("runs/scala_digits/default", "--variant", "elastic"),
+    "exports/uvc": ("runs/uvc_digits/default", "--formats", "safetensors,onnx,pt2"),
+    "exports/gated": ("runs/usdc_digits/default", "--formats", "safetensors"),
+}
 ENDS = ("traceback", "believed", "refused", "warned", "nothing changed")
+NO_RECORDS = (".png", ".sbatch", ".md", ".html", ".lock", ".out")  # pictures, scripts and pages, which no command reads
 
 
 @dataclass(frozen=True)
-class Record:
-    """A file, and a command that goes by it.
+class Task:
+    """A command that may go by records.
 
     Attributes:
-        file: that is damaged.
-        command: of `vitc`.
-        cases: how many bits.
-        made: globs of what the command makes of it; default: what it prints.
-        gone: removed first, so that a run is continued and not found complete.
+        title: in the table.
+        arguments: of `vitc`.
+        made: globs of what it makes of them; default: what it prints.
+        gone: globs of what is removed first, so that a run is continued and not found complete.
     """
 
-    file: str
-    command: tuple[str, ...]
-    cases: int
+    title: str
+    arguments: tuple[str, ...]
     made: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
 
-    @property
-    def title(self) -> str:
-        """Of the row in the table."""
-        what = f"{self.command[0]}, continued" if self.gone else self.command[0]
-        return f"`{self.file.removeprefix('runs/')}`: {what}"
+
+def tasks() -> Iterator[tuple[str, list[Task]]]:
+    """Folders of records, and the commands that are given them."""
+    for name, overrides in TRAININGS.items():
+        run = f"runs/{name}/default"
+        again = ("train", name, *overrides)
+        whole = (f"{run}/result.json", f"{run}/checkpoints/*/done.json")
+        yield (
+            run,
+            [
+                Task("train", again),
+                Task("train, continued", again, made=(f"{run}/architecture.json", f"{run}/blocks.json"), gone=whole),
+                Task("evaluate", ("evaluate", run)),
+                Task("export", ("export", run, "--out", "new"), made=("new/**/*",)),
+                Task("report", ("report", run, "--out", "new", "--repeats", "1"), made=("new/*.png",)),
+            ],
+        )
+    for folder in EXPORTS:
+        yield (
+            folder,
+            [
+                Task("evaluate an export", ("evaluate", folder)),
+                Task(
+                    "benchmark an export", ("benchmark", folder, "--repeats", "1", "--batch-sizes", "1"), made=("none",)
+                ),
+                Task("report on an export", ("report", folder, "--out", "new", "--repeats", "1"), made=("new/*.png",)),
+            ],
+        )
 
 
-def records() -> list[Record]:
-    """One of each kind that a command goes by."""
-    scala, uvc = ("evaluate", SCALA_RUN), ("evaluate", UVC_RUN)
-    one, result = ("evaluate", "exports/one"), f"{SCALA_RUN}/result.json"
-    return [
-        Record(f"{SCALA_RUN}/metrics.jsonl", REPORT, 30, made=("report/loss_0.png", "report/accuracy_0.png")),
-        Record(f"{SCALA_RUN}/metrics.jsonl", TRAIN, 20, made=(f"{SCALA_RUN}/metrics.jsonl",),
-               gone=(result, f"{SCALA_RUN}/checkpoints/scala/done.json")),
-        Record(result, TRAIN, 40),
-        Record(f"{SCALA_RUN}/config.yaml", scala, 20),
-        Record(f"{SCALA_RUN}/classes.txt", scala, 20),
-        Record(f"{SCALA_RUN}/checkpoints/scala/done.json", scala, 15),
-        Record(f"{SCALA_RUN}/checkpoints/scala/best.ckpt", scala, 20),
-        Record(f"{UVC_RUN}/architecture.json", uvc, 30),
-        Record(f"{FOLDER_RUN}/images.json", TRAIN_FOLDER, 15, gone=(f"{FOLDER_RUN}/result.json",)),
-        Record("exports/one/arch.json", one, 30),
-        Record("exports/one/model.safetensors", one, 15),
-    ]  # fmt: skip
+def records(folder: Path) -> list[Path]:
+    """All files of a folder that say something."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.stat().st_size)
+    return [file for file in files if file.suffix not in NO_RECORDS and "tfevents" not in file.name]
 
 
 def prepare(place: Path) -> None:
@@ -82,25 +97,28 @@ def prepare(place: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = random_pixels.integers(150 * label, 150 * label + 100, (8, 8, 3), dtype=np.uint8)  # dark and bright
         Image.fromarray(pixels).save(file)
-    for arguments in (TRAIN, TRAIN_UVC, TRAIN_FOLDER, ("export", SCALA_RUN, "--out", "exports/one", "--width", ".5")):
+    trainings = [("train", name, *overrides) for name, overrides in TRAININGS.items()]
+    exports = [("export", run, "--out", folder, *options) for folder, (run, *options) in EXPORTS.items()]
+    for arguments in (*trainings, *exports):
         if (done := Vitc(place)(*arguments)).code:
             raise RuntimeError(f"{' '.join(arguments)}: {done.error}")
 
 
-def tried(record: Record, whole: Path, bit: int | None = None) -> tuple[Done, list[bytes]]:
-    """The command on a copy of everything, in which a bit of the record is flipped; and what it made."""
+def tried(task: Task, whole: Path, record: Path | None = None, bit: int = 0) -> tuple[Done, list[bytes]]:
+    """The command on a copy of everything, in which a bit of a record may be flipped; and what it made."""
     place = whole.with_name("case")
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(whole, place)
-    for name in record.gone:
-        (place / name).unlink()
-    if bit is not None:
-        content = bytearray((place / record.file).read_bytes())
+    if record is not None:
+        damaged = place / record.relative_to(whole)
+        content = bytearray(damaged.read_bytes())
         content[bit // 8] ^= 1 << bit % 8
-        (place / record.file).write_bytes(content)
-    done = Vitc(place)(*record.command)
-    files = [place / name for name in record.made]
-    return done, [file.read_bytes() for file in files if file.exists()] if files else [done.out.encode()]
+        damaged.write_bytes(content)
+    for name in (file for pattern in task.gone for file in place.glob(pattern)):
+        name.unlink()
+    done = Vitc(place)(*task.arguments)
+    files = [file for pattern in task.made for file in sorted(place.glob(pattern)) if file.is_file()]
+    return done, [file.read_bytes() for file in files] if task.made else [done.out.encode()]
 
 
 def end_of(done: Done, made: list[bytes], expected: list[bytes]) -> str:
@@ -115,24 +133,31 @@ def end_of(done: Done, made: list[bytes], expected: list[bytes]) -> str:
     return "nothing changed" if made == expected else "believed"
 
 
-def count(record: Record, whole: Path, seed: int) -> Counter[str]:
-    """How so many cases end; what an interrupted script has noted is kept."""
-    draw, ends = random.Random(f"{record.title} {seed}"), Counter[str]()
+def count(folder: str, task: Task, whole: Path, bits: int, seed: int) -> dict[str, Counter[str]]:
+    """How so many cases of each kind of record end; what an interrupted script has noted is kept."""
     notes = whole.with_name("notes.json")
     noted = json.loads(notes.read_text()) if notes.exists() else {}
-    if (name := f"{record.title}, {record.cases} bits, seed {seed}") in noted:
-        return Counter(noted[name])
-    done, expected = tried(record, whole)
-    if done.code or done.error:
-        raise RuntimeError(f"{record.title}: {done.error}")
-    for _ in range(record.cases):
-        bit = draw.randrange(8 * (whole / record.file).stat().st_size)
-        found = end_of(*tried(record, whole, bit), expected)
-        ends[found] += 1
-        if found in ("traceback", "believed"):
-            print(f"{record.title}, bit {bit}: {found}", flush=True)
-    notes.write_text(json.dumps({**noted, name: ends}))
-    return ends
+    if (name := f"{folder}, {task.title}, {bits} bits, seed {seed}") not in noted:
+        done, expected = tried(task, whole)
+        if done.code or done.error:
+            raise RuntimeError(f"{name}: {done.error}")
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for record in records(whole / folder):
+            draw = random.Random(f"{record.relative_to(whole)} {task.title} {seed}")
+            for bit in (draw.randrange(8 * record.stat().st_size) for _ in range(bits)):
+                end = end_of(*tried(task, whole, record, bit), expected)
+                found[kind(record.relative_to(whole / folder))][end] += 1
+                if end in ("traceback", "believed"):
+                    print(f"{record.relative_to(whole)}, bit {bit}, {task.title}: {end}", flush=True)
+        noted[name] = found
+        notes.write_text(json.dumps(noted))
+        print(f"{name}: {sum(map(Counter, found.values()), Counter())}", flush=True)
+    return {record: Counter(ends) for record, ends in noted[name].items()}
+
+
+def kind(record: Path) -> str:
+    """What a row of the table says of a file of a run or an export."""
+    return f"`{record.parts[0]}/.../{record.name}`" if len(record.parts) > 1 else f"`{record.name}`"
 
 
 def main() -> None:
@@ -140,22 +165,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "flipped_bits", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the bits (default: %(default)s)")
-    parser.add_argument("--only", metavar="TEXT", help="records whose titles hold it; writes no table")
+    parser.add_argument("--bits", type=int, default=3, help="of each record and command (default: %(default)s)")
     args = parser.parse_args()
     whole = args.runs.absolute() / "whole"
-    if not (whole / "exports" / "one").exists():
+    if not all((whole / folder).exists() for folder in EXPORTS):
         prepare(whole)
-    rows, total = [], Counter[str]()
-    for record in records():
-        if args.only is None or args.only in record.title:
-            ends = count(record, whole, args.seed)
-            total += ends
-            rows.append([record.title, str(record.cases), *(str(ends[end]) for end in ENDS)])
-            print(" | ".join(rows[-1]), flush=True)
-    if args.only is None:
-        rows.append(["all", str(total.total()), *(str(total[end]) for end in ENDS)])
-        results = [json.loads((whole / run / "result.json").read_text()) for run in (SCALA_RUN, UVC_RUN, FOLDER_RUN)]
-        write_section(DOCUMENT, "flipped bits", markdown(["", "bits", *ENDS], rows), results)
+    ends, commands = defaultdict(Counter[str]), defaultdict(set)
+    for folder, task in ((folder, task) for folder, several in tasks() for task in several):
+        for record, found in count(folder, task, whole, args.bits, args.seed).items():
+            ends[record] += found
+            commands[record].add(task.title)
+    rows = [[record, ", ".join(sorted(commands[record])), *cells(found)] for record, found in ends.items()]
+    rows.append(["all", "", *cells(sum(ends.values(), Counter()))])
+    results = [json.loads((whole / f"runs/{name}/default/result.json").read_text()) for name in TRAININGS]
+    write_section(DOCUMENT, "flipped bits", markdown(["", "commands", "bits", *ENDS], rows), results)
+
+
+def cells(ends: Counter[str]) -> list[str]:
+    """The numbers of a row."""
+    return [str(ends.total()), *(str(ends[end]) for end in ENDS)]
 
 
 if __name__ == "__main__":

@@ -137,8 +137,8 @@ def weak(figures: dict[tuple[str, str], Figures], cluster: Cluster) -> str:
 
 
 def few_shot(cluster: Cluster) -> str:
-    """DC-ViT's trials by the recipe of `dcvit_b`: at most what training the candidates as a whole would take."""
-    recipe = load_experiment("dcvit_b", check_files=False)
+    """DC-ViT's trials by the recipe of `dcvit_deit_b`: at most what training the candidates as a whole would take."""
+    recipe = load_experiment("dcvit_deit_b", check_files=False)
     images, keys = min(recipe.data.num_samples or 0, recipe.data.batch_size), recipe.method
     rows = []
     for model, name in MODELS.items():
