@@ -58,7 +58,7 @@ def _other_kinds(model: Any) -> Iterator[str]:
 
 def _other_blocks(block: Any, first: bool, narrows: bool) -> Iterator[str]:
     if type(block) is not (DepthwiseSeparableConv if first else InvertedResidual):
-        yield f"it has {type(block).__name__} blocks"
+        yield f"its blocks are of class {type(block).__name__}"
         return
     if block.conv_s2d is not None or not isinstance(block.se, nn.Identity) or not isinstance(block.aa, nn.Identity):
         yield "its blocks have more than convolutions and norms"
