@@ -126,7 +126,7 @@ def _check_model(model: ModelConfig) -> None:
             raise UserError(f"model.{key}: {model.name} is a compressed model and fixed; leave the key out")
     for whole, part in (("embed_dim", "num_heads"), ("img_size", "patch_size")):
         above, below = getattr(model, whole), getattr(model, part)
-        if above and isinstance(below, int) and above % below:
+        if isinstance(above, int) and isinstance(below, int) and above % below:
             raise UserError(f"model.{whole}: {above} is not divisible by model.{part}={below}")
 
 

@@ -120,9 +120,13 @@ class Backbone(nn.Module):
 
         def run(number: int, block: Any, x: Tensor) -> Tensor:
             gate = each[number]
-            if not self.blocks[number].keeps_stream:
+            own = self.blocks[number]
+            if not own.keeps_stream:
                 return block(x)
-            return x + gate * (block(x) - x) if isinstance(gate, Tensor) else block(x, gates=gate)
+            if not isinstance(gate, Tensor):
+                return block(x, gates=gate)
+            entered = own.entered(x)
+            return entered + gate * (block(x) - entered)
 
         return self.walk(x, run)
 

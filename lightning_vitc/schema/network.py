@@ -25,7 +25,7 @@ class ModelConfig:
     img_size: int | None = bounded(None, gt=0)
     patch_size: int | None = bounded(None, gt=0)
     in_chans: int | None = bounded(None, gt=0)
-    embed_dim: int | None = bounded(None, gt=0)
+    embed_dim: int | list[int] | None = field(default=None, metadata=whole_numbers())  # of UniFormer that of each stage
     depth: int | None = bounded(None, gt=0)
     num_heads: int | list[int] | None = field(
         default=None, metadata=whole_numbers()

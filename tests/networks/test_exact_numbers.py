@@ -12,7 +12,7 @@ from lightning_vitc.networks.families.mobilenet.shape import mobilenet
 from lightning_vitc.networks.families.resnet.shape import resnet
 from lightning_vitc.networks.families.swin.shape import swin
 from lightning_vitc.networks.families.t2t.names import NAMES as T2T
-from lightning_vitc.networks.families.uniformer.shape import NAMES as UNIFORMER
+from lightning_vitc.networks.families.uniformer.names import NAMES as UNIFORMER
 from lightning_vitc.networks.spec import ArchSpec
 
 SWIN_T = swin("swin_t", 96, (2, 2, 6, 2), (3, 6, 12, 24))

@@ -70,7 +70,12 @@ class Block(nn.Module):
         arguments = x, gates, None if decides else self._drawn(x), context
         return recomputed(self, run, *arguments) if self._recomputes() and not decides else run(*arguments)
 
+    def entered(self, x: Tensor) -> Tensor:
+        """The stream that the branches add to: what enters, or that and what no gate skips."""
+        return x
+
     def _run(self, x: Tensor, gates: Gates | None, drawn: Drawn | None, context: dict[str, Any]) -> Tensor:
+        x = self.entered(x)
         if self.attn is not None:
             x = self._add(x, 0, type(self)._attend, gates, drawn, **context)
         if self.mlp is not None:

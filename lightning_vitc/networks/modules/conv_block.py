@@ -45,6 +45,10 @@ class ConvBlock(nn.Module):
         self.gate2 = None if gate is None else GateNetwork(gate, width)
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
+    def entered(self, x: Tensor) -> Tensor:
+        """The stream that the branch adds to."""
+        return x
+
     def branch(self, x: Tensor) -> Tensor:
         """What is added to the stream."""
         raise NotImplementedError

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import Axes, Axis, Inner, Layout, batch_norm, linear, norm, stream
-from lightning_vitc.networks.blocks import Block, Branch, Stage, attention, mlp, narrow_stages, scaled
+from lightning_vitc.networks.blocks import Branch, narrow_stages, scaled
 from lightning_vitc.networks.branch_costs import (
     attention_macs,
     attention_params,
@@ -26,7 +26,7 @@ from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
-EXAMPLES = ("uniformer_small",)
+EXAMPLES = ("uniformer_small", "uniformer_small_plus")
 MLP = 1  # the position of a block's MLP; the mixer or the attention is before it
 GATES = ("gate1", "gate2")
 STEM = "stem"  # the axis of the channels between the two convolutions of a stem
@@ -41,25 +41,6 @@ class Options:
     stem: int = 0
     norm_eps: float = 1e-6
     act: str = "gelu"
-
-
-def uniformer(name: str, depths: tuple[int, ...], head_dim: int, stem: int, img_size: int = 224,
-              num_classes: int = 1000) -> ArchSpec:  # fmt: skip
-    """A UniFormer of the authors' widths."""
-    stages = []
-    for stage, (width, depth) in enumerate(zip((64, 128, 320, 512), depths, strict=True)):
-        first = Branch("mixer", (width,)) if stage < 2 else attention(head_dim, (head_dim,) * (width // head_dim))
-        stages.append(Stage(width, (Block((first, mlp(4 * width))),) * depth))
-    options = Options(head_dim**-0.5, stem)
-    return ArchSpec(name, "uniformer", (img_size, img_size), 3, num_classes, tuple(stages), options)
-
-
-NAMES: Mapping[str, Callable[[], ArchSpec]] = {
-    "uniformer_small": lambda: uniformer("uniformer_small", (3, 4, 8, 3), 64, 0),
-    "uniformer_small_plus": lambda: uniformer("uniformer_small_plus", (3, 5, 9, 3), 32, 32),
-    "uniformer_small_plus_dim64": lambda: uniformer("uniformer_small_plus_dim64", (3, 5, 9, 3), 64, 32),
-    "uniformer_base": lambda: uniformer("uniformer_base", (5, 8, 20, 7), 64, 0),
-}
 
 
 def positions(spec: ArchSpec) -> tuple[int, ...]:

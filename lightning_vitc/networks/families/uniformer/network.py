@@ -1,0 +1,124 @@
+"""UniFormers of any shape an ArchSpec can describe. State-dict keys are those of the authors' files."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.families.uniformer.layers import BatchNorm, Block, entrance
+from lightning_vitc.networks.modules.block import drops_of
+from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
+from lightning_vitc.networks.modules.compilation import Compilable, method_of
+from lightning_vitc.networks.spec import ArchSpec
+
+STD = 0.02  # of fresh linear layers
+
+
+class UniFormer(Compilable, nn.Module):
+    """Images [B, C, H, W] -> logits [B, classes], by timm's conventions.
+
+    Attributes:
+        spec: the architecture.
+    """
+
+    pretrained_cfg: Any = None
+
+    def __init__(self, spec: ArchSpec, rates: Mapping[str, float]):
+        super().__init__()
+        self.spec, self.num_classes = spec, spec.num_classes
+        self.num_features = self.head_hidden_size = spec.feature_width
+        drops = iter(drops_of(rates, spec.depth))
+        for number, stage in enumerate(spec.stages):
+            blocks = nn.Sequential(*(Block(spec, number, block, **next(drops)) for block in stage.blocks))
+            setattr(self, f"patch_embed{number + 1}", entrance(spec, number))
+            setattr(self, f"blocks{number + 1}", blocks)
+        self.norm = BatchNorm(spec.feature_width)
+        self.head_drop = nn.Dropout(rates.get("drop_rate", 0.0))
+        self.head = _head(spec)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Of all stages."""
+        return [block for number in range(len(self.spec.stages)) for block in getattr(self, f"blocks{number + 1}")]
+
+    def enter(self, stage: int, x: Tensor) -> Tensor:
+        """A grid [B, H, W, D] into the next stage, where it is half as high and wide."""
+        return getattr(self, f"patch_embed{stage + 1}")(x)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last grid [B, H, W, D] after the final norm."""
+        return method_of(self, UniFormer._features, self.compiled == "whole")(x)
+
+    def _features(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1).contiguous()
+        for number in range(len(self.spec.stages)):
+            x = getattr(self, f"blocks{number + 1}")(self.enter(number, x))
+        return self.norm(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits, or what the classifier reads [B, D], of a grid."""
+        x = self.head_drop(x.mean((1, 2)))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """timm's."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new classifier."""
+        self.num_classes, self.spec = num_classes, replace(self.spec, num_classes=num_classes)
+        self.head = _head(self.spec).to(self.norm.weight.device)
+        _draw(self.head)
+
+    def no_weight_decay(self) -> set[str]:
+        """timm's convention; norms and biases are exempt without being named."""
+        return set()
+
+
+class UniFormerBackbone(Backbone, UniFormer):  # type: ignore[misc]
+    """The one that is trained."""
+
+    enter = UniFormer.enter
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Images with their channels last."""
+        return x.permute(0, 2, 3, 1).contiguous()
+
+    def tail(self, x: Tensor) -> Tensor:
+        """The final norm."""
+        return self.norm(x)
+
+
+def read(model: Any) -> ArchSpec | None:
+    """The architecture, which a model of this family always has with it."""
+    return model.spec if isinstance(model, UniFormer) else None
+
+
+def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: bool = False) -> UniFormer:
+    """A model of the described shape, weights not yet set; `rates` are timm's."""
+    return (UniFormerBackbone if trained else UniFormer)(spec, rates or {})
+
+
+def initialize(model: UniFormer) -> None:
+    """Draw fresh weights in place, as the authors do."""
+    for module in model.modules():
+        _draw(module)
+
+
+def _draw(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, (nn.Conv2d, BatchNorm, nn.LayerNorm)):
+        module.reset_parameters()
+
+
+def _head(spec: ArchSpec) -> nn.Module:
+    return nn.Linear(spec.feature_width, spec.num_classes) if spec.num_classes else nn.Identity()
