@@ -4,6 +4,7 @@ L blocks, H heads, d dimensions a head, F channels.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from lightning_vitc.budget.stacks import joined, stack_of, stacks_of
 from lightning_vitc.networks.axes import Inner
 from lightning_vitc.networks.backbone import Backbone, BranchGate
 from lightning_vitc.networks.blocks import ATTN, MLP, Block, Branch
+from lightning_vitc.networks.branch_layouts import OUTLETS
 from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.kept import Index, Kept
 from lightning_vitc.networks.spec import ArchSpec
@@ -24,23 +26,34 @@ from lightning_vitc.networks.stacked import stacked
 def energies(network: Backbone) -> tuple[Tensor, Tensor]:
     """Squared norms of the columns of `attn.proj` [L, H, d] and of `mlp.fc2` [L, F] of a dense network."""
     dims, channels = [], []
-    for stack, weights in zip(stacks_of(network.spec), proj_and_fc2(network), strict=True):
-        proj, fc2 = (torch.linalg.vector_norm(stacked(of_kind), dim=1).square() for of_kind in weights)
+    for stack, weights in zip(stacks_of(network.spec), outlets(network), strict=True):
+        proj, fc2 = (_norms(stacked(of_kind)).square() for of_kind in weights)
         dims.append(proj.unflatten(1, (stack.heads, -1)))
         channels.append(fc2)
     return joined(dims), joined(channels)
 
 
-def proj_and_fc2(network: Backbone) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """The weights whose columns are pruned, block by block of each stack: of `attn.proj` and of `mlp.fc2`."""
-    blocks = list(network.blocks)
-    alike = [blocks[stack.rows] for stack in stacks_of(network.spec)]
-    return [([block.attn.proj.weight for block in some], [block.mlp.fc2.weight for block in some]) for some in alike]
+def outlets(network: Backbone) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """The weights whose columns are pruned, block by block of each stack: such as of `attn.proj` and of `mlp.fc2`."""
+    blocks: list[Any] = list(network.blocks)
+    return [
+        (_weights(blocks[stack.rows], stack.attn), _weights(blocks[stack.rows], stack.mlp))
+        for stack in stacks_of(network.spec)
+    ]
+
+
+def _weights(blocks: list[Any], branch: Branch) -> list[Tensor]:
+    return [block.get_submodule(OUTLETS[branch.kind]).weight for block in blocks]
+
+
+def _norms(weights: Tensor) -> Tensor:
+    """Of the columns of some matrices [n, rows, columns], or of kernels with the columns there."""
+    return torch.linalg.vector_norm(weights, dim=(1, *range(3, weights.ndim)))
 
 
 def pruned_spec(spec: ArchSpec, masks: Masks) -> ArchSpec:
-    """The architecture that is left; a block without branches is gone."""
-    blocks = []
+    """The architecture that is left; a block without branches is gone, unless it still does something."""
+    blocks, stay = [], stay_without_branches(spec)
     for block, dims, channels, (run_attn, run_mlp) in zip(
         spec.blocks, masks.dims.sum(-1).tolist(), masks.channels.sum(-1).tolist(), masks.branches.tolist(), strict=True
     ):
@@ -50,36 +63,43 @@ def pruned_spec(spec: ArchSpec, masks: Masks) -> ArchSpec:
         values = [count for count in dims if count]
         left = replace(attn, pieces=tuple(values)) if run_attn and values else None
         narrow = replace(mlp, pieces=(channels,)) if run_mlp else None
-        blocks.append(Block((left, narrow)) if run_attn or run_mlp else None)
+        blocks.append(Block((left, narrow)) if run_attn or run_mlp or stay else None)
     return spec.with_blocks(blocks)
+
+
+def stay_without_branches(spec: ArchSpec) -> bool:
+    """Whether a block without branches still does something, such as UniFormer's positions."""
+    return any(shape_of(spec).layout(spec.without_branches()).blocks)
 
 
 def kept_of(spec: ArchSpec, masks: Masks) -> Kept:
     """Where the weights that are left are in the dense network."""
-    stacks = stacks_of(spec)
+    stacks, stay = stacks_of(spec), stay_without_branches(spec)
     indices: dict[str | Inner, Index] = {}
     for number, (run_attn, run_mlp) in enumerate(masks.branches.tolist()):
         if run_attn and masks.dims[number].any():
             stack = stack_of(stacks, number)
-            found = _attention_kept(stack.attn, stack.of_dims(masks.dims)[number - stack.start])
+            found = _first_kept(stack.attn, stack.of_dims(masks.dims)[number - stack.start])
             indices |= {Inner(number, ATTN, what): index for what, index in found.items()}
         if run_mlp:
             indices[Inner(number, MLP, "pieces")] = masks.channels[number].nonzero().flatten()
-    sources = tuple(number for number, run in enumerate(masks.branches.any(-1).tolist()) if run)
+    sources = tuple(number for number, run in enumerate(masks.branches.any(-1).tolist()) if run or stay)
     return Kept.of(spec, pruned_spec(spec, masks), indices, sources)
 
 
-def _attention_kept(attn: Branch, dims: Tensor) -> dict[str, Index]:
-    """Rows of q and k of the heads that are left, rows of v and columns of proj of their dimensions."""
+def _first_kept(attn: Branch, dims: Tensor) -> dict[str, Index]:
+    """Rows of q and k of the heads that are left, rows of v and columns of proj of their dimensions; or channels."""
+    values = dims.flatten().nonzero().flatten()
+    if not attn.query:
+        return {"pieces": values}
     alive = dims.any(-1)
     heads = alive[:, None].expand_as(dims).flatten().nonzero().flatten()
-    values = dims.flatten().nonzero().flatten()
     rows = torch.cat([heads, attn.query_width + heads, 2 * attn.query_width + values])
     return {"qkv": rows, "values": values, "heads": alive.nonzero().flatten()}
 
 
 def masked_weights(network: Backbone, masks: Masks) -> dict[str, Tensor]:
-    """The dense network's weights with the pruned columns of `attn.proj` and `mlp.fc2`, and whole branches, zero.
+    """The dense network's weights with the pruned columns of `attn.proj`, `mlp.fc2` and the like, or all of them, zero.
 
     Running them gives the logits of the compacted network: what feeds a zero column does not matter, but to a norm
     inside of a branch (see `run_masked`).
@@ -89,13 +109,14 @@ def masked_weights(network: Backbone, masks: Masks) -> dict[str, Tensor]:
     stacks = stacks_of(spec)
     for number, (run_attn, run_mlp) in enumerate(masks.branches.tolist()):
         stack = stack_of(stacks, number)
-        for layer, columns, run in (
-            ("attn.proj", stack.of_dims(masks.dims)[number - stack.start].flatten(), run_attn),
-            ("mlp.fc2", stack.of_channels(masks.channels)[number - stack.start], run_mlp),
-        ):  # fmt: skip
-            name = shape.block_prefix(*spec.place(number)) + layer
+        for branch, columns, run in (
+            (stack.attn, stack.of_dims(masks.dims)[number - stack.start].flatten(), run_attn),
+            (stack.mlp, stack.of_channels(masks.channels)[number - stack.start], run_mlp),
+        ):
+            name = shape.block_prefix(*spec.place(number)) + OUTLETS[branch.kind]
             weight = weights[f"{name}.weight"]
-            changed[f"{name}.weight"] = weight * (columns.to(weight.device) & run)
+            kernel = (1,) * (weight.ndim - 2)
+            changed[f"{name}.weight"] = weight * (columns.to(weight.device) & run).view(-1, *kernel)
             if (bias := weights.get(f"{name}.bias")) is not None and not run:
                 changed[f"{name}.bias"] = torch.zeros_like(bias)
     return changed

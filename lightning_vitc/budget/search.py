@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vitc.budget.masks import ATTN, MLP, Masks
-from lightning_vitc.budget.prunable import energies, proj_and_fc2
+from lightning_vitc.budget.prunable import energies, outlets
 from lightning_vitc.budget.stacks import Stack, joined
 from lightning_vitc.budget.unit_costs import StackCosts, UnitCosts
 from lightning_vitc.networks.backbone import Backbone
@@ -131,7 +131,7 @@ class BudgetedSearch(nn.Module):
         """The proximal step: columns that are cut are divided by 1 + 2 lr dual.
 
         Args:
-            weights: of `attn.proj` and of `mlp.fc2`, block by block of each stack; changed in place.
+            weights: the `outlets` of a network; changed in place.
             dims, channels: their energies, [L, H, d] and [L, F].
             lr: the learning rate of the weights.
 
@@ -151,13 +151,14 @@ class BudgetedSearch(nn.Module):
         channel = 1 + 2 * lr * smallest(channels, self.cut_channels[rows]) * self.dual_channels[rows, None]
         dim = head[..., None] * dim
         for kind, divisor in zip(weights, (dim.flatten(1), channel), strict=True):
-            stacked(kind).div_(divisor[:, None])
+            weight = stacked(kind)
+            weight.div_(divisor.view(len(divisor), 1, -1, *(1,) * (weight.ndim - 3)))
         return dims / dim.square(), channels / channel.square()
 
     @torch.no_grad()
     def prune(self, network: Backbone, run: Tensor, lr: Tensor | float) -> None:
         """The proximal step on the weights of a network at their learning rate `lr`, then a step of the cuts."""
-        self.move(*self.shrink(proj_and_fc2(network), *energies(network), lr), run)
+        self.move(*self.shrink(outlets(network), *energies(network), lr), run)
 
     @torch.no_grad()
     def measure(self, run: Tensor, target: float) -> None:

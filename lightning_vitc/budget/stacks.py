@@ -24,7 +24,8 @@ class Stack:
     Attributes:
         stage: its number.
         start, stop: the numbers of its first block and of that behind its last.
-        attn, mlp: what each of them has, without gates.
+        attn, mlp: what each of them has, without gates. In the place of an attention may be a mixer: one head, whose
+            value dimensions are its channels.
     """
 
     stage: int
@@ -50,7 +51,7 @@ class Stack:
     @property
     def head_dim(self) -> int:
         """Value dimensions of a head."""
-        return self.attn.query
+        return self.attn.pieces[0]
 
     @property
     def channels(self) -> int:
@@ -88,11 +89,16 @@ def stacks_of(spec: ArchSpec) -> tuple[Stack, ...]:
     for number, stage in enumerate(spec.stages):
         shapes = {tuple(branch and replace(branch, gate=None, shift=0) for branch in block) for block in stage.blocks}
         branches = shapes.pop() if len(shapes) == 1 else ()
-        if len(branches) != 2 or None in branches or set(branches[0].pieces) != {branches[0].query}:  # type: ignore[union-attr]
+        if len(branches) != 2 or None in branches or not _is_whole(branches[0]):  # type: ignore[arg-type]
             raise UserError(f"model.name: {spec.name} is already pruned; start from a dense model")
         found.append(Stack(number, start, start + len(stage.blocks), *branches))  # type: ignore[arg-type]
         start += len(stage.blocks)
     return tuple(found)
+
+
+def _is_whole(attn: Branch) -> bool:
+    """Whether no head has lost value dimensions; of a mixer that cannot be told."""
+    return set(attn.pieces) == {attn.query or attn.width}
 
 
 def stack_of(stacks: Sequence[Stack], block: int) -> Stack:

@@ -81,10 +81,9 @@ class UnitCosts:
             return costs.params(changed) if quantity == "params" else costs.macs(changed, convention, method)
 
         stacks = stacks_of(spec)
-        bare = measure(spec.without_blocks())
-        found = (_of_stack(stack, bare, lambda *blocks, stack=stack: measure(stack.alone(spec, *blocks)))
+        found = (_of_stack(stack, lambda *blocks, stack=stack: measure(stack.alone(spec, *blocks)))
                  for stack in stacks)  # fmt: skip
-        return cls(bare, tuple(found), measure(spec))
+        return cls(measure(spec.without_branches()), tuple(found), measure(spec))
 
     @property
     def head_dim(self) -> int:
@@ -107,7 +106,9 @@ class UnitCosts:
         return self.fixed + int((per_branch * masks.branches).sum())
 
 
-def _of_stack(stack: Stack, bare: int, measure: Any) -> StackCosts:
+def _of_stack(stack: Stack, measure: Any) -> StackCosts:
+    bare = measure(Block((None, None)))
+
     def branch(*branches: Branch | None) -> int:
         return measure(Block(branches)) - bare
 

@@ -30,12 +30,12 @@ class DynamicCosts:
             spec: the network.
             measure: the cost model; of gates it counts that everything runs.
         """
-        bare = measure(spec.without_blocks())
+        without = spec.without_branches()
+        bare = measure(without)
 
         def alone(number: int, *branches: Branch | None) -> int:
-            blocks: list[Block | None] = [None] * spec.depth
-            blocks[number] = Block(tuple(branch and replace(branch, gate=None) for branch in branches))
-            return measure(spec.with_blocks(blocks)) - bare
+            block = Block(tuple(branch and replace(branch, gate=None) for branch in branches))
+            return measure(without.with_block(number, block)) - bare
 
         branches = tuple(
             (alone(number, attn, None), alone(number, None, mlp)) for number, (attn, mlp) in enumerate(spec.blocks)

@@ -1,10 +1,12 @@
 """What the weights of the kinds of branches are called under timm's names, and their axes, written once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from lightning_vitc.networks.axes import Axis, Inner, Stretch, Tiled, linear, norm
 
 Named = Iterator[tuple[str, tuple[Axis, ...]]]
+# by the kind of a branch the layer by which it adds to the stream: its columns are the branch's pieces
+OUTLETS: Mapping[str, str] = {"attention": "attn.proj", "mixer": "conv2", "mlp": "mlp.fc2", "glu": "mlp.fc2"}
 
 
 def attention_layout(

@@ -121,6 +121,10 @@ class ArchSpec:
             stages.append(dataclasses.replace(stage, blocks=tuple(block for block in kept if block is not None)))
         return dataclasses.replace(self, stages=tuple(stages))
 
+    def without_branches(self) -> "ArchSpec":
+        """The same network with nothing in its blocks but what is no branch."""
+        return self.with_blocks([Block((None,) * len(block.branches)) for block in self.blocks])
+
     def with_block(self, number: int, block: Block | None) -> "ArchSpec":
         """The same network with another block there, or none."""
         return self.with_blocks([block if at == number else own for at, own in enumerate(self.blocks)])

@@ -13,17 +13,22 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_vitc.budget.masks import Masks
+from lightning_vitc.budget.prunable import kept_of, masked_weights
+from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.axes import sizes
 from lightning_vitc.networks.backbone import create_backbone
 from lightning_vitc.networks.blocks import Block, Branch, Stage, attention, mlp
+from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.families.uniformer.names import NAMES
 from lightning_vitc.networks.families.uniformer.network import UniFormer, build, initialize
-from lightning_vitc.networks.families.uniformer.shape import STEM, Options
+from lightning_vitc.networks.families.uniformer.shape import Options
 from lightning_vitc.networks.gates.shapes import GATES
 from lightning_vitc.networks.gates.skipping import set_gating
+from lightning_vitc.networks.slicing import RULES, slice_width
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import known_names
 
@@ -81,7 +86,7 @@ def test_every_spec_is_built_named_counted_and_read_back(spec):
         for name, axes in of_block.items()
     }
     assert names.keys() == weights.keys()
-    of_axis = sizes(spec) | {STEM: spec.options.stem}
+    of_axis = sizes(spec)
     for key, axes in names.items():
         assert len(axes) == weights[key].ndim, key
         for axis, length in zip(axes, weights[key].shape, strict=True):
@@ -233,3 +238,46 @@ def test_widths_of_the_paper_come_out_whole():
             ]
     with pytest.raises(UserError, match="width: 0.3 of"):
         NAMES["uniformer_small_plus"]().at_width(Fraction("0.3"))
+
+
+# Smaller networks
+
+
+def test_masked_is_compact(tiny):
+    spec, masks = tiny.spec, Masks.full(tiny.spec)
+    masks.dims[0, 0, :3] = masks.dims[2, 0, 8:] = False  # of mixers
+    masks.dims[3, 1] = masks.dims[5, :, ::3] = False
+    masks.channels[:4, ::2] = False
+    masks.branches[0, 0] = masks.branches[3, 1] = masks.branches[4, 0] = False
+    masks.branches[1] = False  # its position stays
+    kept, x = kept_of(spec, masks), images(tiny)
+    small = compact(tiny, kept)
+    with torch.no_grad():
+        expected = torch.func.functional_call(tiny, masked_weights(tiny, masks), (x,))
+        torch.testing.assert_close(small(x), expected, rtol=0, atol=1e-5)
+        assert (tiny(x) - expected).abs().max() > 1e-3
+    assert ArchSpec.of(small) == kept.spec
+    assert small.spec.blocks[1] == Block((None, None))
+    assert small.spec.blocks[2].branches[0] == Branch("mixer", (8,))
+    assert costs.macs(small.spec) == UnitCosts.of(spec).total(masks)
+    assert costs.params(small.spec) == UnitCosts.of(spec, "params").total(masks)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("width", ["1/4", "1/2", "3/4"])
+def test_a_slice_is_a_network_of_its_own(made, rule, width):
+    tiny = made("uniformer_small_plus", embed_dim=[8, 16, 32, 64], num_heads=[4, 8], depths=[1, 1, 1, 1])
+    kept, x = slice_width(tiny.spec, Fraction(width), rule), images(tiny)
+    small = compact(tiny, kept)
+    with torch.no_grad():
+        torch.testing.assert_close(tiny(x, kept=kept), small(x), rtol=0, atol=1e-5)
+    full, ratio = tiny.state_dict(), Fraction(width)
+    for name, weight in small.state_dict().items():
+        whole = full[name]
+        if "qkv" not in name and weight.ndim and name != "head.bias" and rule != "per_head":
+            assert torch.equal(weight, whole[tuple(slice(size) for size in weight.shape)]), name
+    assert len(small.blocks1[0].norm1.running_mean) == 8 * ratio
+    assert [block.attn.num_heads for block in small.blocks[2:]] == (
+        [4 * ratio, 8 * ratio] if rule == "heads" else [4, 8]
+    )
+    assert small.blocks3[0].attn.scale == 8**-0.5

@@ -42,6 +42,11 @@ class Options:
     norm_eps: float = 1e-6
     act: str = "gelu"
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """Of the state dict, beside those that every family has."""
+        return {STEM: self.stem} if self.stem else {}
+
 
 def positions(spec: ArchSpec) -> tuple[int, ...]:
     """Of each stage."""
