@@ -61,9 +61,7 @@ def specs(draw) -> ArchSpec:
         blocks = st.builds(lambda *pair: Block(pair), st.none() | (mixers if stage < 2 else attentions), hidden)
         stages.append(Stage(draw(st.integers(1, 8)), tuple(draw(st.lists(blocks, max_size=2)))))
     size = 32 * draw(st.integers(1, 2)), 32 * draw(st.integers(1, 2))
-    return ArchSpec(
-        "some", "uniformer", size, draw(st.integers(1, 3)), draw(st.integers(0, 4)), tuple(stages), options
-    )
+    return ArchSpec("some", "uniformer", size, draw(st.integers(1, 3)), draw(st.integers(0, 4)), tuple(stages), options)
 
 
 @settings(deadline=None, max_examples=10, derandomize=True)
@@ -236,7 +234,7 @@ def test_widths_of_the_paper_come_out_whole():
             assert [branch.groups for *_, branch in small.branches()] == [
                 branch.groups for *_, branch in NAMES[name]().branches()
             ]
-    with pytest.raises(UserError, match="width: 0.3 of"):
+    with pytest.raises(UserError, match=r"width: 0\.3 of"):
         NAMES["uniformer_small_plus"]().at_width(Fraction("0.3"))
 
 
