@@ -23,7 +23,7 @@ def adapted(network: Backbone, block: int) -> Backbone:
         left = small.blocks[number]
         if number < block:
             left.mlp.fc2 = nn.Sequential(left.mlp.fc2, _identity(small, number))
-        elif left.attn.qkv is None:  # queries, keys and values have projections of their own
+        elif getattr(left.attn, "qkv", None) is None:  # projections of their own, or a mixer
             left.norm1 = nn.Sequential(left.norm1, _identity(small, number))
         else:
             left.attn.qkv = nn.Sequential(_identity(small, number), left.attn.qkv)

@@ -1,7 +1,8 @@
 """The table of measured sublayer latencies: attentions by heads and value widths, MLPs by hidden units, gates.
 
-Every entry is the time of a small network that has `STACK` blocks of one kind, less that of a network without blocks,
-a block: so norms, residual additions and the weights' way from memory are in it, as they are in the whole network.
+Every entry is the time of a small network that has `STACK` blocks of one kind, less that of a network without blocks
+(or of blocks without branches, where these still do something), a block: so norms, residual additions and the weights'
+way from memory are in it, as they are in the whole network.
 All entries are scaled together so that they add up to the dense network, which is measured whole. Nanoseconds.
 """
 
@@ -12,13 +13,14 @@ from functools import cached_property, partial
 import numpy as np
 from sklearn.linear_model import LinearRegression
 
+from lightning_vitc.budget.prunable import stay_without_branches
 from lightning_vitc.budget.stacks import Stack, stacks_of
 from lightning_vitc.budget.unit_costs import StackCosts, UnitCosts
 from lightning_vitc.networks.blocks import ATTN, Block, Branch
 from lightning_vitc.networks.spec import ArchSpec
 
 STACK = 4  # blocks, so that their weights do not stay in the nearest cache
-BARE = "bare"
+BARE, EMPTY = "bare", "empty"
 
 
 def points_of(dense: ArchSpec, gates: Sequence[str] = ()) -> dict[str, ArchSpec]:
@@ -33,8 +35,9 @@ def points_of(dense: ArchSpec, gates: Sequence[str] = ()) -> dict[str, ArchSpec]
         attn, mlp = stack.attn, stack.mlp
         blocks = {
             _attn_name(heads, dim): Block((attn.of_pieces(*(dim,) * heads), None))
-            for heads in knots(attn.groups) for dim in knots_of_dims(attn.query)
+            for heads in knots(attn.groups) for dim in knots_of_dims(stack.head_dim)
         }  # fmt: skip
+        blocks |= {EMPTY: Block((None, None))} if stay_without_branches(dense) else {}
         blocks |= {_mlp_name(units): Block((None, mlp.of_pieces(units))) for units in knots(mlp.width)}
         blocks |= {_gate_name(name): Block((attn, mlp)).with_gates((name, name)) for name in gates}
         where = _stage(dense, stack)
@@ -83,7 +86,7 @@ class StackTable:
         """Of an attention, between the knots by its heads and by the mean of their value widths."""
         whole = self.stack.attn
         at_dim = [
-            np.interp(attn.width / attn.groups, knots_of_dims(whole.query), row) for row in self.attn
+            np.interp(attn.width / attn.groups, knots_of_dims(self.stack.head_dim), row) for row in self.attn
         ]  # fmt: skip
         return float(np.interp(attn.groups, knots(whole.groups), at_dim))
 
@@ -94,7 +97,7 @@ class StackTable:
     def costs(self) -> StackCosts:
         """The linear costs nearest to the table that are exact for a whole block."""
         attn, channels = self.stack.attn, self.stack.channels
-        sizes = [(heads, heads * dim) for heads in knots(attn.groups) for dim in knots_of_dims(attn.query)]
+        sizes = [(heads, heads * dim) for heads in knots(attn.groups) for dim in knots_of_dims(self.stack.head_dim)]
         whole_attn, whole_mlp = round(float(self.attn[-1, -1])), round(float(self.mlp[-1]))
         head, dim = _slopes(sizes, self.attn.flatten(), whole_attn)
         (channel,) = _slopes([(units,) for units in knots(channels)], self.mlp, whole_mlp)
@@ -109,7 +112,7 @@ class LatencyTable:
     Attributes:
         spec: the dense network.
         dense: its latency, measured whole.
-        fixed: what every network has: embedding, the last norm, the classifier.
+        fixed: what every network has: embedding, the last norm, the classifier, what blocks have beside branches.
         stacks: of the blocks of each stage.
     """
 
@@ -121,14 +124,14 @@ class LatencyTable:
     @classmethod
     def of(cls, spec: ArchSpec, measured: Mapping[str, int], gates: Sequence[str] = ()) -> "LatencyTable":
         """From the latencies of `points_of` and of `dense`."""
-        bare, dense = measured[BARE], measured["dense"]
-
-        def branch(name: str) -> float:
-            return max(measured[name] - bare, STACK) / STACK
-
-        found = [_stack_table(stack, partial(_named, branch, _stage(spec, stack)), gates) for stack in stacks_of(spec)]
-        scale = max(dense - bare, 1) / sum(len(part.stack) * part.block for part in found)
-        return cls(spec, dense, bare, tuple(part.scaled(scale) for part in found))
+        bare, dense, found = measured[BARE], measured["dense"], []
+        fixed = bare
+        for stack in stacks_of(spec):
+            named = partial(_measured, measured, _stage(spec, stack), bare)
+            found.append(_stack_table(stack, named, gates))
+            fixed += len(stack) * max(measured.get(_stage(spec, stack) + EMPTY, bare) - bare, 0) // STACK
+        scale = max(dense - fixed, 1) / sum(len(part.stack) * part.block for part in found)
+        return cls(spec, dense, fixed, tuple(part.scaled(scale) for part in found))
 
     def measure(self, spec: ArchSpec) -> int:
         """The latency that a network cut from the dense one is expected to have; its gates let everything run.
@@ -159,7 +162,7 @@ class LatencyTable:
 
 def _stack_table(stack: Stack, branch: Callable[[str], float], gates: Sequence[str]) -> StackTable:
     attn = stack.attn
-    attns = _rising([[branch(_attn_name(heads, dim)) for dim in knots_of_dims(attn.query)]
+    attns = _rising([[branch(_attn_name(heads, dim)) for dim in knots_of_dims(stack.head_dim)]
                      for heads in knots(attn.groups)])  # fmt: skip
     mlps = _rising([[branch(_mlp_name(units)) for units in knots(stack.channels)]])[0]
     block = float(attns[-1, -1] + mlps[-1])
@@ -199,5 +202,6 @@ def _stage(dense: ArchSpec, stack: Stack) -> str:
     return "" if len(dense.stages) == 1 else f"stage {stack.stage} "
 
 
-def _named(branch: Callable[[str], float], stage: str, name: str) -> float:
-    return branch(stage + name)
+def _measured(measured: Mapping[str, int], stage: str, bare: int, name: str) -> float:
+    """What one block of a point adds to a network whose blocks are empty."""
+    return max(measured[stage + name] - measured.get(stage + EMPTY, bare), STACK) / STACK

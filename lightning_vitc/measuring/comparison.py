@@ -19,7 +19,7 @@ from lightning_vitc.latency.table import LatencyTable, points_of
 from lightning_vitc.latency.widths import largest_within
 from lightning_vitc.methods.scala import widths_of
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.blocks import ATTN, MLP
+from lightning_vitc.networks.blocks import MLP
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.pipeline.initial_network import template
 from lightning_vitc.schema import Experiment
@@ -101,7 +101,7 @@ class Comparison:
         """The numbers of a network; its latency is that of the table, unless it was measured."""
         spec = sketch.spec
         widths = list(spec.widths)
-        attns = [branch for _, position, branch in spec.branches() if position == ATTN]
+        attns = [branch for _, _, branch in spec.branches() if branch.query]
         if latency is None and self.table is not None:
             latency = round(_mean(sketch, self.table.measure))
         return {

@@ -36,7 +36,7 @@ def fit_second_layer(network: Backbone, small: Backbone, block: int, images: Ten
         moment += activations.T @ lacking
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
     change = torch.linalg.solve(gram, moment).T.to(fc2.weight.dtype)
-    fc2.weight.add_(change[:, :-1])
+    fc2.weight.add_(change[:, :-1].reshape(fc2.weight.shape))
     if fc2.bias is not None:
         fc2.bias.add_(change[:, -1])
 

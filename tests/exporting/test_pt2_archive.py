@@ -21,6 +21,7 @@ from lightning_vitc.networks.families.family import network_of as family_of
 from lightning_vitc.networks.families.plain.shape import vit, vit_block
 from lightning_vitc.networks.families.swin.shape import swin
 from lightning_vitc.networks.families.t2t.names import NAMES
+from lightning_vitc.networks.families.uniformer.names import NAMES as UNIFORMERS
 from lightning_vitc.networks.gates.shapes import GATES
 from lightning_vitc.networks.gates.skipping import set_gating
 from lightning_vitc.networks.modules.activations import ACTIVATIONS
@@ -150,6 +151,7 @@ UNEVEN = attention(4, (4, 1, 3))
 PRUNED = (vit_block(UNEVEN, 7), vit_block(None, 5), vit_block(WHOLE, None), vit_block(None, None), vit_block(UNEVEN, 0))
 GATED = tuple(vit_block(WHOLE, 96).with_gates((name, name)) for name in GATES)
 WINDOWS = replace(swin("windows", 8, (2, 1), (1, 2), window_size=2, img_size=20, num_classes=5), in_chans=1)
+UNIFORMER = {"img_size": 32, "in_chans": 1, "embed_dim": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "num_heads": [2, 2]}
 T2T = {"img_size": 16, "in_chans": 1, "embed_dim": 24, "depth": 1, "num_heads": 2}
 NETWORKS = {
     "plain": PLAIN,
@@ -174,6 +176,8 @@ NETWORKS = {
     "shifted windows, gates": WINDOWS.with_gates([("relu", "linear")] * WINDOWS.depth),
     "performers": NAMES["t2t_vit_14"](**T2T),
     "attention among overlapping patches": NAMES["t2t_vit_t_14"](**T2T),
+    "convolutions, then attention": UNIFORMERS["uniformer_small_plus"](**UNIFORMER),
+    "convolutions and patches, then attention": UNIFORMERS["uniformer_small"](**UNIFORMER),
 }
 
 

@@ -8,8 +8,10 @@ from lightning_vitc.budget.masks import Masks
 from lightning_vitc.latency.meter import Meter
 from lightning_vitc.latency.place import Place
 from lightning_vitc.latency.table import LatencyTable, knots, knots_of_dims, points_of
+from lightning_vitc.networks import costs
 from lightning_vitc.networks.blocks import attention
 from lightning_vitc.networks.families.plain.shape import vit, vit_block
+from lightning_vitc.networks.families.uniformer.names import NAMES
 
 ATTN = attention(16, (16,) * 6)
 SPEC = vit("small", (32, 32), (8, 8), 3, 10, 96, (vit_block(ATTN, 384),) * 5, 0.25)
@@ -95,3 +97,16 @@ def test_whatever_was_measured_they_are_whole_positive_and_add_up_to_dense(times
     assert min(parts.head, parts.dim, parts.channel) >= 1
     assert all(isinstance(value, int) for name, value in vars(parts).items() if name != "stack")
     assert units.total(Masks.full(SPEC)) == units.dense == table.dense
+
+
+def test_of_stages_that_differ_in_kind(clock):
+    """Mixers before attentions, and positions that are there without branches too."""
+    spec = NAMES["uniformer_small_plus"](img_size=32, embed_dim=(8, 16, 16, 24), depths=(1, 2, 2, 1), num_heads=(2, 3))
+    clock.milliseconds = lambda spec: 1.0 + costs.macs(spec) / 1e6
+    table = Meter(spec, Place()).table()
+    for small in (
+        spec, spec.without_branches(), spec.with_block(0, spec.blocks[0].with_branch(0, None)),
+        spec.with_block(2, spec.blocks[2].with_branch(0, spec.blocks[2].branches[0].of_pieces(8))),
+        spec.with_block(3, spec.blocks[3].with_branch(1, None)),
+    ):  # fmt: skip
+        assert table.measure(small) == pytest.approx(1.5e6 * clock.milliseconds(small), rel=0.002)

@@ -112,7 +112,8 @@ def _with_classifier(weights: Weights, model: Any, path: str, new_head: bool, re
 
 
 def _for_channels(weights: Weights, model: Any, path: str) -> Weights:
-    first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv") or "patch_embed.proj"
+    first = getattr(model, "first_conv", (getattr(model, "pretrained_cfg", None) or {}).get("first_conv"))
+    first = first or "patch_embed.proj"
     own, given = (values.get(f"{first}.weight") for values in (model.state_dict(), weights))
     if own is None or given is None or given.ndim != 4 or own.shape[1] == given.shape[1]:
         return weights

@@ -39,6 +39,11 @@ class UniFormer(Compilable, nn.Module):
         self.head = _head(spec)
 
     @property
+    def first_conv(self) -> str:
+        """The name of the layer that sees images."""
+        return "patch_embed1.proj.0" if self.spec.options.stem else "patch_embed1.proj"
+
+    @property
     def blocks(self) -> list[Block]:
         """Of all stages."""
         return [block for number in range(len(self.spec.stages)) for block in getattr(self, f"blocks{number + 1}")]
