@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: validated, selected and exported in their place."""
+"""Exponential moving average of weights and running statistics: validated, selected, exported in their place."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from torch import nn
 
+from lightning_vitc.networks.batch_statistics import statistics
 from lightning_vitc.schema import bounded
 
 
@@ -20,7 +22,7 @@ class Arguments:
 
 
 class EMA(WeightAveraging):
-    """Averages parameters alone: masks and other buffers stay those of the trained model.
+    """Averages parameters and statistics of batch norms: masks and other buffers stay those of the trained model.
 
     Args:
         decay: weight of the past.
@@ -54,15 +56,14 @@ class EMA(WeightAveraging):
     @torch.no_grad()
     def _update(self, pl_module: LightningModule, copy: bool) -> None:
         assert self._average_model is not None
-        average: list[Any] = list(self._average_model.module.parameters())
-        weights: list[Any] = list(pl_module.parameters())
+        average, weights = _averaged(self._average_model.module), _averaged(pl_module)
         if copy:
             torch._foreach_copy_(average, weights)
         else:
             torch._foreach_lerp_(average, weights, 1 - self.decay)
         self._average_model.n_averaged.add_(1)
 
-    # Lightning exchanges buffers together with parameters, and saves them; here both have the same at any time
+    # Lightning exchanges buffers together with parameters, and saves them; those that are not averaged are the same
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average in the place of the weights."""
@@ -81,5 +82,11 @@ class EMA(WeightAveraging):
 
     def _take_buffers(self, pl_module: LightningModule) -> None:
         if self._average_model is not None:
+            averaged = {id(tensor) for tensor in statistics(pl_module)}
             for own, current in zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True):
-                own.copy_(current)
+                if id(current) not in averaged:
+                    own.copy_(current)
+
+
+def _averaged(module: nn.Module) -> list[Any]:
+    return [*module.parameters(), *statistics(module)]

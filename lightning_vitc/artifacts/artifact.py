@@ -20,7 +20,7 @@ from lightning_vitc.artifacts.model_card import model_card
 from lightning_vitc.errors import UserError
 from lightning_vitc.files.directory_swap import swapped_in
 from lightning_vitc.files.records import opened, sealed
-from lightning_vitc.networks.elastic import ElasticViT
+from lightning_vitc.networks.elastic import ElasticViT, is_of_a_width
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.weights.files import read_weights
@@ -32,7 +32,7 @@ AGAIN = "; export the model again"  # how messages end: what helps, if it is an 
 DIGEST = "architecture_sha256"  # in the metadata of the weights
 SECTIONS = ("files", "formats", "budget", "accuracy", "costs", "dense", "preprocessing", "experiment", "provenance")
 Model = nn.Module  # a network, or an `ElasticViT`
-KINDS: dict[str, Callable[[nn.Module, dict[str, Any]], Model]] = {"elastic": ElasticViT.restored}
+KINDS: dict[str, Callable[[nn.Module, dict[str, Any], dict[str, Tensor]], Model]] = {"elastic": ElasticViT.restored}
 
 
 def load(directory: str | Path) -> Model:
@@ -49,11 +49,12 @@ def load(directory: str | Path) -> Model:
     _must_be_there(directory, WEIGHTS)
     network: Any = _empty(document["architecture"], directory / ARCH)
     weights = read_weights(directory / WEIGHTS)
+    more = {name: weights.pop(name) for name in list(weights) if "kind" in document and is_of_a_width(name)}
     load_strictly(network, weights, str(directory / WEIGHTS), assign=True)
     check(directory, WEIGHTS)
     classes = classes_in(document, directory, network.num_classes)
     try:
-        model = KINDS[document["kind"]](network, document) if "kind" in document else network.eval()
+        model = KINDS[document["kind"]](network, document, more) if "kind" in document else network.eval()
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / ARCH}: damaged: no such network ({error}){AGAIN}") from None
     model.classes, model.preprocessing = classes, preprocessing_in(document)  # type: ignore[assignment]

@@ -1,7 +1,7 @@
 """The data module: splits, batches, augmentation and mixing for a Trainer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -201,10 +201,19 @@ class VisionData(LightningDataModule):
         count = min(count, len(part))
         return self._read(part.take(np.arange(count) * len(part) // count))
 
+    def spread_batches(self, split: str, count: int) -> Iterator[Tensor]:
+        """The same in batches of `data.batch_size`, without a smaller last one where there are others."""
+        part: Split = getattr(self.splits, split)
+        count = min(count, len(part))
+        count -= count % self.config.batch_size if count > self.config.batch_size else 0
+        return self._batches(part.take(np.arange(count) * len(part) // count))
+
     def _read(self, part: Split) -> Tensor:
+        return torch.cat(list(self._batches(part)))
+
+    def _batches(self, part: Split) -> Iterator[Tensor]:
         whole = ShardBatchSampler(len(part), batch_size=self.config.batch_size)
-        loader = ImageLoader(self._evaluation_batches(part), whole, **self._options)
-        return torch.cat([images for images, _ in loader])
+        return (images for images, _ in ImageLoader(self._evaluation_batches(part), whole, **self._options))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Mixes training batches, on their device; leaves the others alone."""

@@ -18,6 +18,7 @@ from lightning_vitc.latency.meter import latencies_for
 from lightning_vitc.latency.widths import plan_of_measured
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.batch_statistics import batch_norms, calibrate, measured
 from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.elastic import Cut, ElasticViT
 from lightning_vitc.networks.kept import Heads, Kept
@@ -60,6 +61,7 @@ class Arguments:
     noise_calibration: bool = True  # cross-entropy beside the distillation
     calibration_weight: float = bounded(1.0, gt=0)  # c
     hard_distillation: float = bounded(0.5, ge=0, le=1)  # a
+    calibration_images: int = bounded(5120, gt=0)  # that a width's statistics of batch norms are measured on (US-Net)
     full_warmup_epochs: int = bounded(0, ge=0)  # epochs that train the full width only
     eval_widths: list[float] | None = None  # validated each epoch; default: .25/.5/.75/1 of the grid
     untrained_widths: list[float] = field(default_factory=list)  # also in the final table: does it interpolate?
@@ -143,6 +145,7 @@ class Scala(CompressionModule):
                  arguments: Arguments | None = None):  # fmt: skip
         self.arguments = arguments or Arguments()
         self.grid = self.arguments.grid()
+        self._calibrated: dict[Fraction, Kept] = {}  # widths with statistics of their own, where batch norms want them
         super().__init__(backbone, optimizer, teacher)
         self.widths: Sequence[Fraction] = (self.grid[-1], self.grid[0])  # control: descending, the full one first
         backbone.distilled_training = backbone.spec.distilled
@@ -161,7 +164,25 @@ class Scala(CompressionModule):
 
     def evaluated(self, width: Fraction) -> Kept | None:
         """The sub-network of a width that predicts by the heads that were trained at it."""
-        return self.kept(width, self.heads(width))
+        return self._calibrated.get(width) or self.kept(width, self.heads(width))
+
+    def calibrate(self, widths: Sequence[Fraction], data: Any) -> None:
+        """Measure the statistics of batch norms that these widths have, on training images without augmentation.
+
+        Each process measures by itself, and all the same.
+        """
+        if not batch_norms(self.backbone):
+            return
+        spec = self.backbone.spec
+        kept = {width: self.kept(width) or Kept.of(spec, spec, {}) for width in widths}
+        networks = [compact(self.backbone, each) for each in kept.values()]
+        calibrate(networks, data.spread_batches("train", self.arguments.calibration_images))
+        for (width, each), network in zip(kept.items(), networks, strict=True):
+            self._calibrated[width] = each.with_statistics(measured(network))
+
+    def on_validation_epoch_start(self) -> None:
+        """What is validated are the weights of now, or their average."""
+        self.calibrate(self.arguments.validated_widths(), getattr(self.trainer, "datamodule", None))
 
     def heads(self, width: Fraction) -> Heads:
         """Which heads a width trains: a narrower one that is taught, the class head by noise calibration alone."""
@@ -241,7 +262,8 @@ class Scala(CompressionModule):
             width: Cut(self.arguments.rule, self._end(width), self.heads(width))
             for width in self.arguments.tested_widths()
         }
-        return ElasticViT(compact(self.backbone, None), cuts).eval()
+        statistics = {width: kept.statistics for width, kept in self._calibrated.items()}
+        return ElasticViT(compact(self.backbone, self._calibrated.get(Fraction(1))), cuts, statistics).eval()
 
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
@@ -259,6 +281,7 @@ class Scala(CompressionModule):
         run.latency.measure(widths_of(run.dense_spec, run.arguments))
         teacher = run.teacher()
         scala = run.fit("scala", lambda: cls(run.backbone(), run.optimizer, teacher, run.arguments))
+        scala.calibrate(scala.arguments.tested_widths(), run.data)
         for width in scala.arguments.tested_widths():
             run.add_row(width_name(width), scala.backbone, scala.evaluated(width), width=float(width))
         run.add_variant("elastic", scala.elastic)

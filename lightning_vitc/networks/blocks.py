@@ -105,6 +105,16 @@ class Stage:
     blocks: tuple[Block, ...]
 
 
+def must_be_depths(name: str, stages: int, depths: Sequence[int]) -> None:
+    """Refuse numbers of blocks that the stages of a network cannot have.
+
+    Raises:
+        UserError: for more stages than there are, or one without blocks.
+    """
+    if len(depths) > stages or min(depths, default=0) < 1:
+        raise UserError(f"model.depths: {list(depths)} are not the blocks of up to {stages} stages, as {name} has")
+
+
 def as_ratio(width: Fraction | float | str) -> Fraction:
     """An exact ratio from its decimal text: `0.3125` is 5/16, `"1/3"` is 1/3.
 

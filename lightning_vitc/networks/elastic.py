@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.networks.batch_statistics import batch_norms
 from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.kept import Heads
 from lightning_vitc.networks.slicing import End, Rule, slice_width
 from lightning_vitc.networks.spec import ArchSpec, as_ratio
+
+Statistics = Mapping[Fraction, Mapping[str, Tensor]]
+AT_WIDTH = "at_width/"  # before the width and the name of a statistic, in a file of weights
 
 
 class Cut(NamedTuple):
@@ -30,12 +34,16 @@ class ElasticViT(nn.Module):
     Args:
         full: the network of width 1.
         cuts: the widths that were trained; what is cut at width 1 does not matter.
+        statistics: of a network with batch norms, those of every width but 1, by their names.
     """
 
-    def __init__(self, full: nn.Module, cuts: Mapping[Fraction, Cut]):
+    def __init__(self, full: nn.Module, cuts: Mapping[Fraction, Cut], statistics: Statistics | None = None):
         super().__init__()
+        self.statistics = dict(statistics or {})
         if not cuts:
             raise ValueError("no width")
+        if missing := [width for width in cuts if width != 1 and batch_norms(full) and width not in self.statistics]:
+            raise ValueError(f"no statistics of batch norms at width {float(missing[0]):g}")
         self.full, self.cuts = full, dict(sorted(cuts.items()))
         self._networks: dict[Fraction, nn.Module] = {}  # not submodules: their weights are in `full`
         self.set_width(max(self.cuts))
@@ -69,7 +77,7 @@ class ElasticViT(nn.Module):
         for width in widths:
             self.set_width(width)
         ratios = [as_ratio(width) for width in widths]
-        return ElasticViT(self.full, {ratio: self.cuts[ratio] for ratio in ratios}).eval()
+        return ElasticViT(self.full, {ratio: self.cuts[ratio] for ratio in ratios}, self.statistics).eval()
 
     def set_width(self, width: Fraction | float | str) -> None:
         """Run at this width from now on.
@@ -88,7 +96,8 @@ class ElasticViT(nn.Module):
         if width == 1:
             return self.full
         if width not in self._networks:
-            self._networks[width] = compact(self.full, slice_width(ArchSpec.of(self.full), width, *self.cuts[width]))
+            kept = slice_width(ArchSpec.of(self.full), width, *self.cuts[width])
+            self._networks[width] = compact(self.full, kept.with_statistics(self.statistics.get(width, {})))
         return self._networks[width]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -101,18 +110,27 @@ class ElasticViT(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "ElasticViT":
         self.forget()  # of another device or type from now on
+        self.statistics = {
+            width: {name: fn(tensor) for name, tensor in named.items()} for width, named in self.statistics.items()
+        }
         return super()._apply(fn, recurse)
 
     # The exported directory
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What belongs into `arch.json`, and the weights, which are those of the full network."""
+        """What belongs into `arch.json`, and the weights: those of the full network, and every width's statistics."""
         widths = [{"width": str(width), **cut._asdict()} for width, cut in self.cuts.items()]
-        return {"kind": "elastic", "widths": widths}, self.full.state_dict()
+        statistics = {
+            f"{AT_WIDTH}{width}/{name}": tensor
+            for width in self.cuts for name, tensor in self.statistics.get(width, {}).items()
+        }  # fmt: skip
+        return {"kind": "elastic", "widths": widths}, self.full.state_dict() | statistics
 
     @classmethod
-    def restored(cls, full: nn.Module, document: dict[str, Any]) -> "ElasticViT":
-        """The network of `stored`.
+    def restored(
+        cls, full: nn.Module, document: dict[str, Any], more: Mapping[str, Tensor] | None = None
+    ) -> "ElasticViT":
+        """The network of `stored`; `more` are its weights that are not the full network's, see `is_of_a_width`.
 
         Raises:
             KeyError, TypeError, ValueError: for a document that `stored` did not make.
@@ -120,4 +138,13 @@ class ElasticViT(nn.Module):
         cuts = {
             as_ratio(row["width"]): Cut(row["rule"], row["end"], row.get("heads", "both")) for row in document["widths"]
         }
-        return cls(full, cuts).eval()
+        statistics: dict[Fraction, dict[str, Tensor]] = {}
+        for key, tensor in (more or {}).items():
+            width, _, name = key.removeprefix(AT_WIDTH).rpartition("/")
+            statistics.setdefault(as_ratio(width), {})[name] = tensor
+        return cls(full, cuts, statistics).eval()
+
+
+def is_of_a_width(name: str) -> bool:
+    """Whether what is stored under a name belongs to one of several widths, and not to the full network."""
+    return name.startswith(AT_WIDTH)

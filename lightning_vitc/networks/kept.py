@@ -35,6 +35,7 @@ class Kept:
             not named stays whole.
         sources: the number that each block had in the larger network.
         depths: how many blocks each stage of the larger network has.
+        statistics: of batch norms, by their names in the sub-network, where it has others than the larger network.
     """
 
     spec: ArchSpec
@@ -43,6 +44,7 @@ class Kept:
     depths: tuple[int, ...]
     heads: Heads = "both"
     _on_device: dict[torch.device, "Kept"] = field(default_factory=dict, repr=False)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     kinds: dict[Any, Any] = field(default_factory=dict, repr=False)  # of `shared_weights`, found once
 
     @classmethod
@@ -62,8 +64,13 @@ class Kept:
         if device not in self._on_device:
             indices = {axis: index if isinstance(index, slice) else sent(index, device)
                        for axis, index in self.indices.items()}  # fmt: skip
-            self._on_device[device] = replace(self, indices=indices, _on_device={})
+            statistics = {name: tensor.to(device) for name, tensor in self.statistics.items()}
+            self._on_device[device] = replace(self, indices=indices, statistics=statistics, _on_device={})
         return self._on_device[device]
+
+    def with_statistics(self, statistics: Mapping[str, Tensor]) -> "Kept":
+        """The same with statistics of its own."""
+        return replace(self, statistics=statistics, _on_device={})
 
 
 def gather(weights: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
@@ -77,6 +84,7 @@ def gather(weights: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
     smaller = {
         name: _picked(weights[source], axes, kept.indices) for name, source, axes in names_of(kept) if source in weights
     }
+    smaller |= {name: tensor for name, tensor in kept.statistics.items() if name in smaller}
     return smaller if kept.heads == "both" else smaller | _without_class_head(smaller)
 
 

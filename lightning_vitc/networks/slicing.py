@@ -40,6 +40,8 @@ def slice_width(
         raise UserError(f"slice: {rule!r} is not one of {', '.join(RULES)}")
     if heads != "both" and not (heads == "distillation" and spec.distilled):
         raise UserError(f"heads: {heads!r} are not heads of {spec.name}")
+    if rule != "per_head" and not any(branch.query for _, _, branch in spec.branches()):
+        raise UserError(f"slice: {rule} says how attention is cut, and {spec.name} has none; leave it out")
     small, queries = spec.at_width(width, cut="heads" if rule == "heads" else "dims"), None
     if (paired := getattr(shape_of(spec), "paired", None)) is not None:
         small, queries = paired(spec, small, rule, end)

@@ -19,8 +19,8 @@ from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import SOURCES, ModelConfig
 
 RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
-RESNET = "timm.models.resnet"
-OF_ANY_SIZE = (RESNET, "timm.models.efficientnet")  # which timm does not tell the size of images
+CONVOLUTIONAL = ("timm.models.resnet", "timm.models.efficientnet")
+NOT_TIMMS = ("img_size", "depths", "embed_dim")  # keys of `model` that timm does not take for those
 default_cfgs: dict[str, Any] = {}  # where timm looks for them
 
 
@@ -50,16 +50,12 @@ def create_timm(name: str, *, section: str = "model", **timm_kwargs: Any) -> nn.
     if not is_model(name) and not name.startswith(SOURCES):
         raise UserError(f"{key}: unknown timm model {name!r}{_known_names_like(name, section)}")
     eps = None if is_own(name) else timm_kwargs.pop("norm_eps", None)  # ours; timm takes the layer
-    size = timm_kwargs.pop("img_size", None) if _module_of(name) in OF_ANY_SIZE else None
-    if _module_of(name) == RESNET and "depths" in timm_kwargs:
-        timm_kwargs["layers"] = timm_kwargs.pop("depths")
+    ours = {key: timm_kwargs.pop(key) for key in NOT_TIMMS if key in timm_kwargs} if _is_convolutional(name) else {}
     try:
         model = timm.create_model(name, **timm_kwargs)
         if eps is not None and not set_eps(model, eps):
             raise UserError(f"model.norm_eps: {name} has no LayerNorm; leave it out")
-        if size is not None:
-            model.img_size = size
-        return model
+        return _of_keys(model, ours, bool(timm_kwargs.get("pretrained"))) if ours else model
     except UserError:
         raise
     except (TypeError, AssertionError, KeyError, RuntimeError, ValueError) as error:
@@ -149,10 +145,33 @@ def _built(family: str, spec_of: Callable[..., ArchSpec], **keys: Any) -> nn.Mod
     return model
 
 
-def _module_of(name: str) -> str:
-    """Of timm, where a model is from; empty for one that it does not have."""
+def _is_convolutional(name: str) -> bool:
     known = not is_own(name) and timm.is_model(name)
-    return timm.model_entrypoint(name.partition(".")[0]).__module__ if known else ""
+    return known and timm.model_entrypoint(name.partition(".")[0]).__module__ in CONVOLUTIONAL
+
+
+def _of_keys(model: nn.Module, keys: dict[str, Any], pretrained: bool) -> nn.Module:
+    """A network of convolutions for images of another size, or with other stages.
+
+    Raises:
+        UserError: for a key that its family does not take, or weights that are for other stages.
+    """
+    if (size := keys.pop("img_size", None)) is not None:
+        model.img_size = size
+    if not keys:
+        return model
+    spec = ArchSpec.of(model)
+    of_keys = families.shape(spec.family).of_keys
+    if missing := [key for key in keys if key not in inspect.signature(of_keys).parameters]:
+        raise UserError(f"model.{missing[0]}: {spec.name} does not take it; its widths are in its name")
+    if pretrained:
+        raise UserError(f"model.{next(iter(keys))}: the weights of {spec.name} are for its own; leave the key out")
+    family, preset = families.network(spec.family), model.pretrained_cfg
+    model = family.build(of_keys(spec, **keys), {})
+    model.pretrained_cfg = preset
+    if not next(model.parameters()).is_meta:
+        family.initialize(model)
+    return model
 
 
 def _first_line(error: Exception) -> str:

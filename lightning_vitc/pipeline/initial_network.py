@@ -16,6 +16,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.networks import backbone, costs
 from lightning_vitc.networks.backbone import Backbone, create_backbone, from_spec, timm_kwargs
 from lightning_vitc.networks.elastic import ElasticViT
+from lightning_vitc.networks.families.family import CLASSIFIERS
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import RATES
 from lightning_vitc.networks.weights.fitting import resampled
@@ -23,8 +24,6 @@ from lightning_vitc.networks.weights.strict import load_strictly
 from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.runs.networks import Network, Stored, stored
 from lightning_vitc.schema import ModelConfig, is_directory_name
-
-HEADS = ("head.", "head_dist.")
 
 
 def template(config: ModelConfig, num_classes: int | None = None) -> Backbone:
@@ -77,7 +76,7 @@ def rows_of(known: Sequence[str], classes: Sequence[str]) -> list[int]:
 
 def with_rows(weights: dict[str, Tensor], rows: list[int]) -> dict[str, Tensor]:
     """The weights with the classifier's rows in this order."""
-    return {name: value[rows] if name.startswith(HEADS) else value for name, value in weights.items()}
+    return {name: value[rows] if name.startswith(CLASSIFIERS) else value for name, value in weights.items()}
 
 
 def _rows(start: "_Start", num_classes: int, classes: Sequence[str] | None) -> list[int] | None:
@@ -154,5 +153,5 @@ def _wanted(config: ModelConfig, spec: ArchSpec, num_classes: int | None) -> Arc
 
 
 def _with_own_head(weights: dict[str, Tensor], network: Backbone) -> dict[str, Tensor]:
-    own = {name: value for name, value in network.state_dict().items() if name.startswith(HEADS)}
-    return {name: value for name, value in weights.items() if not name.startswith(HEADS)} | own
+    own = {name: value for name, value in network.state_dict().items() if name.startswith(CLASSIFIERS)}
+    return {name: value for name, value in weights.items() if not name.startswith(CLASSIFIERS)} | own

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
+from lightning_vitc.networks.batch_statistics import batch_norms
 from lightning_vitc.pipeline.trainers import processes_of
 from lightning_vitc.schema import TrainerConfig
 
@@ -48,6 +49,22 @@ def must_leave_a_batch(key: str, limit: float | None, batches: int, loader: str)
     if isinstance(limit, float) and limit > 0 and int(limit * batches) == 0:
         there = f"the {batches} {loader} batches is" if batches > 1 else f"the one {loader} batch is"
         raise UserError(f"trainer.{key}: {limit:g} of {there} less than one; give a number of batches, such as 1")
+
+
+def check_batch_norms(run: "Pipeline") -> None:
+    """Refuse batches of one image, of which batch norms have no statistics.
+
+    Raises:
+        UserError: f leaves a process, or a part of it, one image.
+    """
+    trainer, spec = run.experiment.trainer, run.dense_spec
+    for data in [run.data, *([run.teacher_recipe()[0]] if run.experiment.teacher.train else [])]:
+        parts = processes_of(trainer) * trainer.accumulate_grad_batches
+        if data.config.batch_size <= parts and batch_norms(run.template):
+            raise UserError(
+                f"data.batch_size: {data.config.batch_size} is a batch of one image in each part of the step, "
+                f"and the batch norms of {spec.name} need two or more; at least {2 * parts}"
+            )
 
 
 def _limits(trainer: TrainerConfig) -> bool:

@@ -21,6 +21,7 @@ from lightning_vitc.files.checkpoint import read_checkpoint
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone, create_teacher, from_spec
 from lightning_vitc.networks.compaction import compact, compact_backbone
+from lightning_vitc.networks.families.family import CLASSIFIERS
 from lightning_vitc.networks.kept import Kept
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.pipeline.evaluation import evaluate, near_chance
@@ -36,6 +37,8 @@ from lightning_vitc.runs.networks import Network
 from lightning_vitc.schema import DataConfig, Experiment, OptimizerConfig, is_directory_name
 from lightning_vitc.training.supervised import Supervised
 from lightning_vitc.training.teacher import Teacher, must_see_alike
+
+OF_CLASSIFIERS = tuple(f"backbone.{name}" for name in CLASSIFIERS)
 
 
 class Pipeline(Stages):
@@ -72,8 +75,8 @@ class Pipeline(Stages):
         if width == 1:
             return full
         spec = full.spec.at_width(width)
-        query = next(branch.query for _, _, branch in spec.branches() if branch.query)
-        narrow = from_spec(spec.with_options(scale=query**-0.5), rates=full.rates)
+        query = next((branch.query for _, _, branch in spec.branches() if branch.query), None)
+        narrow = from_spec(spec.with_options(scale=query**-0.5) if query else spec, rates=full.rates)
         narrow.pretrained_cfg = full.pretrained_cfg
         return narrow
 
@@ -181,6 +184,11 @@ class Pipeline(Stages):
         self.variants[name] = build
 
     @property
+    def template(self) -> Backbone:
+        """The experiment's model without weights."""
+        return self._template
+
+    @property
     def dense_spec(self) -> ArchSpec:
         """The experiment's model, uncompressed, with the classes of its data."""
         return replace(self._template.spec, num_classes=self.data.num_classes)
@@ -256,7 +264,8 @@ def dense_of_run(path: str, classes: Sequence[str]) -> Backbone:
     if not (folder / "done.json").exists():
         raise UserError(f"teacher.run: {path} has no finished dense stage; train it with method.name=dense first")
     must_be_whole(file := selected_file(folder))
-    count = len(read_checkpoint(file)["state_dict"].get("backbone.head.bias", ()))
+    weights = read_checkpoint(file)["state_dict"]
+    count = next((len(weight) for name, weight in weights.items() if name.startswith(OF_CLASSIFIERS)), 0)
     model = replace(experiment.model, pretrained=False, new_head=False)
     dense = Supervised(starting_network(model, count), experiment.optimizer)
     load_selected(dense, folder)

@@ -1,6 +1,6 @@
 """What a run is refused for at its start: checked by `vitc train`, and by `vitc slurm` before a script is written."""
 
-from lightning_vitc.pipeline.limits import check_limits
+from lightning_vitc.pipeline.limits import check_batch_norms, check_limits
 from lightning_vitc.pipeline.pipeline import Pipeline
 from lightning_vitc.pipeline.planning import check_start
 from lightning_vitc.runs.class_record import classes_of_run, must_keep_order
@@ -31,4 +31,5 @@ def startable(
     if not fresh:
         must_have_same_images(directory, pipeline.data)
     check_limits(pipeline)
+    check_batch_norms(pipeline)
     return pipeline

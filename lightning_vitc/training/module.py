@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_vitc.budget.plan import Plan, plan_of_choices
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.batch_statistics import agree
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import Experiment, OptimizerConfig
 from lightning_vitc.training.finite_loss import FiniteLoss
@@ -173,6 +174,8 @@ class CompressionModule(LightningModule):
             return loss
 
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        if self.trainer.world_size > 1:
+            agree(self.backbone)
         self.after_step()
         self.optimizers(use_pl_optimizer=False).zero_grad(set_to_none=True)  # type: ignore[union-attr]
 

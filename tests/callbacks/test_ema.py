@@ -92,3 +92,22 @@ def test_the_average_shares_the_teacher_and_lives_where_the_module_will(layer, f
     before = copy.deepcopy(module.teacher.network.state_dict())
     fit(module, ema, Look(), max_epochs=1)
     assert all(torch.equal(value, before[name]) for name, value in module.teacher.network.state_dict().items())
+
+
+def test_statistics_of_batch_norms_are_averaged_with_the_weights(layer, fit):
+    """The number of batches, as any other buffer, is that of the trained model."""
+
+    class Follow(Callback):
+        def __init__(self):
+            self.means = []
+
+        def on_train_batch_end(self, trainer, module, *_):
+            self.means.append(module.norm.running_mean.clone())
+
+    follow, module = Follow(), layer()
+    module.norm = torch.nn.BatchNorm1d(10)
+    linear = module.layer.forward
+    module.layer.forward = lambda x: module.norm(linear(x))
+    fit(module, EMA(decay=0.5), follow)
+    torch.testing.assert_close(module.norm.running_mean, averages(follow.means, 0.5)[-1], rtol=1e-6, atol=1e-7)
+    assert module.norm.num_batches_tracked == len(follow.means) == 10

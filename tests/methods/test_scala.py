@@ -406,3 +406,39 @@ def test_validated_widths(arguments, widths):
     keys = Arguments(**arguments)
     keys.validate()
     assert keys.validated_widths() == [Fraction(str(width)) for width in widths]
+
+
+# Networks with batch norms
+
+
+class Data:
+    """Stands in for the data module."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images, self.asked = images, []
+
+    def spread_batches(self, split: str, count: int) -> list[Tensor]:
+        self.asked.append((split, count))
+        return [self.images]
+
+
+def test_widths_are_evaluated_and_exported_with_statistics_of_their_own():
+    from tests.networks.conv_nets import images, of_use
+    from tests.networks.conv_nets import network as convolutional
+
+    built = Scala(of_use(convolutional("mobilenet")), OptimizerConfig(lr=1e-3), None, Arguments(granularity=0.25))
+    built.widths, data, half = QUARTERS, Data(images(64)), Fraction(1, 2)
+    result = built.train().step(images(8), torch.arange(8) % 5)
+    result.loss.backward()
+    assert all(weight.grad is not None for weight in built.backbone.parameters())
+    built.eval()
+    built.calibrate(QUARTERS, data)
+    assert data.asked == [("train", 5120)]  # US-Net's number, once for all widths
+    with torch.no_grad():
+        logits, before = built(images(64), half), built.backbone(images(64), kept=built.kept(half))
+        assert not torch.allclose(logits, before, atol=1e-2)
+        alone = compact(built.backbone, built.evaluated(half))
+        torch.testing.assert_close(alone(images(64)), logits, rtol=0, atol=1e-6)
+        elastic = built.elastic()
+        elastic.set_width(half)
+        torch.testing.assert_close(elastic(images(64)), logits, rtol=0, atol=1e-6)

@@ -115,3 +115,15 @@ def test_evaluating_a_part_of_no_batch(vitc, finished) -> None:
     assert (done.code, done.out) == (2, "")
     assert done.error.startswith("error: trainer.limit_test_batches: 0.001 of the 2 test batches is less than one; ")
     assert done.error.count("\n") == 1
+
+
+def test_batch_norms_of_one_image(vitc) -> None:
+    done = vitc("train", "scala_mobilenetv2_digits", "data.batch_size=1")
+    assert (done.code, done.out) == (2, "")
+    assert done.error == (
+        "error: data.batch_size: 1 is a batch of one image in each part of the step, and the batch norms of "
+        "mobilenetv2_100 need two or more; at least 2\n"
+    )
+    done = vitc("train", "scala_mobilenetv2_digits", "data.batch_size=4", "trainer.accumulate_grad_batches=4")
+    assert (done.code, done.error.count("\n")) == (2, 1)
+    assert done.error.endswith("need two or more; at least 8\n")

@@ -70,6 +70,8 @@ class Watch(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.notes["end"] = digest(pl_module)
+        of_widths = getattr(pl_module, "_calibrated", {}).values()
+        self.notes["statistics"] = [kept.statistics["bn1.running_var"].tolist() for kept in of_widths]
         if hasattr(pl_module, "decide"):
             self.notes["decision"] = as_indices(pl_module.decide())
 
@@ -260,6 +262,20 @@ def test_gradients_are_reduced_once_a_step_without_a_scan_for_unused_parameters(
             for sizes in notes["reduced"]:
                 assert sizes.count(notes["trained"]) == 1
                 assert sum(sizes) - notes["trained"] < 0.05 * notes["trained"]
+
+
+BATCH_NORMS = ("scala_mobilenetv2_digits", "model.depths=[1]", "data.num_samples=64", "trainer.max_epochs=1",
+               "optimizer.warmup_epochs=0", "method.granularity=0.25", *UNTAUGHT)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_ranks_have_the_same_statistics_of_batch_norms(place):
+    """Every rank normalizes by batches of its own; what it keeps of them, and every width's, is that of all."""
+    first, second = (rank["scala"] for rank in run(place, 2, BATCH_NORMS).ranks)
+    assert first["images"] != second["images"]
+    assert first["end"] == second["end"] != first["start"]
+    assert first["statistics"] == second["statistics"]
+    assert len({tuple(values) for values in first["statistics"]}) == 4  # widths
 
 
 @pytest.mark.slow

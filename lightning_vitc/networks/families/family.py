@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Parts = dict[str, int]
+CLASSIFIERS = ("head.", "head_dist.", "fc.", "classifier.")  # what the names of classifiers begin with, in any family
 Named = Mapping[str, Callable[..., ArchSpec]]
 
 

@@ -5,13 +5,13 @@ again; the first block has no widening: its hidden channels are the stem's.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import Axes, Axis, Inner, Layout, batch_norm, linear, stream
-from lightning_vitc.networks.blocks import MLP, Stage, convolutions
+from lightning_vitc.networks.blocks import MLP, Stage, convolutions, must_be_depths
 from lightning_vitc.networks.branch_costs import gates_macs, gates_params
 from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
@@ -20,6 +20,7 @@ from lightning_vitc.networks.spec import ArchSpec
 EXAMPLES = ("mobilenetv2_100",)
 STEM = "stem"  # the axis of its channels, which are the first block's hidden ones
 SEEN = 3 * 3  # positions that a depthwise convolution sees, and the stem
+EXPANSION = 6  # hidden channels by those of the stream
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 
 
@@ -42,7 +43,7 @@ def mobilenet(name: str = "mobilenetv2_100", img_size: int = 224, num_classes: i
     """The network of width 1."""
     stages, before = [Stage(16, (convolutions("separable", 32),))], 16
     for width, depth in ((24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1)):
-        hidden = [6 * before] + [6 * width] * (depth - 1)
+        hidden = [EXPANSION * before] + [EXPANSION * width] * (depth - 1)
         stages.append(Stage(width, tuple(convolutions("inverted", channels) for channels in hidden)))
         before = width
     return ArchSpec(name, "mobilenet", (img_size, img_size), 3, num_classes, tuple(stages), Options())
@@ -90,6 +91,18 @@ def keeps_stream(spec: ArchSpec, number: int) -> bool:
 def attended(spec: ArchSpec) -> tuple[int, ...]:
     """No attention."""
     return (0,) * len(spec.stages)
+
+
+def of_keys(spec: ArchSpec, depths: Sequence[int] | None = None) -> ArchSpec:
+    """With so many blocks in each stage, of which there may be fewer."""
+    if depths is None:
+        return spec
+    must_be_depths(spec.name, len(spec.stages), depths)
+    stages = []
+    for stage, depth in zip(spec.stages, depths, strict=False):
+        more = (convolutions("inverted", EXPANSION * stage.width),) * (depth - 1)
+        stages.append(replace(stage, blocks=stage.blocks[:1] + more))
+    return replace(spec, stages=tuple(stages)).with_options(strides=spec.options.strides[: len(depths)])
 
 
 # Costs

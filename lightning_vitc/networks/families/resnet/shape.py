@@ -5,13 +5,13 @@ first block of a stage after the first halves the grid, and a convolution takes 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import Axes, Axis, Inner, Layout, batch_norm, linear, stream
-from lightning_vitc.networks.blocks import MLP, Stage, convolutions, narrow_stages
+from lightning_vitc.networks.blocks import MLP, Stage, convolutions, must_be_depths, narrow_stages
 from lightning_vitc.networks.branch_costs import gates_macs, gates_params
 from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
@@ -69,6 +69,20 @@ def keeps_stream(spec: ArchSpec, number: int) -> bool:
 def attended(spec: ArchSpec) -> tuple[int, ...]:
     """No attention."""
     return (0,) * len(spec.stages)
+
+
+def of_keys(spec: ArchSpec, depths: Sequence[int] | None = None, embed_dim: int | None = None) -> ArchSpec:
+    """With so many blocks in each stage, of which there may be fewer, and a first one of another width.
+
+    The other stages are as many times as wide as the first as they were.
+    """
+    if embed_dim is not None:
+        spec = narrow(spec, Fraction(embed_dim, spec.stages[0].width), "dims")
+    if depths is None:
+        return spec
+    must_be_depths(spec.name, len(spec.stages), depths)
+    pairs = zip(spec.stages, depths, strict=False)
+    return replace(spec, stages=tuple(replace(stage, blocks=stage.blocks[:1] * depth) for stage, depth in pairs))
 
 
 # Costs
