@@ -16,7 +16,7 @@ from study import REPOSITORY, markdown, write_section
 
 from lightning_vitc import costs, create_backbone
 from lightning_vitc.config import load_experiment
-from lightning_vitc.few_shot.candidates import chosen_candidates
+from lightning_vitc.few_shot.units import chosen_candidates
 from lightning_vitc.pipeline.results import environment
 
 DOCUMENT = REPOSITORY / "docs" / "scaling.md"

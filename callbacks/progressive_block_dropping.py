@@ -1,5 +1,6 @@
 """Which part of a network with compressed blocks a fine-tuning may move, and which rests."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -8,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from lightning_vitc.networks.backbone import Backbone
-from lightning_vitc.networks.dropped_attention import compressed_blocks, train_around
+from lightning_vitc.networks.dropped_attention import train_around
 from lightning_vitc.schema import bounded
 
 
@@ -21,10 +22,14 @@ class Arguments:
 
 
 class HasCompressedBlocks(Protocol):
-    """What a module offers: the networks it trains, by name, each with blocks that have lost their attention."""
+    """What a module offers: the networks it trains, by name, each with compressed blocks or without some.
+
+    `behind` says of each the number of the block behind the last of these.
+    """
 
     compresses: bool
     networks: dict[str, Backbone]
+    behind: Mapping[str, int]
 
 
 class ProgressiveBlockDropping(Callback):
@@ -33,9 +38,8 @@ class ProgressiveBlockDropping(Callback):
     Block trials and progressive compression are stages of the method's pipeline: they choose the blocks, compress them
     and say when to train. This callback freezes, and writes down what is compressed and trained.
 
-    Which blocks are compressed is written in the networks themselves, so this is a function of what is trained: a
-    trial reaches one block after its candidate, a progressive fine-tuning one after the last of the blocks so far.
-    What is frozen gets no gradient, is not in the optimizer, and drops nothing at random.
+    A trial reaches one block after its candidate, a progressive fine-tuning one after the last of the blocks so far.
+    What is frozen gets no gradient, is not in the optimizer, drops nothing at random, and keeps its running statistics.
 
     Args:
         trained: `near`, or `whole` for all of the network.
@@ -54,25 +58,25 @@ class ProgressiveBlockDropping(Callback):
         """Freeze, before the optimizer collects parameters and DDP counts them."""
         module: HasCompressedBlocks = pl_module  # type: ignore[assignment]
         if stage == "fit":
-            for network in module.networks.values():
-                train_around(network, None if self.trained == "whole" else self.beyond)
+            for name, network in module.networks.items():
+                train_around(network, module.behind[name], None if self.trained == "whole" else self.beyond)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write down, once, which blocks are compressed and how much is trained."""
+        """Write down, once, how much is trained."""
         module: HasCompressedBlocks = pl_module  # type: ignore[assignment]
         if trainer.global_step > 0:
             return
         lines = [f"{name}: {_shown(network)}" for name, network in module.networks.items()]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.add_text("compressed blocks", "  \n".join(lines), trainer.global_step)
+                logger.experiment.add_text("trained around compressed blocks", "  \n".join(lines), trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning puts everything into training mode; what is frozen goes back."""
         module: HasCompressedBlocks = pl_module  # type: ignore[assignment]
         for network in module.networks.values():
-            for part in network.blocks:
-                part.train(_is_trained(part))
+            for block in network.blocks:
+                block.train(_is_trained(block))
 
 
 def _is_trained(part: nn.Module) -> bool:
@@ -81,5 +85,5 @@ def _is_trained(part: nn.Module) -> bool:
 
 def _shown(network: Backbone) -> str:
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    blocks = ", ".join(map(str, compressed_blocks(network.spec)))
-    return f"blocks {blocks} without attention, {trained:,} parameters trained"
+    blocks = sum(_is_trained(block) for block in network.blocks)
+    return f"{trained:,} parameters trained, in {blocks} of {network.spec.depth} blocks"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
-from lightning_vitc.few_shot.candidates import STAGES, chosen_candidates, in_parts, read_stages
+from lightning_vitc.few_shot.candidates import STAGES, in_parts, read_stages
 from lightning_vitc.few_shot.metric_set import FILE, PICTURE
+from lightning_vitc.few_shot.units import candidates_of
 from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.runs.class_record import classes_of_run
 from lightning_vitc.runs.directory import FREE, RunDirectory, flat, write_json
@@ -40,7 +41,7 @@ def adopt_trials(run: "Pipeline", source: str | None, unrelated: Sequence[str]) 
     if not stages or not (other.path / "blocks.json").is_file():
         raise UserError(f"method.trials_of: {source} has not finished its trials; continue it with 'vitc train'")
     if run.processes.rank == 0:
-        candidates = chosen_candidates(theirs.candidates, run.dense_spec)
+        candidates = candidates_of(theirs, run.dense_spec)
         layout = {"stages": read_stages(other.path) or in_parts(candidates, theirs.trials_at_once)}
         write_json(run.directory.path / f"{STAGES}.json", layout)
         for stage in stages:

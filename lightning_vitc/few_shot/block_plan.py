@@ -11,9 +11,10 @@ from typing import Any
 
 from lightning_vitc.budget.plan import Plan, Reachable, Sketch
 from lightning_vitc.budget.stacks import Stack, stack_of, stacks_of
-from lightning_vitc.budget.target import Target, target_of
+from lightning_vitc.budget.target import Target
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
+from lightning_vitc.few_shot.asked import asked_target, counting_target
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.table import LatencyTable
 from lightning_vitc.networks import costs
@@ -88,36 +89,24 @@ def _stack(spec: ArchSpec, candidates: Sequence[int]) -> Stack:
 
 
 def block_target(
-    budget: BudgetConfig, spec: ArchSpec, method: str, candidates: Sequence[int], table: LatencyTable | None = None
-) -> Target:  # fmt: skip
+    budget: BudgetConfig, spec: ArchSpec, candidates: Sequence[int], table: LatencyTable | None = None
+) -> Target:
     """What the `budget` section asks of a network: an amount, or that of dropping `drop_blocks` whole blocks.
 
     Args:
         budget: the section.
         spec: the dense network.
-        method: by whose paper MACs may be counted.
         candidates: the blocks that may be compressed.
         table: of the network; read with `latency_ms`.
 
     Raises:
         UserError: where not exactly one of them is given, or it cannot be meant.
     """
-    number = budget.drop_blocks
-    if number is None:
-        if budget.macs is None and budget.params is None and budget.latency_ms is None:
-            raise UserError("budget.macs: not set; give it, such as budget.macs=80%, or budget.drop_blocks=2")
-        return target_of(budget, spec, method, table)
-    if budget.macs is not None or budget.params is not None:
-        other = "macs" if budget.macs is not None else "params"
-        raise UserError(f"budget.drop_blocks: set beside budget.{other}; give one of them")
-    if number >= spec.depth:
-        raise UserError(
-            f"budget.drop_blocks: {number} of {counted(spec.depth, 'block')} leaves none; at most {spec.depth - 1}"
-        )
-    counting = Target("macs", 0, 1, budget.convention, method)
-    dense = counting.measure(spec)
-    block = BlockCosts.of(spec, counting, candidates).block
-    return Target("macs", dense - number * block, dense, budget.convention, method)
+    if budget.drop_blocks is None:
+        return asked_target(budget, spec, table)
+    target = counting_target(budget, spec)
+    block = BlockCosts.of(spec, target, candidates).block
+    return replace(target, amount=target.dense - budget.drop_blocks * block)
 
 
 def plan_blocks(spec: ArchSpec, target: Target, candidates: Sequence[int], extra: int = 0) -> BlockPlan:

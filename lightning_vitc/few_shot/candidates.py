@@ -2,15 +2,16 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
+from lightning_vitc.few_shot.elimination import Elimination
 from lightning_vitc.few_shot.feature_matching import FeatureMatching
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone
-from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.runs.directory import read_json
 
 if TYPE_CHECKING:
@@ -19,26 +20,6 @@ if TYPE_CHECKING:
 SAVED = 3  # numbers a parameter in a checkpoint: itself and AdamW's two moments
 GENERATIONS = 3  # checkpoints of a stage in training: the last, the one before it, and the one being written
 STAGES = "trials"  # the record of which candidates are a stage
-
-
-def chosen_candidates(asked: Sequence[int] | None, spec: ArchSpec) -> list[int]:
-    """The blocks that may be compressed; without a choice all but the first and the last of the deepest stage.
-
-    Raises:
-        UserError: for a block that is not there, or where there is none.
-    """
-    depth, deepest = spec.depth, max(spec.depths)
-    if asked is None and deepest < 3:
-        blocks = counted(deepest, "block has", "blocks have")
-        raise UserError(f"method.candidates: {blocks} none between the first and the last; name some")
-    first = sum(spec.depths[: spec.depths.index(deepest)])
-    chosen = sorted(set(range(first + 1, first + deepest - 1) if asked is None else asked))
-    for block in chosen:
-        if not 0 <= block < depth:
-            raise UserError(f"method.candidates: there is no block {block}; the network has 0 to {depth - 1}")
-    if not chosen:
-        raise UserError("method.candidates: empty; name at least one block, or leave the key out")
-    return chosen
 
 
 def must_have_room(run: "Pipeline", candidates: int, at_once: int) -> None:
@@ -120,6 +101,19 @@ def _stages(run: "Pipeline", candidates: Sequence[int], at_once: int) -> dict[st
 def _has_trials(run: "Pipeline") -> bool:
     """Without a record of their stages: of a version that did not keep one, and had stages of `at_once`."""
     return any(run.directory.path.glob("checkpoints/trials_*"))
+
+
+def planned_elimination(run: "Pipeline", elimination: Elimination) -> Elimination:
+    """How many whole blocks leave; of a latency it is measured, and recorded as `plan.json`."""
+    if elimination.target.table is None:
+        elimination.plan().check(run.experiment.budget)
+        return elimination
+
+    def measured() -> dict[str, Any]:
+        fitted, facts = elimination.fitted(run.latency.now)
+        return {"blocks": fitted.number, "latency_ms": facts}
+
+    return replace(elimination, number=run.record("plan", measured)["blocks"])
 
 
 def block_name(block: int) -> str:

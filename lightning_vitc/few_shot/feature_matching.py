@@ -19,7 +19,7 @@ Matched = Literal["all", "class"]
 
 
 class Tokens(nn.Module):
-    """A network up to its final norm: images [B, C, H, W] -> tokens [B, N, D]."""
+    """A network up to its final norm: images [B, C, H, W] -> tokens [B, N, D], or maps before they are pooled."""
 
     def __init__(self, network: Backbone):
         super().__init__()
@@ -46,7 +46,7 @@ def must_have_tokens(spec: ArchSpec, matched: Matched) -> None:
 
 
 def token_loss(tokens: Tensor, wanted: Tensor, matched: Matched = "all") -> Tensor:
-    """Mean squared difference of tokens [B, N, D], of all of them or of the class token alone, in fp32."""
+    """Mean squared difference of tokens [B, N, D], of all of them or of the class token alone, or of maps, in fp32."""
     if matched == "class":
         tokens, wanted = tokens[:, 0], wanted[:, 0]
     return F.mse_loss(tokens.float(), wanted.float())
@@ -66,13 +66,14 @@ class FeatureMatching(CompressionModule):
         teacher: the original, see `original_tokens`.
         matched: which tokens are compared.
         seed: of dropout and stochastic depth.
+        resting: keep the networks in evaluation mode: batch norms use and keep their running statistics.
     """
 
     def __init__(self, networks: Mapping[str, Backbone], optimizer: OptimizerConfig, teacher: Teacher | None,
-                 matched: Matched = "all", seed: int = 0):  # fmt: skip
+                 matched: Matched = "all", seed: int = 0, resting: bool = False):  # fmt: skip
         first, *others = networks
         super().__init__(networks[first], optimizer, teacher)
-        self.first, self.matched, self.seed = first, matched, seed
+        self.first, self.matched, self.seed, self.resting = first, matched, seed, resting
         self._part = (0, 0)  # of a step's batch: which micro-batch, of which rank
         self.others = nn.ModuleDict({name: networks[name] for name in others})
 
@@ -80,6 +81,12 @@ class FeatureMatching(CompressionModule):
     def networks(self) -> dict[str, Backbone]:
         """The networks by name, in the order they were given."""
         return {self.first: self.backbone, **self.others}  # type: ignore[dict-item]
+
+    def on_train_epoch_start(self) -> None:
+        """Lightning puts everything into training mode; networks that rest go back."""
+        super().on_train_epoch_start()
+        for network in self.networks.values() if self.resting else ():
+            network.eval()
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """Mean squared difference of tokens, one network after another (DC-ViT, eq. 3)."""

@@ -3,16 +3,21 @@
 They are made from noise by gradient descent on the images, kept as float tensors as they come out, and need
 neither images nor labels of the data set. An image is a function of (seed, its number): of no other image and of no
 batch. r(t) is the roll and flip of iteration t, the same for all images.
+
+Of a network with batch norms a term more pulls the statistics of a batch to the running ones (deep inversion, Yin et
+al., CVPR 2020, eq. 4); its images are made together, and each is a function of the batch it is in.
 """
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_vitc.networks.modules.channels import channel_dim
 from lightning_vitc.schema import SyntheticConfig
 
 TINY = 1e-8  # under the root of the total variation, which has no slope at zero
@@ -58,6 +63,28 @@ def total_variation(images: Tensor, beta: float) -> Tensor:
     return (down.square() + right.square() + TINY).pow(beta / 2).flatten(1).sum(1)
 
 
+@contextmanager
+def batch_norm_distances(network: nn.Module) -> Iterator[list[Tensor]]:
+    """What every batch norm of a network in evaluation mode adds to R, of the batches that pass meanwhile.
+
+    || mean(x) - running mean ||_2 + || var(x) - running var ||_2 over its channels, of its input x.
+    """
+    found: list[Tensor] = []
+
+    def see(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        channels = inputs[0].float().movedim(channel_dim(norm), -1).flatten(0, -2)
+        var, mean = torch.var_mean(channels, 0, correction=0)
+        found.append((mean - norm.running_mean).norm() + (var - norm.running_var).norm())  # type: ignore[operator]
+
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(see) for norm in norms]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _descend(network: nn.Module, images: Tensor, labels: Tensor, limits: tuple[Tensor, Tensor],
              recipe: SyntheticConfig, beta: float, seed: int) -> Tensor:  # fmt: skip
     optimizer = torch.optim.Adam([images], lr=recipe.lr, betas=(0.5, 0.9))
@@ -66,9 +93,13 @@ def _descend(network: nn.Module, images: Tensor, labels: Tensor, limits: tuple[T
     for iteration in range(recipe.iterations):
         optimizer.param_groups[0]["lr"] = recipe.lr * _rate(iteration, recipe)
         moved = _moved(images, most, recipe.flip, generator)
+        with batch_norm_distances(network) as distances:
+            logits = network(moved)
         # a sum over images: what one contributes to its own gradient does not depend on how many there are
-        loss = F.cross_entropy(network(moved).float(), labels, reduction="sum")
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         loss = loss + regularizer(images, recipe.tv, recipe.l2, beta).sum()
+        if distances:
+            loss = loss + recipe.batch_norm * len(images) * torch.stack(distances).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

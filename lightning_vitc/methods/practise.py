@@ -6,27 +6,24 @@ score = R / latency reduction in percent, smaller is better.
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lightning_vitc.budget.plan import Plan, Reachable, Sketch
-from lightning_vitc.budget.target import Target
-from lightning_vitc.errors import UserError
-from lightning_vitc.errors.messages import counted
-from lightning_vitc.few_shot.adaptors import adapted
+from lightning_vitc.budget.plan import Plan
+from lightning_vitc.few_shot.adaptors import adapted, merged
 from lightning_vitc.few_shot.adoption import adopt_trials
 from lightning_vitc.few_shot.block_plan import BlockCosts, block_target, fewest_blocks
-from lightning_vitc.few_shot.candidates import chosen_candidates, must_have_room, ranking, tried
+from lightning_vitc.few_shot.candidates import must_have_room, planned_elimination, ranking, tried
+from lightning_vitc.few_shot.elimination import Elimination
 from lightning_vitc.few_shot.feature_matching import FeatureMatching, original_tokens
 from lightning_vitc.few_shot.latency import latencies
 from lightning_vitc.few_shot.scores import score
-from lightning_vitc.latency.fitting import fit
+from lightning_vitc.few_shot.units import candidates_of, unit_of
 from lightning_vitc.latency.meter import table_for
-from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.compaction import compact_backbone
-from lightning_vitc.networks.dropped_attention import without_blocks
+from lightning_vitc.networks.dropped_attention import is_rear, without_blocks
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import Experiment, bounded, must_be_trained, must_keep_precision, must_read_no_label, path
 
@@ -41,11 +38,13 @@ class Arguments:
     """Keys of `method:` for PRACTISE."""
 
     takes_budget: ClassVar[bool] = True
+    unit: ClassVar[Literal["block"]] = "block"
     budget_keys: ClassVar[tuple[str, ...]] = ("macs", "params", "drop_blocks", "latency_ms", "device", "batch_size")
 
     candidates: list[int] | None = None  # blocks that may be dropped; default: all but the first and the last
     trials_of: str | None = path(None)  # a run that differs in budget and finetune_times alone; its trials are used
     trials_at_once: int = bounded(4, gt=0)  # candidates that share the original's pass over a batch, and the memory
+    adaptors: Literal["discarded", "merged"] = "discarded"  # after the trials; merged is ours
     latency_batch: int = bounded(64, gt=0)  # images of the measured forward passes
     finetune_times: int | None = bounded(None, gt=0)  # max_epochs; default: as many as DC-ViT at this budget
 
@@ -66,65 +65,42 @@ class Practise(FeatureMatching):
     @classmethod
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """Whole blocks: the fewest that fit."""
-        candidates = chosen_candidates(experiment.method.candidates, spec)
-        target = block_target(experiment.budget, spec, "dcvit", candidates, table_for(experiment, spec))
-        block = BlockCosts.of(spec, target, candidates).block
-        reachable = Reachable(target.dense - len(candidates) * block, target.dense - block, block)
-        try:
-            number = dropped_blocks(spec, target, candidates)
-        except UserError as error:
-            return Plan(target.quantity, target.amount, reachable, dense=target.measured_dense, refusal=str(error))
-        small = _without(spec, candidates[:number])
-        details = {"blocks": number, "macs": costs.macs(small, target.convention, target.method),
-                   "params": costs.params(small)}  # fmt: skip
-        return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense,
-                    sketch=lambda: Sketch(small))  # fmt: skip
+        candidates = candidates_of(experiment.method, spec)
+        return Elimination.of(experiment.budget, spec, candidates, table=table_for(experiment, spec)).plan()
 
     @classmethod
     def pipeline(cls, run: "Pipeline") -> None:
         """Adaptor trials, scores, the best blocks dropped at once from the original, fine-tuning, a row."""
         keys, spec = run.arguments, run.dense_spec
-        candidates = chosen_candidates(keys.candidates, spec)
-        number = cls._number(run, spec, candidates)
+        candidates = candidates_of(keys, spec)
+        table = run.latency.table()
+        plan = planned_elimination(run, Elimination.of(run.experiment.budget, spec, candidates, table=table))
         must_have_room(run, len(candidates), keys.trials_at_once)
-        adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times"))
+        adopt_trials(run, keys.trials_of, ("budget.", "method.finetune_times", "method.adaptors"))
         dense = run.start(by_features=True)
         original = deepcopy(dense)
         build = partial(cls, optimizer=run.optimizer, teacher=original_tokens(original), seed=run.experiment.seed)
 
-        trials = tried(run, candidates, keys.trials_at_once, partial(adapted, dense), build)
+        trials = tried(run, candidates, keys.trials_at_once, partial(adapted, dense), partial(build, resting=True))
         ranked = run.record("blocks", lambda: cls._ranking(run, original, trials))
-        chosen = tuple(sorted(ranked["order"][:number]))
-        epochs = (keys.finetune_times or cls._times(run, spec)) * run.experiment.trainer.max_epochs  # type: ignore[operator]
-        module = run.fit(
-            "finetune", lambda: build({"dropped": _trainable(compact_backbone(dense, without_blocks(dense, chosen)))}),
-            epochs, select="last", validate=False,
-        )  # fmt: skip
+        chosen = tuple(sorted(plan.chosen(ranked["order"])))
+        epochs = (keys.finetune_times or cls._times(run, spec, len(chosen))) * run.experiment.trainer.max_epochs  # type: ignore[operator]
+
+        def start() -> FeatureMatching:
+            used = trials if keys.adaptors == "merged" else None
+            return build({"dropped": _trainable(merged(dense, used, chosen) if used else _dropped(dense, chosen))})
+
+        module = run.fit("finetune", start, epochs, select="last", validate=False)
         left = tuple(block for block in range(spec.depth) if block not in chosen)
         run.add_row("practise", module.backbone, None, left, blocks=list(chosen))
 
-    @classmethod
-    def _number(cls, run: "Pipeline", spec: ArchSpec, candidates: Sequence[int]) -> int:
-        """Of blocks that are dropped; of a latency it is measured, and recorded as `plan.json`."""
-        target = block_target(run.experiment.budget, spec, "dcvit", candidates, run.latency.table())
-        if target.table is None:
-            return dropped_blocks(spec, target, candidates)
-
-        def measured() -> dict[str, Any]:
-            found = fit(
-                target.amount,
-                lambda limit: dropped_blocks(spec, replace(target, amount=min(limit, target.dense)), candidates),
-                lambda number: run.latency.now(_without(spec, candidates[:number])),
-            )
-            return {"blocks": found.choice, "latency_ms": found.facts(target.amount)}
-
-        return int(run.record("plan", measured)["blocks"])
-
     @staticmethod
-    def _times(run: "Pipeline", spec: ArchSpec) -> int:
+    def _times(run: "Pipeline", spec: ArchSpec, dropped: int) -> int:
         """Fine-tunings that DC-ViT's network goes through at the same budget: one a block that it compresses."""
-        candidates = chosen_candidates(run.arguments.candidates, spec)
-        target = block_target(run.experiment.budget, spec, "dcvit", candidates, run.latency.table())
+        if unit_of(None, spec) != "attention":
+            return dropped
+        candidates = candidates_of(run.arguments, spec)
+        target = block_target(run.experiment.budget, spec, candidates, run.latency.table())
         return fewest_blocks(target.dense - target.amount, BlockCosts.of(spec, target, candidates))
 
     @classmethod
@@ -133,9 +109,7 @@ class Practise(FeatureMatching):
         device, training = run.processes.device, run.data.images_of("train")
         original = original.to(device)
         batch = training.repeat(-(-run.arguments.latency_batch // len(training)), 1, 1, 1)
-        smaller: dict[Any, Backbone] = {
-            block: compact_backbone(original, without_blocks(original, (block,))) for block in trials
-        }
+        smaller: dict[Any, Backbone] = {block: _dropped(original, (block,)) for block in trials}
         times = latencies({"dense": original, **smaller}, batch[: run.arguments.latency_batch].to(device))
         saved = {block: 100 * (1 - times[block] / times["dense"]) for block in trials}
         errors = {block: score(original, network, training, "mse") for block, network in trials.items()}
@@ -144,32 +118,12 @@ class Practise(FeatureMatching):
                        latency_reductions={str(block): percent for block, percent in saved.items()})  # fmt: skip
 
 
-def dropped_blocks(spec: ArchSpec, target: Target, candidates: Sequence[int]) -> int:
-    """How many whole blocks have to go.
-
-    Raises:
-        UserError: where the target is the dense network, or so many are no candidates.
-    """
-    block = BlockCosts.of(spec, target, candidates).block
-    number, least = -(-(target.dense - target.amount) // block), target.dense - len(candidates) * block
-    if number == 0:
-        raise UserError(
-            f"budget.{target.quantity}: {target.shown(target.amount)} is the dense network; nothing is to be dropped"
-        )
-    if number > len(candidates):
-        raise UserError(
-            f"budget.{target.quantity}: {target.shown(target.amount)} needs {counted(number, 'block')} dropped, and "
-            f"{counted(len(candidates), 'is a candidate', 'are candidates')} (method.candidates); the least that they "
-            f"reach is {target.shown(least)}"
-        )
-    return number
-
-
-def _without(spec: ArchSpec, dropped: Sequence[int]) -> ArchSpec:
-    return spec.with_blocks([None if number in dropped else block for number, block in enumerate(spec.blocks)])
+def _dropped(network: Backbone, blocks: Sequence[int]) -> Backbone:
+    """A copy without blocks."""
+    return compact_backbone(network, without_blocks(network, tuple(blocks)))
 
 
 def _trainable(network: Backbone) -> Backbone:
     """All but the classifier."""
-    network.train_only(lambda name: not name.startswith(("head", "fc_norm")))
+    network.train_only(lambda name: not is_rear(name))
     return network

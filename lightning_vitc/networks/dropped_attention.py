@@ -17,11 +17,13 @@ from lightning_vitc.networks.compaction import compact_backbone
 from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.kept import Kept
 from lightning_vitc.networks.least_squares import fit_second_layer
+from lightning_vitc.networks.modules.channels import channel_dim
 from lightning_vitc.networks.spec import ArchSpec
 
 Units = Literal["random", "activation"]
 Init = Literal["reuse", "reinit", "least_squares"]
-REAR = ("head", "head_dist", "fc_norm", "attn_pool")  # behind the tokens that are compared
+REAR = ("head", "head_dist", "fc_norm", "attn_pool", "fc", "classifier")  # of all families
+OUTLETS = {"basic": "conv2", "inverted": "conv_pwl", "separable": "conv_pw"}
 SEEN_AT_ONCE = 50  # images in a forward pass that trains nothing
 
 
@@ -71,7 +73,10 @@ def units_that_stay(
 
 
 def without_attention(network: Backbone, block: int, positions: Tensor) -> Kept:
-    """The sub-network that keeps everything but the attention of a block and all but some of its hidden units."""
+    """The sub-network that keeps everything but the attention of a block and all but some of its hidden units.
+
+    Of a block of convolutions, which has none, all but some of its inner channels.
+    """
     branch = network.spec.blocks[block].branches[MLP]
     assert branch is not None
     smaller = network.spec.with_block(block, Block((None, branch.of_pieces(len(positions)))))
@@ -91,37 +96,53 @@ def random_units(total: int, count: int, seed: int, block: int) -> Tensor:
     return torch.randperm(total, generator=_generator("units", seed, block))[:count].sort().values
 
 
+def outlet_of(spec: ArchSpec, block: int) -> str:
+    """The name, within a block, of the layer that reads its hidden units."""
+    branch = spec.blocks[block].branches[MLP]
+    return OUTLETS.get(branch.kind if branch else "mlp", "mlp.fc2")
+
+
 @torch.no_grad()
 def active_units(network: Backbone, block: int, count: int, images: Tensor) -> Tensor:
-    """Sorted positions [count] of the units whose activation after GELU is largest on average over all tokens."""
+    """Sorted positions [count] of the units whose activation is largest on average over all positions."""
     network = deepcopy(network).eval()
     sums: list[Tensor] = []
-    network.blocks[block].mlp.fc2.register_forward_pre_hook(  # of [B, N, hidden]
-        lambda _, inputs: sums.append(inputs[0].flatten(1, -2).mean(1).sum(0))
+    outlet = network.blocks[block].get_submodule(outlet_of(network.spec, block))
+    dim = channel_dim(outlet)
+    outlet.register_forward_pre_hook(
+        lambda _, inputs: sums.append(inputs[0].movedim(dim, -1).flatten(1, -2).mean(1).sum(0))
     )
     for part in images.split(SEEN_AT_ONCE):
         network.forward_features(part.to(next(network.parameters()).device))
     return torch.stack(sums).sum(0).topk(count).indices.sort().values.cpu()
 
 
-def compressed_blocks(spec: ArchSpec) -> list[int]:
-    """The blocks that have lost their attention."""
-    return [number for number, block in enumerate(spec.blocks) if block.branches[ATTN] is None]
+def behind_attentions(spec: ArchSpec) -> int:
+    """The number of the block behind the last one that has lost its attention; 0 where none has."""
+    return 1 + max((number for number, block in enumerate(spec.blocks) if block.branches[ATTN] is None), default=-1)
 
 
-def train_around(network: Backbone, beyond: int | None = 1) -> None:
+def train_around(network: Backbone, behind: int, beyond: int | None = 1) -> None:
     """Let gradients reach the embedding, the blocks up to the last compressed one and beyond, and the final norm.
 
-    Everything else is frozen, the classifier always: no loss reaches it.
+    Everything else is frozen, what leads into a stage of frozen blocks too; the classifier always: no loss reaches it.
 
     Args:
-        network: with compressed blocks.
-        beyond: blocks after the last compressed one; `None` for all.
+        network: with compressed blocks, or without some.
+        behind: the number of the block behind the last of these.
+        beyond: blocks from there on that are trained; `None` for all.
     """
     spec, shape = network.spec, shape_of(network.spec)
-    last = spec.depth if beyond is None else max(compressed_blocks(spec), default=-1) + beyond
-    after = tuple(shape.block_prefix(*spec.place(number)) for number in range(last + 1, spec.depth))
-    network.train_only(lambda name: name.partition(".")[0] not in REAR and not name.startswith(after))
+    first = spec.depth if beyond is None else behind + beyond  # that rests
+    after = [shape.block_prefix(*spec.place(number)) for number in range(first, spec.depth)]
+    starts = [sum(spec.depths[:stage]) for stage in range(len(spec.stages))]
+    after += [prefix for stage, start in enumerate(starts) if stage and start >= first for prefix in shape.entry(stage)]
+    network.train_only(lambda name: not is_rear(name) and not name.startswith(tuple(after)))
+
+
+def is_rear(name: str) -> bool:
+    """Whether a weight stands behind the features that are compared."""
+    return name.partition(".")[0] in REAR
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from lightning_vitc.schema.fields import MISSING, bounded, path, rule, weights
 
 @dataclass
 class OptimizerConfig:
-    """AdamW without decay on biases, norms and tokens; linear warm-up, then cosine, per step."""
+    """AdamW without decay on biases, norms and tokens; linear warm-up, then a cosine or one fall, per step."""
 
     name: str = "adamw"  # any name of timm.optim
     lr: float = bounded(MISSING, gt=0)
@@ -20,7 +20,10 @@ class OptimizerConfig:
     eps: float = bounded(1e-8, gt=0)
     warmup_epochs: float = bounded(0.0, ge=0)
     warmup_lr: float = bounded(1e-6, ge=0)
-    min_lr: float = bounded(1e-5, ge=0)
+    min_lr: float = bounded(1e-5, ge=0)  # where a cosine ends
+    schedule: Literal["cosine", "step"] = "cosine"
+    decay_at: float = bounded(0.4, ge=0, le=1)  # of `step`: after this share of the steps behind the warm-up
+    decay_rate: float = bounded(0.1, ge=0, le=1)  # ... the rate is multiplied by this
 
 
 @dataclass
@@ -75,12 +78,13 @@ class SyntheticConfig:
     """Images made from noise to compare networks on (DC-ViT); the defaults are the paper's."""
 
     count: int = bounded(50, gt=0)
-    batch: int = bounded(50, gt=0)  # images at a time; changes none of them
+    batch: int = bounded(50, gt=0)  # images at a time; changes none of them, but where there are batch norms
     iterations: int = bounded(2000, gt=0)
     warmup: int = bounded(100, ge=0)  # iterations
     lr: float = bounded(0.25, gt=0)
     tv: float = bounded(1e-4, ge=0)  # weight of the total variation
     l2: float = bounded(1e-5, ge=0)  # weight of the norm
+    batch_norm: float = bounded(0.01, ge=0)  # weight of the distance from running statistics, where there are any
     beta: float | None = bounded(None, gt=0)  # exponent of the total variation; default: 1 for DeiT, else .6
     roll: int | None = bounded(None, ge=0)  # at random, by at most so many pixels; default: 30 of 224
     flip: bool = True  # at random, from left to right

@@ -47,10 +47,12 @@ def build_optimizer(
 
 
 def lr_factor(step: int, recipe: OptimizerConfig, total_steps: int, warmup_steps: int) -> float:
-    """The learning rate of a step as a fraction of `recipe.lr`: linear warm-up, then half a cosine."""
+    """The learning rate of a step as a fraction of `recipe.lr`: linear warm-up, then half a cosine or one fall."""
     if step < warmup_steps:
         start = recipe.warmup_lr / recipe.lr
         return start + (1 - start) * step / warmup_steps
-    end = min(recipe.min_lr / recipe.lr, 1.0)
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    if recipe.schedule == "step":
+        return recipe.decay_rate if progress >= recipe.decay_at else 1.0
+    end = min(recipe.min_lr / recipe.lr, 1.0)
     return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -18,8 +18,9 @@ def module():
 
     def drop(block: int) -> None:
         made.networks["one"] = drop_attention(made.networks["one"], block, 20, seed=0, images=torch.empty(0))
+        made.behind["one"] = max(block + 1, made.behind["one"])
 
-    made = SimpleNamespace(compresses=True, networks={"one": network}, drop=drop)
+    made = SimpleNamespace(compresses=True, networks={"one": network}, behind={"one": 0}, drop=drop)
     return made
 
 

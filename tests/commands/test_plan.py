@@ -41,6 +41,24 @@ def test_out_of_reach_is_the_users_mistake(vitc, experiment, line):
     assert done.error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "plan"),
+    [
+        (["dcvit_swin_b"], {"blocks": 4, "macs": 12_686_118_912, "params": 75_147_872}),
+        (["dcvit_swin_b", "method.unit=attention"],
+         {"blocks": 5, "hidden": 613, "macs": 12_685_918_208, "params": 75_142_089}),
+        (["practise_resnet34", "budget.drop_blocks=3"],
+         {"blocks": 3, "macs": 2_970_128_384, "least_params": 11_175_720, "most_params": 21_354_280}),
+        (["dcvit_mobilenetv2", "budget.drop_blocks=null", "budget.macs=91%"], {"least_blocks": 2, "most_blocks": 3}),
+    ],
+)  # fmt: skip
+def test_whole_blocks(vitc, arguments, plan):
+    """Exactly, and what depends on the blocks that training chooses by its two ends."""
+    done = vitc("plan", *arguments, "--json")
+    assert (done.code, done.error) == (0, "")
+    assert json.loads(done.out)["plan"] == plan
+
+
 def test_a_budget_within_a_block_can_be_met(vitc):
     """By dropping the whole block, as the plan says."""
     done = vitc("plan", "practise_digits", *FEW, "budget.macs=99.9%", "--json")

@@ -14,7 +14,8 @@ from lightning_vitc.schema import OptimizerConfig, PostTrainingArguments
 Write = Callable[[str, str], Path]
 
 OFFERED = {
-    "dcvit_deit_b", "dcvit_dinov3_s", "dcvit_swin_b", "dcvit_vit_b", "practise_vit_b", "scala_deit_b", "scala_deit_s",
+    "dcvit_deit_b", "dcvit_dinov3_s", "dcvit_mobilenetv2", "dcvit_resnet34", "dcvit_swin_b", "dcvit_vit_b",
+    "practise_mobilenetv2", "practise_resnet34", "practise_vit_b", "scala_deit_b", "scala_deit_s",
     "uvc_deit_b", "uvc_deit_s", "uvc_deit_ti", "uvc_deit_ti_distilled", "uvc_dinov3_b", "uvc_swin_t",
     "uvc_t2t_vit_14",
 }  # fmt: skip
@@ -165,6 +166,18 @@ def test_weights_of_the_hub_have_a_tag(name: str) -> None:
 )
 def test_the_papers_evaluate_a_crop_of_seven_eighths(name: str) -> None:
     assert EXPERIMENTS[name].data.crop_pct == 0.875
+
+
+@pytest.mark.parametrize("method", ["dcvit", "practise"])
+@pytest.mark.parametrize("network", ["resnet34", "mobilenetv2"])
+def test_networks_of_convolutions_have_practises_recipe(method: str, network: str) -> None:
+    """SGD at .02 with a momentum of .9, 2000 steps of 500 images in batches of 64, a tenth of the rate after 40 %."""
+    experiment = EXPERIMENTS[f"{method}_{network}"]
+    recipe, trainer, data = experiment.optimizer, experiment.trainer, experiment.data
+    assert (recipe.name, recipe.lr, recipe.weight_decay, recipe.warmup_epochs) == ("momentum", 0.02, 1e-4, 0)
+    assert (recipe.schedule, recipe.decay_at, recipe.decay_rate) == ("step", 0.4, 0.1)
+    assert -(-data.num_samples // data.batch_size) * trainer.max_epochs == 2000
+    assert (data.mixup, data.cutmix, data.re_prob, trainer.gradient_clip_val) == (0, 0, 0, None)
 
 
 def test_vit_b_is_the_one_of_the_paper() -> None:

@@ -177,9 +177,7 @@ NETWORKS = {
     "performers": NAMES["t2t_vit_14"](**T2T),
     "attention among overlapping patches": NAMES["t2t_vit_t_14"](**T2T),
     "convolutions, then attention": UNIFORMERS["uniformer_small_plus"](**UNIFORMER),
-    "patches, convolutions, then attention, gates": UNIFORMERS["uniformer_small"](**UNIFORMER).with_gates(
-        [("relu", "linear")] * 4
-    ),
+    "convolutions and patches, then attention": UNIFORMERS["uniformer_small"](**UNIFORMER),
 }
 
 

@@ -23,8 +23,8 @@ from lightning_vitc.few_shot.block_plan import (
     plan_blocks,
     plan_of_blocks,
 )
-from lightning_vitc.few_shot.candidates import chosen_candidates
 from lightning_vitc.few_shot.feature_matching import must_have_tokens
+from lightning_vitc.few_shot.units import chosen_candidates
 from lightning_vitc.networks.backbone import template
 from lightning_vitc.networks.blocks import attention
 from lightning_vitc.networks.families.plain.shape import positions, vit, vit_block
@@ -47,7 +47,7 @@ def spec_of(name: str) -> ArchSpec:
 
 
 def target_of_blocks(spec: ArchSpec, number: int, convention: str = "paper") -> Target:
-    return block_target(BudgetConfig(drop_blocks=number, convention=convention), spec, "dcvit", [1])
+    return block_target(BudgetConfig(drop_blocks=number, convention=convention), spec, [1])
 
 
 @pytest.mark.parametrize(("model", "block", "total"), [
@@ -86,18 +86,18 @@ def test_the_other_convention_drops_whole_blocks():
 def test_a_ratio_above_all_that_can_be_reached(share, wrong):
     """The dense network is no result of the method, and is not offered as one."""
     spec = spec_of("vit_base_patch16_224")
-    target = block_target(BudgetConfig(macs=share, convention="paper"), spec, "dcvit", [1])
+    target = block_target(BudgetConfig(macs=share, convention="paper"), spec, [1])
     with pytest.raises(UserError) as caught:
         plan_blocks(spec, target, range(1, 11))
     assert str(caught.value).endswith(f"%) {wrong}; the nearest that can is 16,398,243,840 (97.24 %)")
-    reachable = block_target(BudgetConfig(macs=16_398_243_840, convention="paper"), spec, "dcvit", [1])
+    reachable = block_target(BudgetConfig(macs=16_398_243_840, convention="paper"), spec, [1])
     assert plan_blocks(spec, reachable, range(1, 11)) == BlockPlan(1, 3072)
 
 
 def test_a_number_between_two_that_can_be_reached_with_extra_blocks():
     """Of 2 + 1 blocks without their attention, and 1 + 1 that are as small as one without attention and MLP."""
     spec = spec_of("vit_base_patch16_224")
-    target = block_target(BudgetConfig(macs=15_468_000_000, convention="paper"), spec, "dcvit", [1])
+    target = block_target(BudgetConfig(macs=15_468_000_000, convention="paper"), spec, [1])
     with pytest.raises(UserError) as caught:
         plan_blocks(spec, target, range(1, 11), extra=1)
     assert str(caught.value).endswith(
@@ -119,7 +119,7 @@ def test_more_blocks_than_candidates():
 ])  # fmt: skip
 def test_budgets_that_mean_nothing(keys, message):
     with pytest.raises(UserError, match=message):
-        block_target(BudgetConfig(**keys), spec_of("vit_base_patch16_224"), "dcvit", [1])
+        block_target(BudgetConfig(**keys), spec_of("vit_base_patch16_224"), [1])
 
 
 def test_beyond_forty_percent_it_warns():
@@ -157,11 +157,11 @@ def test_the_deepest_stage_of_a_swin_transformer(number, plan, params, macs):
     """As dropping so many of its blocks by the paper's count; and in full MACs, where an attention is a unit of all."""
     candidates = chosen_candidates(None, SWIN_B)
     assert candidates == list(range(5, 21))
-    target = block_target(BudgetConfig(drop_blocks=number, convention="paper"), SWIN_B, "dcvit", candidates)
+    target = block_target(BudgetConfig(drop_blocks=number, convention="paper"), SWIN_B, candidates)
     assert plan_blocks(SWIN_B, target, candidates) == plan
     small = plan.apply(SWIN_B, candidates)
     assert (costs.params(small), costs.macs(small)) == (params, macs)
-    full = block_target(BudgetConfig(drop_blocks=number), SWIN_B, "dcvit", candidates)
+    full = block_target(BudgetConfig(drop_blocks=number), SWIN_B, candidates)
     assert plan_blocks(SWIN_B, full, candidates) == BlockPlan(number, 0)
 
 
@@ -175,7 +175,7 @@ def test_a_network_without_a_class_token_has_none_to_compare():
 
 def test_candidates_of_several_stages_differ_in_cost():
     with pytest.raises(UserError, match=r"^method\.candidates: blocks of several stages \(2 to 3, 4 to 21\) differ in"):
-        block_target(BudgetConfig(drop_blocks=1), SWIN_B, "dcvit", [2, 5])
+        block_target(BudgetConfig(drop_blocks=1), SWIN_B, [2, 5])
 
 
 SMALL = vit("small", (8, 8), (4, 4), 1, 10, 4, [vit_block(attention(2, (2, 2)), 4)] * 4, 1.0)
@@ -211,7 +211,7 @@ def networks(draw: st.DrawFn) -> ArchSpec:
 @given(networks(), st.integers(1, 9999), st.sampled_from(["full", "paper"]))
 def test_any_network_and_any_budget(spec, share, convention):
     """Never over the target, missed by less than a unit of every block, and the paper's formulas in fractions."""
-    target = block_target(BudgetConfig(macs=f"{share / 100}%", convention=convention), spec, "dcvit", [1])
+    target = block_target(BudgetConfig(macs=f"{share / 100}%", convention=convention), spec, [1])
     parts, candidates = BlockCosts.of(spec, target, [1]), range(spec.depth - 2)
     removed = target.dense - target.amount
     A, P = parts.attn, parts.hidden * parts.unit
@@ -233,7 +233,7 @@ def test_any_network_and_any_budget(spec, share, convention):
 
 @given(networks(), st.integers(1, 9999), st.sampled_from(["full", "paper"]), st.integers(0, 4))
 def test_what_a_refusal_offers_can_be_reached(spec, share, convention, extra):
-    target = block_target(BudgetConfig(macs=f"{share / 100}%", convention=convention), spec, "dcvit", [1])
+    target = block_target(BudgetConfig(macs=f"{share / 100}%", convention=convention), spec, [1])
     try:
         plan_blocks(spec, target, range(spec.depth - 2), extra)
     except UserError as refusal:
@@ -249,7 +249,7 @@ def test_what_a_refusal_offers_can_be_reached(spec, share, convention, extra):
 
 @given(networks(), st.integers(0, 4))
 def test_the_most_of_the_plan_can_be_reached_and_no_more(spec, extra):
-    target = block_target(BudgetConfig(macs="100%"), spec, "dcvit", [1])
+    target = block_target(BudgetConfig(macs="100%"), spec, [1])
     parts = BlockCosts.of(spec, target, [1])
     removed = (first_reached(parts, extra) + extra) * parts.attn
     assume(removed < target.dense)

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from lightning_vitc.few_shot.metric_set import beta_of
-from lightning_vitc.few_shot.synthetic import _rate, regularizer, synthesize, total_variation
+from lightning_vitc.few_shot.synthetic import _rate, batch_norm_distances, regularizer, synthesize, total_variation
+from lightning_vitc.networks.backbone import from_spec
+from lightning_vitc.networks.families.resnet.shape import resnet
 from lightning_vitc.schema import SyntheticConfig
 
 QUICK = {"count": 6, "batch": 6, "iterations": 12, "warmup": 3}
@@ -192,3 +194,36 @@ def test_scores(make_network, images):
     many = images.repeat(20, 1, 1, 1)  # more than fit into a pass
     assert score(one, other, many) == pytest.approx(expected, rel=1e-4)
     assert score(one, one, images) == pytest.approx(0, abs=1e-6)
+
+
+# Batch norms
+
+
+def test_the_distance_from_running_statistics_by_hand():
+    """Of two channels: means 1 and 3 from 0, variances 1 and 4 from 1; ||(1, 3)|| + ||(0, 3)||."""
+    norm = torch.nn.BatchNorm2d(2).eval()
+    image = torch.tensor([[0.0, 2.0], [1.0, 5.0]])[None, :, None, :]
+    with batch_norm_distances(norm) as distances:
+        norm(image)
+    norm(image)  # nobody looks any more
+    assert [distance.item() for distance in distances] == [pytest.approx(10**0.5 + 3)]
+
+
+def test_statistics_come_closer(monkeypatch):
+    """Of a network of convolutions, by the term of deep inversion; a Vision Transformer has none."""
+    torch.manual_seed(0)
+    network = from_spec(resnet("resnet18", (1,), (4,), img_size=16, num_classes=5)).eval()
+    network.bn1.running_mean += 2
+    images = {weight: make(network, batch_norm=weight, iterations=40, roll=0) for weight in (0.0, 1.0)}
+
+    def distance(batch: torch.Tensor) -> float:
+        with torch.no_grad(), batch_norm_distances(network) as distances:
+            network(batch)
+        return sum(map(float, distances))
+
+    assert distance(images[1.0]) < 0.9 * distance(images[0.0])
+
+
+def test_without_batch_norms_the_term_is_idle(make_network):
+    network = make_network()
+    assert torch.equal(make(network, batch_norm=1.0), make(network, batch_norm=0.0))

@@ -19,7 +19,9 @@ from same_run import differences
 from lightning_vitc import costs, load
 from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
+from lightning_vitc.few_shot import compression
 from lightning_vitc.few_shot.block_plan import BlockPlan
+from lightning_vitc.few_shot.compression import Attentions
 from lightning_vitc.files.records import opened
 from lightning_vitc.methods import dcvit
 from lightning_vitc.methods.dcvit import DCViT, Stages
@@ -72,7 +74,8 @@ def steps():
         arguments=keys, optimizer=OptimizerConfig(lr=1e-3), processes=SimpleNamespace(device="cpu"),
         experiment=SimpleNamespace(seed=5, trainer=SimpleNamespace(max_epochs=4)),
     )  # fmt: skip
-    return dcvit.Stages(run, network, network, BlockPlan(2, 7), "training images")
+    compression = Attentions(BlockPlan(2, 7), "training images", keys, seed=5)
+    return dcvit.Stages(run, network, network, compression, "training images")
 
 
 def test_candidates_are_scored_on_what_they_are_shown(steps, monkeypatch):
@@ -90,32 +93,34 @@ def test_candidates_are_scored_on_what_they_are_shown(steps, monkeypatch):
 def test_several_blocks_at_once_take_the_epochs_of_all(steps):
     seen = []
     steps.run.fit = lambda stage, start, epochs, *_, **__: seen.append(epochs) or SimpleNamespace(backbone=None)
-    steps.finetuned("progressive_2", None)
-    steps.finetuned("one_shot", None, 3)
+    steps.finetuned("progressive_2", None, [2], [2, 1], 1)
+    steps.finetuned("one_shot", None, [], [2, 1, 0], 3)
     assert seen == [4, 12]
 
 
 def test_what_is_matched_and_drawn_has_its_keys(steps, monkeypatch):
-    module = steps._module({"block_01": steps.dense})
+    module = steps._module({"block_01": 2}, {"block_01": steps.dense})
     assert (module.matched, module.seed) == ("class", 5)
     asked = {}
-    monkeypatch.setattr(dcvit, "units_that_stay", lambda *_, **keys: asked.update(keys) or torch.arange(7))
-    monkeypatch.setattr(dcvit, "drop_attention", lambda *_, **keys: asked.update(keys))
-    steps.compress(steps.dense, 1)
+    monkeypatch.setattr(compression, "units_that_stay", lambda *_, **keys: asked.update(keys) or torch.arange(7))
+    monkeypatch.setattr(compression, "drop_attention", lambda *_, **keys: asked.update(keys))
+    steps.compression.compress(steps.dense, (), 1)
     assert asked == {"seed": 5, "images": "training images", "units": "random", "init": "reinit"}
 
 
 def test_progressive_compression_starts_from_the_best_trial(steps, monkeypatch):
     monkeypatch.setattr(dcvit.Stages, "of", lambda _: steps)
     steps.trials = lambda: {1: "trial of 1", 2: "trial of 2"}
-    steps.compress = lambda network, block: f"{network}, then {block}"
-    steps.finetuned = lambda stage, start, times=1: start()
+    steps.compression.compress_last = lambda network, done, block: f"{network}, after {done} {block}"
+    steps.run.fit = lambda stage, build, *_, **__: SimpleNamespace(backbone=build())
+    steps._module = lambda behind, networks: f"{behind}: {networks}"
     run, rows = steps.run, []
     run.arguments.score_on, run.arguments.finetune, run.read_only = "train", "progressive", True
     run.record = lambda *_: {"order": [2, 1, 0]}
     run.add_row = lambda name, network, *_, **columns: rows.append((network, columns))
     dcvit.DCViT.pipeline(run)
-    assert rows == [("trial of 2, then 1", {"blocks": [1, 2], "hidden": 7})]
+    network = "{'compressed': 3}: {'compressed': 'trial of 2, after [2] 1'}"
+    assert rows == [(network, {"blocks": [1, 2], "hidden": 7})]
 
 
 # What a run leaves behind

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lightning_vitc import costs
-from lightning_vitc.budget.target import Target
 from lightning_vitc.config import load_experiment
 from lightning_vitc.few_shot.adaptors import adapted
+from lightning_vitc.few_shot.elimination import Elimination
 from lightning_vitc.few_shot.latency import latencies
 from lightning_vitc.files.records import opened
 from lightning_vitc.methods import practise
@@ -21,6 +21,7 @@ from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.dropped_attention import without_blocks
 from lightning_vitc.pipeline.pipeline import Pipeline
 from lightning_vitc.runs.directory import RunDirectory
+from lightning_vitc.schema import BudgetConfig
 
 TINY = (
     "model.depth=5", "model.embed_dim=24", "model.num_heads=2", "model.patch_size=4", "teacher.epochs=1",
@@ -74,20 +75,19 @@ def test_a_budget_within_a_block_drops_it(network):
     spec, dense = network.spec, costs.macs(network.spec)
     block = (dense - costs.macs(spec.with_stage())) // 5
     for removed, number in ((1, 1), (block, 1), (block + 1, 2), (3 * block // 2, 2)):
-        assert (
-            practise.dropped_blocks(spec, Target("macs", dense - removed, dense, "full", "dcvit"), range(3)) == number
-        )
+        plan = Elimination.of(BudgetConfig(macs=dense - removed), spec, range(3))
+        assert len(plan.chosen([2, 0, 1])) == number
 
 
 def test_the_best_leave_at_once_and_are_tuned_so_many_times(network, monkeypatch):
     for name in ("must_have_room", "adopt_trials", "tried", "original_tokens"):
         monkeypatch.setattr(practise, name, lambda *_: None)
-    monkeypatch.setattr(Practise, "_number", lambda *_: 2)
     seen = {}
     run = SimpleNamespace(
-        arguments=SimpleNamespace(candidates=None, trials_at_once=2, trials_of=None, finetune_times=3),
+        arguments=SimpleNamespace(candidates=None, unit="block", trials_at_once=2, trials_of=None, finetune_times=3),
         dense_spec=network.spec, start=lambda **_: network, optimizer=None, record=lambda *_: {"order": [3, 1, 2]},
-        experiment=SimpleNamespace(seed=0, trainer=SimpleNamespace(max_epochs=4)),
+        latency=SimpleNamespace(table=lambda: None),
+        experiment=SimpleNamespace(seed=0, trainer=SimpleNamespace(max_epochs=4), budget=BudgetConfig(drop_blocks=2)),
         fit=lambda stage, build, epochs, **_: seen.update(epochs=epochs) or SimpleNamespace(backbone=None),
         add_row=lambda name, network, kept, left, **columns: seen.update(left=left, **columns),
     )  # fmt: skip
@@ -130,7 +130,7 @@ def test_it_starts_from_the_original_and_leaves_the_head(done):
 def test_as_many_finetunings_as_dcvit_compresses_blocks(tmp_path, budget, times):
     keys = [*TINY, f"output_dir={tmp_path}", budget]
     run = Pipeline(load_experiment("practise_digits", keys), RunDirectory(tmp_path / "run"))
-    assert Practise._times(run, run.dense_spec) == times
+    assert Practise._times(run, run.dense_spec, 2) == times
     dcvit = load_experiment("dcvit_digits", [*(key for key in keys if "latency" not in key)])
     assert DCViT.plan(run.dense_spec, dcvit).details["blocks"] == times
 

@@ -57,6 +57,20 @@ def test_only_warm_up_and_a_single_step():
     assert lr_factor(0, RECIPE, 1, 0) == 1
 
 
+def test_a_step_falls_once():
+    """PRACTISE's for networks of convolutions: to a tenth after 40 percent of what follows the warm-up."""
+    recipe = OptimizerConfig(lr=0.02, schedule="step")
+    assert [lr_factor(step, recipe, 2000, 0) for step in (0, 799, 800, 1999)] == [1, 1, 0.1, 0.1]
+    assert [lr_factor(step, recipe, 110, 10) for step in (9, 10, 49, 50)][1:] == [1, 1, 0.1]
+
+
+def test_momentum_is_plain_sgd():
+    """Not Nesterov's, which timm means by sgd."""
+    optimizer, _ = build_optimizer(torch.nn.Linear(2, 2), OptimizerConfig(name="momentum", lr=0.02), 10, 0)
+    group = optimizer.param_groups[0]
+    assert (type(optimizer).__name__, group["momentum"], group["nesterov"]) == ("SGD", 0.9, False)
+
+
 def test_a_minimum_above_the_rate_keeps_the_rate():
     high = OptimizerConfig(lr=1e-6, min_lr=1e-5, warmup_lr=0.0)
     assert [lr_factor(step, high, 10, 2) for step in (0, 1, 2, 6, 10)] == [0, 0.5, 1, 1, 1]

@@ -36,6 +36,9 @@ class Shape(Protocol):
     def block_prefix(self, stage: int, number: int) -> str:
         """What the names of a block's weights begin with, such as `blocks.3.`."""
 
+    def entry(self, stage: int) -> tuple[str, ...]:
+        """What the names of the weights begin with that lead into a stage after the first, beside its blocks."""
+
     def positions(self, spec: ArchSpec) -> tuple[int, ...]:
         """How many positions the stream has in each stage."""
 

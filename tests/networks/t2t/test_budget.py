@@ -22,7 +22,7 @@ def test_unit_costs():
 
 @pytest.mark.parametrize(("number", "hidden"), [(1, 960), (2, 639), (3, 479), (4, 382)])
 def test_plans_of_whole_blocks_in_the_papers_convention(number, hidden):
-    target = block_target(BudgetConfig(drop_blocks=number, convention="paper"), SPEC, "dcvit", [1])
+    target = block_target(BudgetConfig(drop_blocks=number, convention="paper"), SPEC, [1])
     candidates = range(1, 13)
     parts = BlockCosts.of(SPEC, target, candidates)
     assert (parts.attn, parts.unit, parts.block) == (116_497_920, 151_296, 291_093_504)

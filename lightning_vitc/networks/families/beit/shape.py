@@ -11,7 +11,7 @@ from lightning_vitc.networks.families.plain import shape as plain
 from lightning_vitc.networks.spec import ArchSpec
 
 parts, positions, attended, at_size = plain.parts, plain.positions, plain.attended, plain.at_size
-narrow, paired, block_prefix = plain.narrow, plain.paired, plain.block_prefix
+narrow, paired, block_prefix, entry = plain.narrow, plain.paired, plain.block_prefix, plain.entry
 EXAMPLES = ("beit_base_patch16_224",)
 PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = plain.PAPERS
 TABLE = "attn.relative_position_bias_table"

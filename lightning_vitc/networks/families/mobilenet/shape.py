@@ -148,6 +148,11 @@ def block_prefix(stage: int, number: int) -> str:
     return f"blocks.{stage}.{number}."
 
 
+def entry(stage: int) -> tuple[str, ...]:
+    """Its first block does."""
+    return ()
+
+
 def layout(spec: ArchSpec) -> Layout:
     """Names and axes of the state dict."""
     return Layout(dict(_around(spec)), tuple(_block(spec, number) for number in range(spec.depth)))

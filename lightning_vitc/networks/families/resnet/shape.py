@@ -132,6 +132,11 @@ def block_prefix(stage: int, number: int) -> str:
     return f"layer{stage + 1}.{number}."
 
 
+def entry(stage: int) -> tuple[str, ...]:
+    """Its first block does."""
+    return ()
+
+
 def layout(spec: ArchSpec) -> Layout:
     """Names and axes of the state dict."""
     return Layout(dict(_around(spec)), tuple(_block(spec, number) for number in range(spec.depth)))

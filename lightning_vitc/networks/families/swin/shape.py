@@ -171,6 +171,11 @@ def block_prefix(stage: int, number: int) -> str:
     return f"layers.{stage}.blocks.{number}."
 
 
+def entry(stage: int) -> tuple[str, ...]:
+    """The merge."""
+    return (f"layers.{stage}.downsample.",)
+
+
 def layout(spec: ArchSpec) -> Layout:
     """Names and axes of the state dict."""
     return Layout(dict(_around(spec)), tuple(_block(spec, number) for number in range(spec.depth)))

@@ -151,6 +151,11 @@ def block_prefix(stage: int, number: int) -> str:
     return f"blocks.{number}."
 
 
+def entry(stage: int) -> tuple[str, ...]:
+    """There is but one stage."""
+    return ()
+
+
 def layout(spec: ArchSpec) -> Layout:
     """Names and axes of the state dict."""
     return Layout(dict(_around(spec)), tuple(_block(spec, number) for number in range(spec.depth)))

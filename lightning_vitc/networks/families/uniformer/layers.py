@@ -31,6 +31,8 @@ class Convolution(nn.Conv2d):
 class BatchNorm(nn.BatchNorm2d):
     """[B, H, W, D] -> [B, H, W, D], over all positions of all images."""
 
+    channels_last = True
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalize."""
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -38,6 +40,8 @@ class BatchNorm(nn.BatchNorm2d):
 
 class Pointwise(nn.Conv2d):
     """A convolution of one pixel, which is a linear layer: [B, ..., D] -> [B, ..., D']."""
+
+    channels_last = True
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features, 1)
