@@ -29,20 +29,28 @@ class SkipGates(nn.Module):
         every: optimizer steps between updates.
         seed: of the samples.
         initial: logits (skip, run) of every gate.
+        there: [L, 2] which branches there are; all by default.
+        necessary: [L] which blocks always run; none by default.
     """
 
     gradient: Tensor
 
     def __init__(self, depth: int, unit: Unit, every: int = 50, seed: int = 0,
-                 initial: tuple[float, float] = (-1.0, 1.0)):  # fmt: skip
+                 initial: tuple[float, float] = (-1.0, 1.0), there: Tensor | None = None,
+                 necessary: Tensor | None = None):  # fmt: skip
         super().__init__()
+        self.there = torch.ones(depth, 2, dtype=torch.bool) if there is None else there
+        self.necessary = torch.zeros(depth, dtype=torch.bool) if necessary is None else necessary
         self.unit, self.every, self.seed = unit, every, seed
         self.logits = nn.Parameter(torch.tensor(initial).repeat(depth, 1 if unit == "block" else 2, 1))
         self.register_buffer("gradient", torch.zeros_like(self.logits))
 
     def probability(self) -> Tensor:
         """That each branch runs, [L, 2], differentiable."""
-        return self.logits.softmax(-1)[..., 1].expand(-1, 2)
+        chance = self.logits.softmax(-1)[..., 1].expand(-1, 2)
+        if self.necessary.any():
+            chance = torch.where(self.necessary.to(chance.device)[:, None], 1.0, chance)
+        return chance
 
     def sample(self, step: int, temperature: float) -> Tensor:
         """Hard gates of a step with the gradient of the soft ones, as the backbone takes them: [L] or [L, 2]."""
@@ -93,21 +101,24 @@ class SkipGates(nn.Module):
         """
         chance = self.probability().float().cpu()
         columns = [[0, 1]] if self.unit == "block" else [[0], [1]]
-        units = [(block, column) for block in range(len(chance)) for column in columns]
+        units = [
+            (block, column) for block in range(len(chance)) for column in columns
+            if not self.necessary[block] and self.there[block, column].any()
+        ]  # fmt: skip
         units.sort(key=lambda unit: float(chance[unit[0], unit[1][0]]), reverse=True)
-        running = chance > 0.5
+        running = (chance > 0.5) & self.there
         for block, column in units:
-            few = _fewest(running) < min_blocks and not bool(running[block, column].any())
+            few = self._fewest(running) < min_blocks and not bool(running[block, column].any())
             if few or most(running) < limit:
-                running[block, column] = True
+                running[block, column] = self.there[block, column]
         for block, column in reversed(units):
             fewer = running.clone()
             fewer[block, column] = False
-            if least(running) > limit and _fewest(fewer) >= min_blocks:
+            if least(running) > limit and self._fewest(fewer) >= min_blocks:
                 running = fewer
         for block, column in units:  # without pruning, what was left out too generously
             more = running.clone()
-            more[block, column] = True
+            more[block, column] = self.there[block, column]
             if most(more) <= limit:
                 running = more
         return running
@@ -115,7 +126,6 @@ class SkipGates(nn.Module):
     def _shaped(self, gates: Tensor) -> Tensor:
         return gates.squeeze(1) if self.unit == "block" else gates
 
-
-def _fewest(running: Tensor) -> int:
-    """Attentions or MLPs that run, whichever are fewer: without attention the class token would see no patch."""
-    return int(running.sum(0).min())
+    def _fewest(self, running: Tensor) -> int:
+        """Attentions or MLPs that run, whichever are fewer: without attention the class token would see no patch."""
+        return int(running.sum(0)[self.there.any(0)].min())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_vitc.budget.stacks import joined, stacks_of
+from lightning_vitc.budget.stacks import joined, present, stacks_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.blocks import ATTN as ATTN
 from lightning_vitc.networks.blocks import MLP as MLP
@@ -42,7 +42,7 @@ class Masks:
         stacks = stacks_of(spec)
         dims = [torch.ones(len(stack), stack.heads, stack.head_dim, dtype=torch.bool) for stack in stacks]
         channels = [torch.ones(len(stack), stack.channels, dtype=torch.bool) for stack in stacks]
-        return cls(joined(dims), joined(channels), torch.ones(spec.depth, 2, dtype=torch.bool))
+        return cls(joined(dims), joined(channels), present(spec))
 
     @property
     def heads(self) -> Tensor:
@@ -84,10 +84,13 @@ def check_minima(least: MinKeepConfig, spec: ArchSpec) -> None:
     """
     stacks = stacks_of(spec)
     most = {
-        "heads": min(stack.heads for stack in stacks), "dims": min(stack.head_dim for stack in stacks),
-        "channels": min(stack.channels for stack in stacks), "blocks": spec.depth,
+        "heads": [stack.heads for stack in stacks], "dims": [stack.head_dim for stack in stacks],
+        "channels": [stack.channels for stack in stacks], "blocks": [spec.depth],
     }  # fmt: skip
-    for key, limit in most.items():
+    for key, sizes in most.items():
+        limit = min((size for size in sizes if size), default=1)  # of what there is
         if (asked := getattr(least, key)) is not None and asked > limit:
+            if not any(sizes):
+                raise UserError(f"budget.min_keep.{key}: {spec.name} has none; leave it out")
             where = f"{spec.name} has" if len(stacks) == 1 or key == "blocks" else f"a stage of {spec.name} has"
             raise UserError(f"budget.min_keep.{key}: {asked} is more than the {limit} that {where}")

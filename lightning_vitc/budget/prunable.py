@@ -15,7 +15,7 @@ from lightning_vitc.budget.stacks import joined, stack_of, stacks_of
 from lightning_vitc.networks.axes import Inner
 from lightning_vitc.networks.backbone import Backbone, BranchGate
 from lightning_vitc.networks.blocks import ATTN, MLP, Block, Branch
-from lightning_vitc.networks.branch_layouts import OUTLETS
+from lightning_vitc.networks.branch_layouts import LAST_NORMS, OUTLETS
 from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.kept import Index, Kept
 from lightning_vitc.networks.spec import ArchSpec
@@ -27,9 +27,10 @@ def energies(network: Backbone) -> tuple[Tensor, Tensor]:
     """Squared norms of the columns of `attn.proj` [L, H, d] and of `mlp.fc2` [L, F] of a dense network."""
     dims, channels = [], []
     for stack, weights in zip(stacks_of(network.spec), outlets(network), strict=True):
-        proj, fc2 = (_norms(stacked(of_kind)).square() for of_kind in weights)
-        dims.append(proj.unflatten(1, (stack.heads, -1)))
-        channels.append(fc2)
+        proj, fc2 = (_norms(stacked(of_kind)).square() if of_kind else None for of_kind in weights)
+        none = torch.zeros(len(stack), 0, 0, device=next(network.parameters()).device)
+        dims.append(none if proj is None else proj.unflatten(1, (stack.heads, -1)))
+        channels.append(none.flatten(1) if fc2 is None else fc2)
     return joined(dims), joined(channels)
 
 
@@ -37,13 +38,15 @@ def outlets(network: Backbone) -> list[tuple[list[Tensor], list[Tensor]]]:
     """The weights whose columns are pruned, block by block of each stack: such as of `attn.proj` and of `mlp.fc2`."""
     blocks: list[Any] = list(network.blocks)
     return [
-        (_weights(blocks[stack.rows], stack.attn), _weights(blocks[stack.rows], stack.mlp))
+        (_weights(blocks[stack.rows], stack.attn), _weights(blocks[stack.rows], stack.channels and stack.mlp))
         for stack in stacks_of(network.spec)
     ]
 
 
-def _weights(blocks: list[Any], branch: Branch) -> list[Tensor]:
-    return [block.get_submodule(OUTLETS[branch.kind]).weight for block in blocks]
+def _weights(blocks: list[Any], branch: Branch | int | None) -> list[Tensor]:
+    return (
+        [] if not isinstance(branch, Branch) else [block.get_submodule(OUTLETS[branch.kind]).weight for block in blocks]
+    )
 
 
 def _norms(weights: Tensor) -> Tensor:
@@ -53,23 +56,23 @@ def _norms(weights: Tensor) -> Tensor:
 
 def pruned_spec(spec: ArchSpec, masks: Masks) -> ArchSpec:
     """The architecture that is left; a block without branches is gone, unless it still does something."""
-    blocks, stay = [], stay_without_branches(spec)
-    for block, dims, channels, (run_attn, run_mlp) in zip(
+    blocks, stay, stacks = [], stay_without_branches(spec), stacks_of(spec)
+    for number, (block, dims, channels, (run_attn, run_mlp)) in enumerate(zip(
         spec.blocks, masks.dims.sum(-1).tolist(), masks.channels.sum(-1).tolist(), masks.branches.tolist(), strict=True
-    ):
+    )):  # fmt: skip
         attn, mlp = block.branches
-        assert attn is not None
         assert mlp is not None
         values = [count for count in dims if count]
-        left = replace(attn, pieces=tuple(values)) if run_attn and values else None
-        narrow = replace(mlp, pieces=(channels,)) if run_mlp else None
-        blocks.append(Block((left, narrow)) if run_attn or run_mlp or stay else None)
+        left = replace(attn, pieces=tuple(values)) if attn and run_attn and values else None
+        pieces = (channels,) if stack_of(stacks, number).channels else mlp.pieces
+        narrow = replace(mlp, pieces=pieces) if run_mlp else None
+        blocks.append(Block((left, narrow)) if run_attn or run_mlp or stay[number] else None)
     return spec.with_blocks(blocks)
 
 
-def stay_without_branches(spec: ArchSpec) -> bool:
-    """Whether a block without branches still does something, such as UniFormer's positions."""
-    return any(shape_of(spec).layout(spec.without_branches()).blocks)
+def stay_without_branches(spec: ArchSpec) -> list[bool]:
+    """Which blocks still do something without branches, such as UniFormer's positions."""
+    return [bool(names) for names in shape_of(spec).layout(spec.without_branches()).blocks]
 
 
 def kept_of(spec: ArchSpec, masks: Masks) -> Kept:
@@ -77,13 +80,13 @@ def kept_of(spec: ArchSpec, masks: Masks) -> Kept:
     stacks, stay = stacks_of(spec), stay_without_branches(spec)
     indices: dict[str | Inner, Index] = {}
     for number, (run_attn, run_mlp) in enumerate(masks.branches.tolist()):
-        if run_attn and masks.dims[number].any():
-            stack = stack_of(stacks, number)
+        stack = stack_of(stacks, number)
+        if stack.attn and run_attn and masks.dims[number].any():
             found = _first_kept(stack.attn, stack.of_dims(masks.dims)[number - stack.start])
             indices |= {Inner(number, ATTN, what): index for what, index in found.items()}
-        if run_mlp:
+        if run_mlp and stack.channels:
             indices[Inner(number, MLP, "pieces")] = masks.channels[number].nonzero().flatten()
-    sources = tuple(number for number, run in enumerate(masks.branches.any(-1).tolist()) if run or stay)
+    sources = tuple(number for number, run in enumerate(masks.branches.any(-1).tolist()) if run or stay[number])
     return Kept.of(spec, pruned_spec(spec, masks), indices, sources)
 
 
@@ -113,12 +116,18 @@ def masked_weights(network: Backbone, masks: Masks) -> dict[str, Tensor]:
             (stack.attn, stack.of_dims(masks.dims)[number - stack.start].flatten(), run_attn),
             (stack.mlp, stack.of_channels(masks.channels)[number - stack.start], run_mlp),
         ):
-            name = shape.block_prefix(*spec.place(number)) + OUTLETS[branch.kind]
+            if branch is None or not len(columns):
+                continue
+            block = shape.block_prefix(*spec.place(number))
+            name = block + OUTLETS[branch.kind]
             weight = weights[f"{name}.weight"]
             kernel = (1,) * (weight.ndim - 2)
             changed[f"{name}.weight"] = weight * (columns.to(weight.device) & run).view(-1, *kernel)
             if (bias := weights.get(f"{name}.bias")) is not None and not run:
                 changed[f"{name}.bias"] = torch.zeros_like(bias)
+            if (norm := LAST_NORMS.get(branch.kind)) and not run:  # which would not leave zeros as they are
+                ends = (f"{block}{norm}.weight", f"{block}{norm}.bias")
+                changed |= {end: torch.zeros_like(weights[end]) for end in ends}
     return changed
 
 

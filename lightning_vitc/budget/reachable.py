@@ -7,7 +7,7 @@ from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.plan import Reachable
 from lightning_vitc.budget.projection import multiple_of, project, rounded_up
 from lightning_vitc.budget.prunable import pruned_spec
-from lightning_vitc.budget.stacks import stacks_of
+from lightning_vitc.budget.stacks import necessary, stacks_of
 from lightning_vitc.budget.target import Target
 from lightning_vitc.budget.unit_costs import StackCosts, UnitCosts
 from lightning_vitc.networks.spec import ArchSpec
@@ -48,7 +48,8 @@ def reachable_of(spec: ArchSpec, costs: UnitCosts, budget: BudgetConfig, target:
         share: of what is removed, removed by skipping at most; `None` for any.
     """
 
-    cheapest = sorted(range(spec.depth), key=lambda number: costs.of_block(number).whole)
+    always = necessary(spec)
+    cheapest = sorted(range(spec.depth), key=lambda number: (not always[number], costs.of_block(number).whole))
 
     def cost(blocks: int) -> int:
         masks = Masks.full(spec)
@@ -57,7 +58,8 @@ def reachable_of(spec: ArchSpec, costs: UnitCosts, budget: BudgetConfig, target:
         return costs.total(masks) if target.table is None else target.measure(pruned_spec(spec, masks))
 
     def needed(ratio: float) -> int:
-        return least_blocks(budget.min_keep.blocks, share, ratio, spec.depth) if skip else spec.depth
+        least = least_blocks(budget.min_keep.blocks, share, ratio, spec.depth) if skip else spec.depth
+        return max(least, int(always.sum()))
 
     possible = (blocks for blocks in range(1, spec.depth + 1) if needed(cost(blocks) / costs.dense) <= blocks)
     least, here = cost(next(possible, spec.depth)), cost(needed(target.ratio))

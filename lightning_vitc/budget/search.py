@@ -98,9 +98,12 @@ class BudgetedSearch(nn.Module):
 
     def _branches(self, part: StackCosts) -> Tensor:
         stack = part.stack
+        channels = stack.channels - self.cut_channels[stack.rows]
+        if stack.attn is None:
+            return part.branches(torch.zeros_like(channels), torch.zeros_like(channels), channels)
         heads = stack.heads - self.cut_heads[stack.rows]
         dims = heads * (stack.head_dim - stack.of_heads(self.cut_dims).mean(-1))
-        return part.branches(heads, dims, stack.channels - self.cut_channels[stack.rows])
+        return part.branches(heads, dims, channels)
 
     @torch.no_grad()
     def observe(self, run: Tensor, target: float) -> dict[str, Tensor]:
@@ -111,16 +114,21 @@ class BudgetedSearch(nn.Module):
             "search/price": self.price,
         }
         for name in ("heads", "dims", "channels"):
-            duals, cuts = zip(*(self._means(name, part.stack) for part in self.costs.stacks), strict=True)
+            means = [found for part in self.costs.stacks if (found := self._means(name, part.stack))]
+            if not means:
+                continue
+            duals, cuts = zip(*means, strict=True)
             scalars[f"search/dual_{name}"] = torch.stack(duals).mean()
             scalars[f"search/cut_{name}_percent"] = torch.stack(cuts).mean()
         for number, (attn, mlp) in enumerate(run.unbind()):
             scalars |= {f"gates/attn_{number:02d}": attn, f"gates/mlp_{number:02d}": mlp}
         return scalars
 
-    def _means(self, name: str, stack: Stack) -> tuple[Tensor, Tensor]:
-        """The mean dual, and the mean cut in percent, of a kind of pieces in a stack."""
+    def _means(self, name: str, stack: Stack) -> tuple[Tensor, Tensor] | None:
+        """The mean dual, and the mean cut in percent, of a kind of pieces in a stack, where it has some."""
         size = {"heads": stack.heads, "dims": stack.head_dim, "channels": stack.channels}[name]
+        if not size:
+            return None
         dual, cut = (_part(getattr(self, f"{what}_{name}"), stack) for what in ("dual", "cut"))
         return dual.mean(), 100 * cut.mean() / size
 
@@ -151,6 +159,8 @@ class BudgetedSearch(nn.Module):
         channel = 1 + 2 * lr * smallest(channels, self.cut_channels[rows]) * self.dual_channels[rows, None]
         dim = head[..., None] * dim
         for kind, divisor in zip(weights, (dim.flatten(1), channel), strict=True):
+            if not kind:
+                continue
             weight = stacked(kind)
             weight.div_(divisor.view(len(divisor), 1, -1, *(1,) * (weight.ndim - 3)))
         return dims / dim.square(), channels / channel.square()
@@ -192,6 +202,8 @@ class BudgetedSearch(nn.Module):
             ("dims", dims, part.dim, run[:, ATTN, None], self.least.dims),
             ("channels", channels, part.channel, run[:, MLP], self.least.channels),
         ):
+            if not energy.numel():
+                continue
             cut, dual = (_part(getattr(self, f"{what}_{name}"), stack) for what in ("cut", "dual"))
             gone, following = lowest(relative(energy), cut)
             share = torch.addcmul(pressure * probability, dual, following, value=-1)

@@ -10,6 +10,7 @@ from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.plan import Sketch
 from lightning_vitc.budget.projection import project
 from lightning_vitc.budget.prunable import pruned_spec
+from lightning_vitc.budget.stacks import necessary
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig
@@ -30,8 +31,9 @@ def sketch_of(
     """
     masks = Masks.full(spec)
     if blocks is not None:
-        stays = blocks if prune else _most_blocks(masks, costs, limit, blocks)
-        masks.branches[_leaving(costs, len(masks.branches) - stays)] = False
+        blocks = max(blocks, int(necessary(spec).sum()))
+        stays = blocks if prune else _most_blocks(spec, masks, costs, limit, blocks)
+        masks.branches[_leaving(spec, costs, len(masks.branches) - stays)] = False
     if prune:
         masks = project(masks, *importances(masks, costs), costs, limit, budget.min_keep, budget.round_to)
     return Sketch(pruned_spec(spec, masks))
@@ -44,22 +46,24 @@ def importances(masks: Masks, costs: UnitCosts, seed: int = 0) -> tuple[Tensor, 
     dims = torch.rand(masks.dims.shape, generator=generator)
     dims *= torch.randn(depth, heads, 1, generator=generator).mul(0.5).exp()
     channels = torch.rand(masks.channels.shape, generator=generator)
+    dearest = max(part.channel for part in costs.stacks)
     for part in costs.stacks:
-        channels[part.stack.rows] = channels[part.stack.rows] * part.channel / part.dim
+        channels[part.stack.rows] = channels[part.stack.rows] * part.channel / (part.dim or dearest)
     return dims, channels * torch.randn(depth, 1, generator=generator).mul(0.3).exp()
 
 
-def _leaving(costs: UnitCosts, count: int) -> list[int]:
+def _leaving(spec: ArchSpec, costs: UnitCosts, count: int) -> list[int]:
     """The blocks that go where so many do: the dearest, of equals the last."""
-    blocks = sorted(range(costs.stacks[-1].stack.stop), key=lambda number: costs.of_block(number).whole)
+    always = necessary(spec)
+    blocks = sorted(range(spec.depth), key=lambda number: (not always[number], costs.of_block(number).whole))
     return blocks[len(blocks) - count :]
 
 
-def _most_blocks(masks: Masks, costs: UnitCosts, limit: int, least: int) -> int:
+def _most_blocks(spec: ArchSpec, masks: Masks, costs: UnitCosts, limit: int, least: int) -> int:
     """As many whole blocks as the limit has room for."""
     for count in range(len(masks.branches), least, -1):
         branches = masks.branches.clone()
-        branches[_leaving(costs, len(branches) - count)] = False
+        branches[_leaving(spec, costs, len(branches) - count)] = False
         if costs.total(masks.running(branches)) <= limit:
             return count
     return least

@@ -1,12 +1,14 @@
 """Where the blocks of a dense network are alike: what is decided about them is computed for all of them at once.
 
-A network of one stage has one stack; one of several has a stack a stage. Tensors of all L blocks have room for the
+A network of one stage has one stack; one of several has a stack a stage, or where blocks are convolutions alone more,
+for those that change the stream cost more than others. Tensors of all L blocks have room for the
 largest: a block with fewer heads, value dimensions or channels has places at the end that mean nothing.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.blocks import Block, Branch
+from lightning_vitc.networks.families.family import may_be_absent
 from lightning_vitc.networks.spec import ArchSpec
 
 
@@ -25,13 +28,13 @@ class Stack:
         stage: its number.
         start, stop: the numbers of its first block and of that behind its last.
         attn, mlp: what each of them has, without gates. In the place of an attention may be a mixer: one head, whose
-            value dimensions are its channels.
+            value dimensions are its channels; a block of convolutions alone has nothing there.
     """
 
     stage: int
     start: int
     stop: int
-    attn: Branch
+    attn: Branch | None
     mlp: Branch
 
     def __len__(self) -> int:
@@ -46,17 +49,17 @@ class Stack:
     @property
     def heads(self) -> int:
         """Of an attention."""
-        return self.attn.groups
+        return self.attn.groups if self.attn else 0
 
     @property
     def head_dim(self) -> int:
         """Value dimensions of a head."""
-        return self.attn.pieces[0]
+        return self.attn.pieces[0] if self.attn else 0
 
     @property
     def channels(self) -> int:
-        """Of an MLP."""
-        return self.mlp.width
+        """Of an MLP, or of convolutions; none where they are those of the stream."""
+        return 0 if self.mlp.kind == "separable" else self.mlp.width
 
     def of_dims(self, tensor: Tensor) -> Tensor:
         """Its part of [L, H, d], a view."""
@@ -71,7 +74,12 @@ class Stack:
         return tensor[self.rows, : self.channels]
 
     def alone(self, spec: ArchSpec, *blocks: Block) -> ArchSpec:
-        """The network with these blocks in this stage, and none in the others."""
+        """The network with these blocks in this stage, and none in the others.
+
+        Of convolutions there is one block, which stays where it is: what it costs depends on that.
+        """
+        if self.attn is None:
+            return spec.without_branches().with_block(self.start, *blocks)
         stages = (
             replace(stage, blocks=blocks if number == self.stage else ()) for number, stage in enumerate(spec.stages)
         )
@@ -85,15 +93,36 @@ def stacks_of(spec: ArchSpec) -> tuple[Stack, ...]:
     Raises:
         UserError: for a network whose stages are not of blocks that are alike, as upstream's are.
     """
-    found, start = [], 0
+    found: list[Stack] = []
     for number, stage in enumerate(spec.stages):
-        shapes = {tuple(branch and replace(branch, gate=None, shift=0) for branch in block) for block in stage.blocks}
-        branches = shapes.pop() if len(shapes) == 1 else ()
-        if len(branches) != 2 or None in branches or not _is_whole(branches[0]):  # type: ignore[arg-type]
+        alike = _alike(stage.blocks)
+        if alike is None:
             raise UserError(f"model.name: {spec.name} is already pruned; start from a dense model")
-        found.append(Stack(number, start, start + len(stage.blocks), *branches))  # type: ignore[arg-type]
-        start += len(stage.blocks)
+        for branches, count in alike:
+            start = found[-1].stop if found else 0
+            found.append(Stack(number, start, start + count, *branches))  # type: ignore[arg-type]
     return tuple(found)
+
+
+def _alike(blocks: Sequence[Block]) -> list[tuple[tuple[Branch | None, ...], int]] | None:
+    """The branches of blocks that are alike, and how many of them follow; `None` where they differ and should not."""
+    shapes = [tuple(branch and replace(branch, gate=None, shift=0) for branch in block) for block in blocks]
+    if all(len(shape) == 2 and shape[0] is None and shape[1] is not None for shape in shapes):
+        groups = [(shapes[0], 1), *((shape, len(list(same))) for shape, same in groupby(shapes[1:]))]
+        return groups if blocks else []
+    branches = shapes[0]
+    whole = len(branches) == 2 and None not in branches and _is_whole(branches[0])  # type: ignore[arg-type]
+    return [(branches, len(blocks))] if whole and len(set(shapes)) == 1 else None
+
+
+def present(spec: ArchSpec) -> Tensor:
+    """[L, 2] which branches there are."""
+    return torch.tensor([[branch is not None for branch in block] for block in spec.blocks])
+
+
+def necessary(spec: ArchSpec) -> Tensor:
+    """[L] which blocks cannot be skipped, for they give the stream another shape."""
+    return torch.tensor([not may_be_absent(spec, number) for number in range(spec.depth)])
 
 
 def _is_whole(attn: Branch) -> bool:

@@ -113,11 +113,14 @@ def _of_stack(stack: Stack, measure: Any) -> StackCosts:
         return measure(Block(branches)) - bare
 
     def heads(*values: int) -> int:
-        return branch(stack.attn.of_pieces(*values), None)
+        return branch(stack.attn and stack.attn.of_pieces(*values), None)
 
     def channels(count: int) -> int:
         return branch(None, stack.mlp.of_pieces(count))
 
+    if stack.attn is None:
+        channel = channels(2) - channels(1) if stack.channels else 0
+        return StackCosts(stack, 0, branch(None, stack.mlp) - stack.channels * channel, 0, 0, channel)
     dim = heads(2, 2) - heads(2, 1)
     head = heads(2, 2) - heads(2) - 2 * dim
     channel = channels(2) - channels(1)

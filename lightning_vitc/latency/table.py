@@ -16,6 +16,7 @@ from sklearn.linear_model import LinearRegression
 from lightning_vitc.budget.prunable import stay_without_branches
 from lightning_vitc.budget.stacks import Stack, stacks_of
 from lightning_vitc.budget.unit_costs import StackCosts, UnitCosts
+from lightning_vitc.errors import UserError
 from lightning_vitc.networks.blocks import ATTN, Block, Branch
 from lightning_vitc.networks.spec import ArchSpec
 
@@ -31,13 +32,19 @@ def points_of(dense: ArchSpec, gates: Sequence[str] = ()) -> dict[str, ArchSpec]
         gates: names of the gate networks that may be in front of branches.
     """
     found = {BARE: dense.without_blocks()}
+    if any(stack.attn is None for stack in stacks_of(dense)):
+        raise UserError(
+            f"budget.latency_ms: blocks of convolutions, as {dense.name} has, are not measured one by one; give "
+            "budget.macs or budget.params"
+        )
     for stack in stacks_of(dense):
         attn, mlp = stack.attn, stack.mlp
+        assert attn is not None
         blocks = {
             _attn_name(heads, dim): Block((attn.of_pieces(*(dim,) * heads), None))
             for heads in knots(attn.groups) for dim in knots_of_dims(stack.head_dim)
         }  # fmt: skip
-        blocks |= {EMPTY: Block((None, None))} if stay_without_branches(dense) else {}
+        blocks |= {EMPTY: Block((None, None))} if any(stay_without_branches(dense)) else {}
         blocks |= {_mlp_name(units): Block((None, mlp.of_pieces(units))) for units in knots(mlp.width)}
         blocks |= {_gate_name(name): Block((attn, mlp)).with_gates((name, name)) for name in gates}
         where = _stage(dense, stack)
@@ -84,11 +91,10 @@ class StackTable:
 
     def attention(self, attn: Branch) -> float:
         """Of an attention, between the knots by its heads and by the mean of their value widths."""
-        whole = self.stack.attn
         at_dim = [
             np.interp(attn.width / attn.groups, knots_of_dims(self.stack.head_dim), row) for row in self.attn
         ]  # fmt: skip
-        return float(np.interp(attn.groups, knots(whole.groups), at_dim))
+        return float(np.interp(attn.groups, knots(self.stack.heads), at_dim))
 
     def hidden(self, units: int) -> float:
         """Of an MLP, between the knots; its norm alone, as far as that can be told, without any unit."""
@@ -96,12 +102,12 @@ class StackTable:
 
     def costs(self) -> StackCosts:
         """The linear costs nearest to the table that are exact for a whole block."""
-        attn, channels = self.stack.attn, self.stack.channels
-        sizes = [(heads, heads * dim) for heads in knots(attn.groups) for dim in knots_of_dims(self.stack.head_dim)]
+        stack, channels = self.stack, self.stack.channels
+        sizes = [(heads, heads * dim) for heads in knots(stack.heads) for dim in knots_of_dims(self.stack.head_dim)]
         whole_attn, whole_mlp = round(float(self.attn[-1, -1])), round(float(self.mlp[-1]))
         head, dim = _slopes(sizes, self.attn.flatten(), whole_attn)
         (channel,) = _slopes([(units,) for units in knots(channels)], self.mlp, whole_mlp)
-        attn_alone = whole_attn - attn.groups * head - attn.width * dim
+        attn_alone = whole_attn - stack.heads * (head + stack.head_dim * dim)
         return StackCosts(self.stack, attn_alone, whole_mlp - channels * channel, head, dim, channel)
 
 
@@ -161,9 +167,8 @@ class LatencyTable:
 
 
 def _stack_table(stack: Stack, branch: Callable[[str], float], gates: Sequence[str]) -> StackTable:
-    attn = stack.attn
     attns = _rising([[branch(_attn_name(heads, dim)) for dim in knots_of_dims(stack.head_dim)]
-                     for heads in knots(attn.groups)])  # fmt: skip
+                     for heads in knots(stack.heads)])  # fmt: skip
     mlps = _rising([[branch(_mlp_name(units)) for units in knots(stack.channels)]])[0]
     block = float(attns[-1, -1] + mlps[-1])
     return StackTable(stack, attns, mlps, {name: (branch(_gate_name(name)) - block) / 2 for name in gates})

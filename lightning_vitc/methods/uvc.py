@@ -21,6 +21,7 @@ from lightning_vitc.budget.prunable import energies, pruned_spec, run_masked
 from lightning_vitc.budget.reachable import least_blocks, multiples, reachable_of, smallest
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.sketch import sketch_of
+from lightning_vitc.budget.stacks import necessary, present
 from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.budget.unit_costs import removed
 from lightning_vitc.latency.meter import table_for
@@ -110,7 +111,12 @@ class UVC(CompressionModule):
         self.search = BudgetedSearch(spec, self.costs, budget.min_keep, rates)
         self.register_buffer("decided", torch.full((spec.depth, 2), UNDECIDED))  # gates from when they are frozen
         self._known: Tensor | None = None  # the same once it has been read back from the device
-        self.gates = None if keys.skip == "none" else SkipGates(spec.depth, keys.skip, keys.gate_every, seed)
+        self.gates: SkipGates | None = None
+        if keys.skip != "none":
+            there, always = present(spec), necessary(spec)
+            self.gates = SkipGates(
+                spec.depth, keys.skip, keys.gate_every, seed, there=there, necessary=always
+            )  # fmt: skip
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """One forward pass with one gate sample a block, and the price of running it."""
@@ -212,7 +218,7 @@ class UVC(CompressionModule):
     def _decide_gates(self, limit: int) -> Tensor:
         """[L, 2] on the CPU; once they were frozen, what they were frozen to."""
         if self.gates is None:
-            return torch.ones(self.backbone.spec.depth, 2, dtype=torch.bool)
+            return present(self.backbone.spec)
         frozen = float(self.decided[0, 0]) != UNDECIDED
         if frozen and (self.arguments.prune or limit == self.target.amount):
             return self.decided.bool().cpu()

@@ -6,7 +6,11 @@ from lightning_vitc.networks.axes import Axis, Inner, Stretch, Tiled, linear, no
 
 Named = Iterator[tuple[str, tuple[Axis, ...]]]
 # by the kind of a branch the layer by which it adds to the stream: its columns are the branch's pieces
-OUTLETS: Mapping[str, str] = {"attention": "attn.proj", "mixer": "conv2", "mlp": "mlp.fc2", "glu": "mlp.fc2"}
+OUTLETS: Mapping[str, str] = {
+    "attention": "attn.proj", "mixer": "conv2", "mlp": "mlp.fc2", "glu": "mlp.fc2", "basic": "conv2",
+    "inverted": "conv_pwl", "separable": "conv_pw",
+}  # fmt: skip
+LAST_NORMS: Mapping[str, str] = {"basic": "bn2", "inverted": "bn3", "separable": "bn2"}  # of those that end in one
 
 
 def attention_layout(

@@ -90,6 +90,12 @@ def shape_of(spec: ArchSpec) -> Shape:
     return cast(Shape, families.shape(spec.family))
 
 
+def may_be_absent(spec: ArchSpec, number: int) -> bool:
+    """Whether the stream keeps its shape in a block; a family says so where it may not (`keeps_stream`)."""
+    keeps: Callable[[ArchSpec, int], bool] | None = getattr(shape_of(spec), "keeps_stream", None)
+    return keeps is None or keeps(spec, number)
+
+
 def network_of(spec: ArchSpec) -> Network:
     """The half with torch of a network's family."""
     return cast(Network, families.network(spec.family))
