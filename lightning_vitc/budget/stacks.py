@@ -76,10 +76,10 @@ class Stack:
     def alone(self, spec: ArchSpec, *blocks: Block) -> ArchSpec:
         """The network with these blocks in this stage, and none in the others.
 
-        Of convolutions there is one block, which stays where it is: what it costs depends on that.
+        Of convolutions there is one block at most, which stays where it is: what it costs depends on that.
         """
         if self.attn is None:
-            return spec.without_branches().with_block(self.start, *blocks)
+            return spec.without_branches().with_block(self.start, blocks[0] if blocks else None)
         stages = (
             replace(stage, blocks=blocks if number == self.stage else ()) for number, stage in enumerate(spec.stages)
         )

@@ -41,11 +41,15 @@ def architecture_figure(spec: ArchSpec, dense: ArchSpec, sources: Sequence[int] 
         blocks[place] = block
     figure = Figure(figsize=(min(max(0.5 * dense.depth, 5.4), 14), 4.6), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
-    attention, mlp = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    _draw_heads(attention, blocks, dense)
-    _draw_channels(mlp, blocks, dense)
+    if any(block.branches[ATTN] for block in dense.blocks):
+        attention, mlp = panels = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        _draw_heads(attention, blocks, dense)
+        _draw_channels(mlp, blocks, dense, "MLP channels")
+    else:
+        (mlp,) = panels = [figure.subplots()]
+        _draw_channels(mlp, blocks, dense, "inner channels")
     for boundary in accumulate(dense.depths[:-1]):
-        for axes in (attention, mlp):
+        for axes in panels:
             axes.axvline(boundary - 0.5, color=EDGE, linewidth=0.8, linestyle=":")
     figure.suptitle(_title(spec, dense), fontsize=10)
     return figure
@@ -78,7 +82,7 @@ def _head_shares(attn: Branch | None, full: Branch) -> list[float]:
     return sorted((dim / most for dim, most in zip(attn.pieces, full.pieces, strict=False)), reverse=True)
 
 
-def _draw_channels(axes: Axes, blocks: Sequence[Block], dense: ArchSpec) -> None:
+def _draw_channels(axes: Axes, blocks: Sequence[Block], dense: ArchSpec, label: str) -> None:
     columns, whole = range(len(blocks)), _channels(dense.blocks)
     axes.bar(columns, whole, WIDTH, color=GONE, edgecolor=EDGE, linewidth=0.5)
     axes.bar(columns, _channels(blocks), WIDTH, color=KEPT_MLP)
@@ -86,7 +90,7 @@ def _draw_channels(axes: Axes, blocks: Sequence[Block], dense: ArchSpec) -> None
         if block.branches[MLP] is None and full:
             _cross_out(axes, column, full)
     most = max(whole)
-    _frame(axes, len(blocks), most or 1, "MLP channels")
+    _frame(axes, len(blocks), most or 1, label)
     axes.set_xlabel("block")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_vitc.budget.plan import Sketch
+from lightning_vitc.budget.stacks import stacks_of
 from lightning_vitc.budget.target import LATENCY, Target, as_number, target_of
 from lightning_vitc.config import experiment_of, registry
 from lightning_vitc.config.sources import experiment_folders, read_with_bases
@@ -81,7 +82,8 @@ class Comparison:
             raise UserError("budget.drop_blocks: dcvit alone knows it; give budget.macs, params or latency_ms")
         meter, measures = Meter.of(experiment, spec), latency or budget.latency_ms is not None
         gates = gate_names("nas")
-        found = _latencies(meter, points_of(spec, gates), measures)
+        priced = measures or all(stack.attn for stack in stacks_of(spec))  # of convolutions there is no table
+        found = _latencies(meter, points_of(spec, gates), measures) if priced else None
         table = None if found is None else LatencyTable.of(spec, found, gates)
         return cls(model, overrides, spec, target_of(budget, spec, "uvc", table), meter, measures, table)
 
@@ -106,7 +108,7 @@ class Comparison:
             latency = round(_mean(sketch, self.table.measure))
         return {
             "blocks": spec.depth, "attentions": len(attns), "heads": _ends([attn.groups for attn in attns]),
-            "value_dims": round(statistics.fmean([dim for attn in attns for dim in attn.pieces]), 1),
+            "value_dims": round(statistics.fmean([dim for attn in attns for dim in attn.pieces] or [0]), 1),
             "hidden": _ends([branch.width for _, position, branch in spec.branches() if position == MLP]),
             "embed_dim": widths[0] if len(widths) == 1 else widths,
             "macs": round(_mean(sketch, costs.macs)), "params": costs.params(spec),

@@ -45,6 +45,8 @@ class OneShot(Dense):
     def plan(cls, spec: ArchSpec, experiment: Experiment) -> Plan:
         """Heads and channels in equal numbers in every block."""
         budget = experiment.budget
+        if any(stack.attn is None for stack in stacks_of(spec)):
+            raise UserError(f"model.name: {spec.name} has no attention, whose heads go in step with channels here")
         check_minima(budget.min_keep, spec)
         if experiment.method.distillation:
             must_train_both_heads(spec, experiment.method.distillation, "method.distillation")

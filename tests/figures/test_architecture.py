@@ -2,8 +2,9 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from lightning_vitc.figures.architecture import architecture_figure
-from lightning_vitc.networks.blocks import attention
+from lightning_vitc.networks.blocks import attention, convolutions
 from lightning_vitc.networks.families.plain.shape import vit, vit_block
+from lightning_vitc.networks.families.resnet.shape import resnet
 from lightning_vitc.networks.spec import ArchSpec
 
 FULL = vit_block(attention(16, (16,) * 4), 256)
@@ -51,3 +52,13 @@ def test_the_title_says_what_is_left():
     assert figure.get_suptitle().startswith(f"compressed {DENSE.name}\n")
     assert architecture_figure(DENSE, DENSE).get_suptitle().startswith(f"{DENSE.name}\n")
     assert "(100.0 %)" in architecture_figure(DENSE, DENSE).get_suptitle()
+
+
+def test_convolutions_have_one_picture():
+    dense = resnet("resnet18", (2, 2), (8, 16), img_size=32)
+    left = dense.with_blocks([None, *dense.blocks[1:3], convolutions("basic", 4)])
+    (axes,) = architecture_figure(left, dense, sources=[1, 2, 3]).axes
+    heights = [patch.get_height() for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert heights == [8, 8, 16, 16, 0, 8, 16, 4]
+    assert axes.get_ylabel() == "inner channels"
+    assert {round(sum(line.get_xdata()[:2]) / 2) for line in axes.lines if line.get_linestyle() == "-"} == {0}
