@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
-from lightning_vitc.networks.families.family import shape_of
+from lightning_vitc.networks.families.family import may_be_absent
 from lightning_vitc.networks.spec import ArchSpec
 
 Unit = Literal["attention", "block", "pair"]
@@ -52,7 +52,7 @@ def chosen_candidates(asked: Sequence[int] | None, spec: ArchSpec, unit: Unit = 
     for first in chosen:
         for block in members(unit, first):
             _must_be_there(spec, first, block)
-            if unit != "attention" and not _keeps_stream(spec, block):
+            if unit != "attention" and not may_be_absent(spec, block):
                 raise UserError(f"method.candidates: block {block} changes the stream; nothing can be in its place")
         if unit == "pair" and first + 1 in chosen:
             raise UserError(f"method.candidates: the pairs of blocks {first} and {first + 1} share one; leave one out")
@@ -84,8 +84,3 @@ def _by_default(spec: ArchSpec, unit: Unit) -> list[int]:
 
 def _has_attention(spec: ArchSpec) -> bool:
     return any(branch.query for _, _, branch in spec.branches())
-
-
-def _keeps_stream(spec: ArchSpec, block: int) -> bool:
-    keeps = getattr(shape_of(spec), "keeps_stream", None)  # of convolutions; the blocks of a transformer always do
-    return keeps is None or keeps(spec, block)
