@@ -1,5 +1,7 @@
 """What a budget of blocks asks for, in the terms of all budgets."""
 
+import warnings
+
 from lightning_vitc.budget.target import Target, target_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
@@ -7,6 +9,7 @@ from lightning_vitc.latency.table import LatencyTable
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig
 
+COLLAPSE = 40  # percent: beyond this reduction the method is known to fail
 PAPER = "dcvit"  # by which MACs are counted with budget.convention=paper
 
 
@@ -37,3 +40,18 @@ def counting_target(budget: BudgetConfig, spec: ArchSpec) -> Target:
         )
     dense = Target("macs", 0, 1, budget.convention, PAPER).measure(spec)
     return Target("macs", dense, dense, budget.convention, PAPER)
+
+
+def warn_of_collapse(target: Target) -> None:
+    """Of a reduction that ruins a network that sees few images."""
+    if 100 * (target.dense - target.amount) > COLLAPSE * target.dense:
+        warnings.warn(
+            f"budget.{target.quantity}: {share_of(target.amount, target)} removes {100 * (1 - target.ratio):.0f} % of "
+            f"the network; compressed with few images it collapses beyond {COLLAPSE} %",
+            stacklevel=3,
+        )
+
+
+def share_of(amount: int, target: Target) -> str:
+    """An amount, and its share of the dense network."""
+    return f"{target.shown(amount)} ({100 * amount / target.dense:.2f} %)"

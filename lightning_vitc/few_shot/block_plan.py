@@ -4,7 +4,6 @@ Legend: M_o, M_p the cost of the original and of the compressed network, A that 
 P that of an MLP without its norm, k the blocks, h the hidden units that every one of them keeps. All integers.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,15 +13,13 @@ from lightning_vitc.budget.stacks import Stack, stack_of, stacks_of
 from lightning_vitc.budget.target import Target
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
-from lightning_vitc.few_shot.asked import asked_target, counting_target
+from lightning_vitc.few_shot.asked import asked_target, counting_target, share_of, warn_of_collapse
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.table import LatencyTable
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.blocks import MLP, Block
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig
-
-COLLAPSE = 40  # percent: beyond this reduction the method is known to fail
 
 
 @dataclass(frozen=True)
@@ -165,12 +162,7 @@ def plan_of_blocks(spec: ArchSpec, target: Target, candidates: Sequence[int], ex
         chosen = plan_blocks(spec, target, candidates, extra)
     except UserError as error:
         return Plan(target.quantity, target.amount, reachable, dense=target.measured_dense, refusal=str(error))
-    if 100 * (target.dense - target.amount) > COLLAPSE * target.dense:
-        warnings.warn(
-            f"{_asked(target)} removes {100 * (1 - target.ratio):.0f} % of the network; "
-            f"compressed with few images it collapses beyond {COLLAPSE} %",
-            stacklevel=2,
-        )
+    warn_of_collapse(target)
     small = chosen.apply(spec, candidates)
     macs = costs.macs(small, target.convention, target.method)
     details = {"blocks": chosen.blocks, "hidden": chosen.hidden, "macs": macs, "params": costs.params(small)}
@@ -211,7 +203,7 @@ def _unreachable(target: Target, parts: BlockCosts, candidates: int, extra: int)
         nearest.append((max(blocks, first) + extra) * parts.attn)
     if first < blocks:
         nearest.append((blocks - 1) * (parts.attn + mlp))
-    shown = " and ".join(_share(target.dense - removed, target) for removed in nearest)
+    shown = " and ".join(share_of(target.dense - removed, target) for removed in nearest)
     wrong = "cannot be reached" if remove else "is the dense network, of which nothing is to be compressed"
     if not nearest:
         with_all = f"{counted(candidates, 'candidate')} and {counted(extra, 'extra block')}"
@@ -220,8 +212,4 @@ def _unreachable(target: Target, parts: BlockCosts, candidates: int, extra: int)
 
 
 def _asked(target: Target) -> str:
-    return f"budget.{target.quantity}: {_share(target.amount, target)}"
-
-
-def _share(amount: int, target: Target) -> str:
-    return f"{target.shown(amount)} ({100 * amount / target.dense:.2f} %)"
+    return f"budget.{target.quantity}: {share_of(target.amount, target)}"

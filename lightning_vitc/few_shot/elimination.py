@@ -13,7 +13,7 @@ from lightning_vitc.budget.plan import Plan, Reachable, Sketch
 from lightning_vitc.budget.target import Target
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
-from lightning_vitc.few_shot.asked import asked_target, counting_target
+from lightning_vitc.few_shot.asked import asked_target, counting_target, warn_of_collapse
 from lightning_vitc.few_shot.units import Unit, members, size_of
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.latency.table import LatencyTable
@@ -117,6 +117,7 @@ class Elimination:
             ends = [self.chosen(most_first), self.chosen(most_first[::-1])]
         except UserError as error:
             return Plan(target.quantity, target.amount, reachable, dense=target.measured_dense, refusal=str(error))
+        warn_of_collapse(target)
         order = [*self.saved]
         return Plan(target.quantity, target.amount, reachable, self._details(ends), dense=target.measured_dense,
                     sketch=lambda: Sketch(self.apply(order)))  # fmt: skip

@@ -178,3 +178,8 @@ def test_a_number_that_is_measured(monkeypatch):
     assert (fitted.number, facts, asked) == (3, {"tried": 21}, [plan.target.amount])
     with pytest.raises(UserError, match=r"^budget\.latency_ms: blocks of several stages differ in latency; name those"):
         of(MOBILENET, macs="90%").fitted(lambda spec: spec.depth)
+
+
+def test_beyond_forty_percent_it_warns():
+    with pytest.warns(UserWarning, match=r"^budget\.macs: .* removes 41 % of the network; compressed with few images"):
+        of(RESNET, macs="59%").plan()

@@ -120,3 +120,27 @@ def test_a_run_of_practise(vitc):
     saved = torch.load(run / "checkpoints/finetune/last.ckpt", weights_only=True)
     assert saved["global_step"] == 2 * 2
     assert sum("conv2" in name for name in saved["state_dict"]) == 4
+
+
+DRY = ("data.name=fake", "data.num_samples=8", "data.batch_size=4", "data.num_classes=5", "data.num_workers=0",
+       "model.pretrained=false", "model.img_size=32", "trainer.max_epochs=1", "trainer.accelerator=cpu",
+       "teacher.train=true", "teacher.epochs=1")  # fmt: skip
+QUICK = ("method.synthetic.iterations=2", "method.synthetic.warmup=1", "method.synthetic.count=2")
+RECIPES = {
+    "dcvit_resnet34": ("model.depths=[2,2,2,2]", "method.candidates=[1,3]", *QUICK),
+    "practise_mobilenetv2": ("model.depths=[1,2,2]", "method.candidates=[2,4]", "method.latency_batch=2"),
+    "dcvit_swin_b": ("model.depths=[1,1,6,1]", "model.embed_dim=16", "model.num_heads=[1,1,2,2]",
+                     "budget.drop_blocks=2", "optimizer.warmup_epochs=0", *QUICK),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", RECIPES)
+def test_dry_run_of_an_imagenet_recipe(vitc, experiment):
+    done = vitc("train", experiment, *DRY, *RECIPES[experiment])
+    assert done.code == 0, done.error
+    run = vitc.place / "runs" / experiment / "default"
+    row = opened((run / "result.json").read_bytes())["rows"][0]
+    order = opened((run / "blocks.json").read_bytes())["order"]
+    chosen = order[: 2 if experiment == "dcvit_resnet34" else 1]
+    assert row["blocks"] == ([4, 5] if "swin" in experiment else sorted(chosen))
