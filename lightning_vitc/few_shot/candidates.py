@@ -106,7 +106,7 @@ def _has_trials(run: "Pipeline") -> bool:
 def planned_elimination(run: "Pipeline", elimination: Elimination) -> Elimination:
     """How many whole blocks leave; of a latency it is measured, and recorded as `plan.json`."""
     if elimination.target.table is None:
-        elimination.plan().check(run.experiment.budget)
+        elimination.chosen([*elimination.saved])  # refuses what cannot be reached
         return elimination
 
     def measured() -> dict[str, Any]:

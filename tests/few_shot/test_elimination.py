@@ -107,7 +107,7 @@ def test_any_order_and_any_budget(order, share):
     assert len(chosen) == 1 or costs.macs(one_less.apply(order)) > plan.target.amount
 
 
-@given(st.permutations(chosen_candidates(None, MOBILENET, "block")), st.integers(50, 990))
+@given(st.permutations(chosen_candidates(None, MOBILENET, "block")), st.integers(490, 990))
 def test_the_last_block_in_part(order, share):
     """The budget is met to less than an inner channel of it, or it has to go as a whole."""
     plan = of(MOBILENET, partial=True, macs=f"{share / 10}%")

@@ -127,9 +127,9 @@ DRY = ("data.name=fake", "data.num_samples=8", "data.batch_size=4", "data.num_cl
        "teacher.train=true", "teacher.epochs=1")  # fmt: skip
 QUICK = ("method.synthetic.iterations=2", "method.synthetic.warmup=1", "method.synthetic.count=2")
 RECIPES = {
-    "dcvit_resnet34": ("model.depths=[2,2,2,2]", "method.candidates=[1,3]", *QUICK),
+    "dcvit_resnet34": ("model.depths=[2,2]", "method.candidates=[1,3]", *QUICK),
     "practise_mobilenetv2": ("model.depths=[1,2,2]", "method.candidates=[2,4]", "method.latency_batch=2"),
-    "dcvit_swin_b": ("model.depths=[1,1,6,1]", "model.embed_dim=16", "model.num_heads=[1,1,2,2]",
+    "dcvit_swin_b": ("model.depths=[1,1,6,1]", "model.embed_dim=16", "model.num_heads=[1,2,4,8]",
                      "budget.drop_blocks=2", "optimizer.warmup_epochs=0", *QUICK),
 }  # fmt: skip
 
