@@ -2,10 +2,11 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning_vitc.errors import Interrupted
 
@@ -19,23 +20,54 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Answer signals as long as nothing better does; Ctrl-C is Python's `KeyboardInterrupt`.
+    """Answer signals as long as nothing better does.
 
     Raises:
-        Interrupted: anywhere within.
+        Interrupted: anywhere within but in an import; KeyboardInterrupt for Ctrl-C.
     """
     process = os.getpid()
 
-    def stop(number: int, _: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() == process:  # not in a forked loader worker
-            raise Interrupted(number)
+            end(number, frame)
 
-    before = taken_over(stop, but=signal.SIGINT)
+    before = taken_over(stop)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end(number: int, frame: FrameType | None, where: str | None = None) -> NoReturn:
+    """What a handler does about a signal that ends the command: raise, or inside of an import leave at once.
+
+    There an exception would be taken for one of the module: it is tried in another way, or C++ aborts the process.
+
+    Args:
+        number: of the signal.
+        frame: that was interrupted.
+        where: of a run, as `Interrupted` takes it.
+
+    Raises:
+        Interrupted: or KeyboardInterrupt for Ctrl-C.
+    """
+    stop = Interrupted(number, where)
+    if _is_in_import(frame):
+        with suppress(OSError, RuntimeError, ValueError):  # closed, or interrupted while it was written to
+            sys.stdout.flush()
+        with suppress(OSError):
+            os.write(2, b"interrupted\n" if number == signal.SIGINT else f"stopped by {stop}\n".encode())
+        os._exit(stop.exit_code)
+    raise KeyboardInterrupt if number == signal.SIGINT else stop
+
+
+def _is_in_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def taken_over(handler: Handler, but: int | None = None) -> dict[int, Any]:

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_vitc.errors import Interrupted
-from lightning_vitc.errors.signals import SIGNALS, taken_over
+from lightning_vitc.errors.signals import SIGNALS, end, taken_over
 
 CHECK_EVERY = 10  # optimizer steps between two questions to the other ranks, each of which waits for the device
 BEFORE_EXIT = 5  # seconds that the first rank has to put the job back: once one exits, Slurm ends the others
@@ -81,14 +81,14 @@ def between_stages() -> Iterator[None]:
     """
     process = os.getpid()
 
-    def stop(number: int, _: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process or _leaving:  # not in a forked loader worker
             return
         if _is_preemption(number):
             first = getattr(rank_zero_only, "rank", 0) == 0
             _leave(first)
             time.sleep(0 if first else BEFORE_EXIT)  # a barrier is not for a signal's handler
-        raise Interrupted(number, "between two stages")
+        end(number, frame, "between two stages")
 
     before = taken_over(stop, but=signal.SIGINT)
     try:

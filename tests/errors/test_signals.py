@@ -1,6 +1,10 @@
 """A command that a signal ends says so in one line; in a training, see `training/test_interruption.py`."""
 
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +32,34 @@ def test_of_a_command(monkeypatch, capsys, number):
     said = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}; nothing is half written"
     assert capsys.readouterr() == ("", f"{said}\n")
     assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+# Modules of C++ do either with an exception that a signal's handler raises while they are initialized.
+SWALLOWS = """
+import signal
+try:
+    signal.raise_signal({number})
+except BaseException:
+    pass
+raise ImportError("generic_type: already registered")
+"""
+COMMAND = """
+import lightning_vitc.commands.list as command, sys
+from lightning_vitc import cli
+command.run = lambda args: print("so far") or __import__("swallows")
+sys.exit(cli.main(["list"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_in_an_import_it_leaves_at_once(tmp_path, number):
+    (tmp_path / "swallows.py").write_text(SWALLOWS.format(number=int(number)))
+    path = {"PYTHONPATH": f"{tmp_path}:{Path(cli.__file__).parents[1]}"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND], check=False, capture_output=True, text=True, env=os.environ | path
+    )
+    said = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}; nothing is half written"
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "so far\n", f"{said}\n")
 
 
 def test_what_is_to_be_ignored_stays_so():
