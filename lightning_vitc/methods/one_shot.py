@@ -1,6 +1,6 @@
 """One-shot pruning: the same share of heads and channels leaves every block at once; a baseline for UVC and USDC."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from lightning_vitc.budget.masks import Masks, check_minima
 from lightning_vitc.budget.plan import Plan, Reachable
 from lightning_vitc.budget.projection import rounded_up
 from lightning_vitc.budget.prunable import energies
+from lightning_vitc.budget.reachable import multiples
 from lightning_vitc.budget.stacks import Stack, stacks_of
 from lightning_vitc.budget.target import target_of
 from lightning_vitc.budget.unit_costs import UnitCosts, removed
@@ -24,6 +25,8 @@ from lightning_vitc.training.teacher import must_train_both_heads
 
 if TYPE_CHECKING:
     from lightning_vitc.pipeline.pipeline import Pipeline
+
+MULTIPLE = 1  # by default: channels leave all blocks at once, and eight of each would miss the budget by far
 
 
 @dataclass
@@ -52,12 +55,13 @@ class OneShot(Dense):
             must_train_both_heads(spec, experiment.method.distillation, "method.distillation")
         target = target_of(budget, spec, "uvc", table_for(experiment, spec))
         costs = target.unit_costs(spec)
-        size = budget.round_to or 1  # of all blocks at once: a larger default would miss the budget by far
+        size = budget.round_to or MULTIPLE
         channels = min(costs.stacks[0].stack.channels, rounded_up(budget.min_keep.channels, size))
         least = _total(costs, budget.min_keep.heads, channels)
-        details: dict[str, int] = {}
+        details: dict[str, int | str] = {}
         if least <= target.amount <= costs.dense:
             details = dict(zip(("heads", "channels"), uniform_size(costs, target.amount, budget), strict=True))
+        details |= multiples(spec, replace(budget, round_to=size))
         reachable = Reachable(least, costs.dense, _channel(costs) * size)
         return Plan(target.quantity, target.amount, reachable, details, dense=target.measured_dense)
 
@@ -91,7 +95,7 @@ def uniform_size(costs: UnitCosts, limit: int, budget: BudgetConfig) -> tuple[in
     Raises:
         UserError: where no number of heads leaves enough channels.
     """
-    first, size, found = costs.stacks[0].stack, budget.round_to or 1, []
+    first, size, found = costs.stacks[0].stack, budget.round_to or MULTIPLE, []
     for heads in range(budget.min_keep.heads, first.heads + 1):
         room = (limit - _total(costs, heads, 0)) // _channel(costs)
         channels = min(first.channels, room) // size * size

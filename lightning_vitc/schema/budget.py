@@ -32,4 +32,4 @@ class BudgetConfig:
     drop_blocks: int | None = bounded(None, gt=0)  # DC-ViT, PRACTISE: the MACs without so many whole blocks
     convention: Literal["full", "paper"] = "full"  # paper: as the method's authors count
     min_keep: MinKeepConfig = field(default_factory=MinKeepConfig)
-    round_to: int | None = bounded(None, gt=0)  # channels and value dimensions come in multiples of it; default: 8
+    round_to: int | None = bounded(None, gt=0)  # channels and value dimensions are multiples of it; default: 8, or 1

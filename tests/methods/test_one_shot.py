@@ -9,8 +9,9 @@ import torch
 from lightning_vitc import costs
 from lightning_vitc.budget.prunable import energies, pruned_spec
 from lightning_vitc.budget.unit_costs import UnitCosts
+from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
-from lightning_vitc.methods.one_shot import cut, uniform_size
+from lightning_vitc.methods.one_shot import OneShot, cut, uniform_size
 from lightning_vitc.networks.backbone import create_backbone
 from lightning_vitc.schema import BudgetConfig, MinKeepConfig
 
@@ -55,6 +56,12 @@ def test_multiples_and_minima() -> None:
     least = BudgetConfig(min_keep=MinKeepConfig(channels=380), round_to=100)
     with pytest.raises(UserError, match=r"^budget\.round_to: 100 and budget\.min_keep leave no number of heads and"):
         uniform_size(COSTS, COSTS.dense // 2, least)
+
+
+def test_a_plan_says_the_multiple_and_what_is_faster() -> None:
+    plan = OneShot.plan(NETWORK.spec, load_experiment("magnitude_digits", ["budget.round_to=null"]))
+    assert plan.details["round_to"] == 1
+    assert plan.details["hint"] == "budget.round_to=8 is faster at the same MACs"
 
 
 def test_a_run(vitc: Any) -> None:
