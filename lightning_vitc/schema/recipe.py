@@ -40,7 +40,7 @@ class TeacherConfig:
     weight_decay: float | None = bounded(None, ge=0)  # likewise
     warmup_epochs: float | None = bounded(None, ge=0)  # likewise
     run: str | None = path(None)  # a run directory whose dense model teaches
-    model: str | None = None  # a timm model
+    model: str | None = path(None)  # a timm model
     pretrained: bool | str = weights(True)  # with `model`: true (the hub), or the path of a file
 
 

@@ -14,9 +14,10 @@ from lightning_vitc.config.load import _schema
 from lightning_vitc.errors import UserError
 from lightning_vitc.files.paths import expanded
 
-# Texts that are no path. A key or an argument that takes a text stands here, or is marked as a path.
+# Texts that are no path, nor a model that may lie at one. A key or an argument that takes a text stands here, or is
+# marked as a path.
 NO_PATHS = {
-    "name", "description", "run_name", "optimizer.name", "teacher.model", "data.auto_augment", "trainer.max_time",
+    "name", "description", "run_name", "optimizer.name", "data.auto_augment", "trainer.max_time",
     "trainer.devices", "budget.macs", "budget.params", "budget.static", "budget.latency_ms", "slurm.time",
     "slurm.account", "slurm.partition", "slurm.constraint", "slurm.mem", "slurm.setup",
 }  # fmt: skip
@@ -48,7 +49,8 @@ PATHS = sorted(key for key, is_path in TEXTS.items() if is_path)
 def test_every_text_is_a_path_or_known_to_be_none() -> None:
     assert {key for key, is_path in TEXTS.items() if not is_path} == NO_PATHS
     assert PATHS == ["data.classes", "data.root", "data.unlabeled", "method.trials_of", "model.name",
-                     "model.pretrained", "output_dir", "teacher.pretrained", "teacher.run"]  # fmt: skip
+                     "model.pretrained", "output_dir", "teacher.model", "teacher.pretrained",
+                     "teacher.run"]  # fmt: skip
 
 
 def built(key: str, value: str, method: str = "dcvit") -> Any:
@@ -75,9 +77,10 @@ def test_every_path_key_is_expanded_and_checked(key: str, monkeypatch) -> None:
             built(key, wrong)
 
 
-def test_a_directory_of_timm_is_expanded_too(monkeypatch) -> None:
+@pytest.mark.parametrize("key", ["model.name", "teacher.model"])
+def test_a_directory_of_timm_is_expanded_too(key: str, monkeypatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert built("model.name", "local-dir:~/x") == "local-dir:/home/somebody/x"
+    assert built(key, "local-dir:~/x") == "local-dir:/home/somebody/x"
     assert expanded("local-dir:~/x") == "local-dir:/home/somebody/x"
 
 
