@@ -80,6 +80,10 @@ class Arguments:
         """Rules between keys, and with the experiment's others; a violation is a ValueError naming the key."""
         if experiment is not None:
             self._validate_schedule(experiment)
+            eps = experiment.model.norm_eps
+            if self.slice == "released" and eps not in (None, RELEASED_EPS):
+                raise ValueError(f"model.norm_eps: {eps:g} contradicts method.slice=released, which means "
+                                 f"{RELEASED_EPS:g}; leave it out, or set method.slice=official")  # fmt: skip
         s, l, e = (Fraction(str(value)) for value in (self.s, self.l, self.granularity))  # noqa: E741
         if s >= l:
             raise ValueError(f"method.s: {self.s:g} must be less than method.l = {self.l:g}")

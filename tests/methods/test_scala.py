@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import Tensor
 
+from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.methods import scala
 from lightning_vitc.methods.scala import Arguments, Scala, width_name
@@ -390,6 +391,13 @@ def test_rules_between_keys(arguments, message):
     with pytest.raises(ValueError, match=r"^method\.") as caught:
         Arguments(**arguments).validate()
     assert str(caught.value) == message
+
+
+def test_the_released_slice_means_an_epsilon():
+    """Another one would be replaced without a word."""
+    assert load_experiment("scala_digits", ["method.slice=released", "model.norm_eps=1e-5"]).model.norm_eps == 1e-5
+    with pytest.raises(ValueError, match=r"^model\.norm_eps: 1e-06 contradicts method\.slice=released, which means"):
+        load_experiment("scala_digits", ["method.slice=released", "model.norm_eps=1e-6"])
 
 
 @pytest.mark.parametrize(
