@@ -42,6 +42,12 @@ def vitc(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--frsh"], 2, "", "error: vitc: unrecognized arguments: --frsh; see 'vitc --help'\n"),
         (["trian"], 2, "", "error: trian: unknown command; did you mean 'train'?\n"),
         (
+            ["export", "run", "--out", "out", "--license", "mit\n---\nother: 1"],
+            2,
+            "",
+            "error: --license: 'mit\\n---\\nother: 1' is not text of one line without control characters\n",
+        ),
+        (
             ["train"],
             2,
             "",

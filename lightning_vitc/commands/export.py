@@ -3,7 +3,9 @@
 import argparse
 
 from lightning_vitc.artifacts.formats import FILES, parse_formats
+from lightning_vitc.errors import UserError
 from lightning_vitc.files.paths import path_argument
+from lightning_vitc.schema.fields import is_one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the directory."""
     formats = parse_formats(args.formats)
+    if args.license is not None and not is_one_line(args.license):
+        raise UserError(f"--license: {args.license!r} is not text of one line without control characters")
     from lightning_vitc.exporting.exporting import export
     from lightning_vitc.pipeline.train import hush
 

@@ -144,6 +144,10 @@ class Stages:
                 f"stage {stage}, {failure}; the last checkpoint is whole; start over with --fresh or another run_name "
                 "and a lower optimizer.lr, a lower trainer.gradient_clip_val or another trainer.precision"
             ) from None
+        if not trainer.global_step and self.experiment.trainer.max_time is not None:
+            raise UserError(
+                f"trainer.max_time: {self.experiment.trainer.max_time} ended stage {stage} before a step; give it more"
+            )
         if trainer.is_global_zero:
             drop_previous(folder)  # first: nobody returns to a stage that is marked
             _mark_done(folder, trainer, select)

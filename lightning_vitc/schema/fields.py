@@ -62,6 +62,16 @@ def file_name(default: str) -> Any:
     return field(default=default, metadata=check)
 
 
+def one_line() -> Any:
+    """A text that stands in a line of a file, which it must not end."""
+    return field(default=None, metadata=rule("text of one line without control characters", is_one_line))
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a text says something and holds no line breaks and control characters."""
+    return bool(text.strip()) and text.isprintable()
+
+
 def is_devices(value: Any) -> bool:
     """Whether `trainer.devices` is a number, a list of numbers or "auto"."""
     if isinstance(value, str):

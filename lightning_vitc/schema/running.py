@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lightning_vitc.schema.fields import batches, bounded, is_devices, rule, some_batches
+from lightning_vitc.schema.fields import batches, bounded, is_devices, is_one_line, one_line, rule, some_batches
 
 
 @dataclass
@@ -32,7 +32,10 @@ class TrainerConfig:
     min_steps: int | None = bounded(None, gt=0)
     max_time: str | None = field(
         default=None,
-        metadata=rule("a time as DD:HH:MM:SS", lambda v: bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", v))),
+        metadata=rule(
+            "a time > 0 as DD:HH:MM:SS",
+            lambda v: bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", v)) and bool(re.search("[1-9]", v)),
+        ),
     )
     limit_train_batches: int | float | None = some_batches()
     limit_val_batches: int | float | None = batches(None)
@@ -64,9 +67,12 @@ class SlurmConfig:
     gpus_per_node: int = bounded(1, ge=0)  # 0: one CPU process a node
     cpus_per_task: int = bounded(8, gt=0)
     time: str = "24:00:00"
-    account: str | None = None
-    partition: str | None = None
-    constraint: str | None = None
-    mem: str | None = None
+    account: str | None = one_line()
+    partition: str | None = one_line()
+    constraint: str | None = one_line()
+    mem: str | None = one_line()
     signal_seconds: int = bounded(120, gt=0)  # before the time limit, to save and be requeued
-    setup: list[str] = field(default_factory=list)  # shell lines before `srun`, e.g. "module load cuda"
+    setup: list[str] = field(  # shell lines before `srun`, e.g. "module load cuda"
+        default_factory=list,
+        metadata=rule("a list of strings of one line", lambda v: all(map(is_one_line, v))),
+    )

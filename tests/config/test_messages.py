@@ -77,7 +77,7 @@ WRONG_TYPES = {
     "optimizer.betas=[0.9]": "optimizer.betas: [0.9] is not two numbers >= 0 and < 1",
     "optimizer.betas=[]": "optimizer.betas: [] is not two numbers >= 0 and < 1",
     "optimizer.betas=[0.9, 1]": "optimizer.betas: [0.9, 1] is not two numbers >= 0 and < 1",
-    "slurm.setup=module load cuda": "slurm.setup: 'module load cuda' is not a list of strings",
+    "slurm.setup=module load cuda": "slurm.setup: 'module load cuda' is not a list of strings of one line",
     "model.pretrained=3": f"model.pretrained: 3 is not {WEIGHTS}",
     "model.pretrained=a.onnx": f"model.pretrained: 'a.onnx' is not {WEIGHTS}",
     "teacher.pretrained=null": f"teacher.pretrained: null is not {WEIGHTS}",
@@ -90,7 +90,15 @@ WRONG_TYPES = {
     "trainer.overfit_batches=-1": f"trainer.overfit_batches: -1 is not {BATCHES}",
     "trainer.val_check_interval=0": "trainer.val_check_interval: 0 is not a number of batches (an integer > 0) "
     "or a fraction in (0, 1]",
-    "trainer.max_time=1h": "trainer.max_time: '1h' is not a time as DD:HH:MM:SS",
+    "trainer.max_time=1h": "trainer.max_time: '1h' is not a time > 0 as DD:HH:MM:SS",
+    "trainer.max_time='00:00:00:00'": "trainer.max_time: '00:00:00:00' is not a time > 0 as DD:HH:MM:SS",
+    **{
+        f'slurm.{key}="a\\n#SBATCH --x"': f"slurm.{key}: 'a\\n#SBATCH --x' is not text of one line without control "
+        "characters"
+        for key in ("account", "partition", "constraint", "mem")
+    },
+    "slurm.mem=' '": "slurm.mem: ' ' is not text of one line without control characters",
+    'slurm.setup=["a\\u0000b"]': "slurm.setup: ['a\\x00b'] is not a list of strings of one line",
     "trainer.deterministic=yess": "trainer.deterministic: 'yess' is not true or false or 'warn'",
     "run_name=a/b": "run_name: 'a/b' is not a name without slashes and blanks, of at most 255 bytes",
     "run_name=''": "run_name: '' is not a name without slashes and blanks, of at most 255 bytes",
