@@ -125,6 +125,11 @@ def necessary(spec: ArchSpec) -> Tensor:
     return torch.tensor([not may_be_absent(spec, number) for number in range(spec.depth)])
 
 
+def skippable(spec: ArchSpec) -> Tensor:
+    """[L, 2] which branches may be skipped by the image."""
+    return present(spec) & ~necessary(spec)[:, None]
+
+
 def _is_whole(attn: Branch) -> bool:
     """Whether no head has lost value dimensions; of a mixer that cannot be told."""
     return set(attn.pieces) == {attn.query or attn.width}

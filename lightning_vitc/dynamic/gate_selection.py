@@ -25,24 +25,30 @@ class GateSelection(nn.Module):
         names: of the K candidates.
         temperature: of the softmax over the architecture parameters.
         costs: of the candidates of each block; default: their MACs.
+        gated: [L, 2] which branches have a gate; default: all.
     """
 
     chosen: Tensor
     costs: Tensor
 
     def __init__(self, widths: Sequence[int], names: Sequence[str], temperature: float = 1.0,
-                 costs: Sequence[Sequence[int]] | None = None):  # fmt: skip
+                 costs: Sequence[Sequence[int]] | None = None, gated: Tensor | None = None):  # fmt: skip
         super().__init__()
+        gated = torch.ones(len(widths), 2, dtype=torch.bool) if gated is None else gated
+        units = gated.nonzero().tolist()  # (block, branch), in the order in which they are asked
+        self.units = [
+            [(block, branch) for block, branch in same] for _, same in groupby(units, lambda unit: widths[unit[0]])
+        ]
         self.names, self.temperature = tuple(names), temperature
-        self.blocks = [(dim, len(list(alike))) for dim, alike in groupby(widths)]  # that have a stack of gates
         self.stacks = nn.ModuleList(
-            GateStack([[GateNetwork(name, dim).start() for name in names] for _ in range(2 * count)])
-            for dim, count in self.blocks
+            GateStack([[GateNetwork(name, widths[block]).start() for name in names] for block, _ in alike])
+            for alike in self.units
         )
         self.architecture = nn.Parameter(torch.zeros(len(widths), 2, len(names)))
         self.register_buffer("chosen", torch.zeros_like(self.architecture))  # one-hot from when it is frozen
         of_each = [[gate_macs(name, dim) for name in names] for dim in widths] if costs is None else costs
-        self.register_buffer("costs", torch.tensor(of_each, dtype=torch.float)[:, None], persistent=False)
+        each = torch.tensor(of_each, dtype=torch.float)[:, None] * gated[..., None]  # [L, 2, K]
+        self.register_buffer("costs", each, persistent=False)
 
     def mixture(self, frozen: bool) -> Tensor:
         """Shares of the candidates [L, 2, K]: a softmax, or the choice; the parameters always get a gradient.
@@ -53,12 +59,12 @@ class GateSelection(nn.Module):
             return self.chosen + 0 * self.architecture
         return (self.architecture / self.temperature).softmax(-1)
 
-    def deciding(self, mixture: Tensor) -> list[Deciding]:
-        """Of each block, what its gates are asked in their order: attention, then MLP."""
-        found: list[Deciding] = []
-        for stack, (_, count) in zip(self._stacks(), self.blocks, strict=True):
-            shares = mixture[len(found) : len(found) + count]
-            found += [Deciding(stack, stack.mixed(shares.flatten(0, 1)))] * count
+    def deciding(self, mixture: Tensor) -> dict[int, Deciding]:
+        """Of each block with gates, what these are asked in their order: attention, then MLP."""
+        found: dict[int, Deciding] = {}
+        for stack, alike in zip(self._stacks(), self.units, strict=True):
+            deciding = Deciding(stack, stack.mixed(_rows(mixture.flatten(0, 1), alike)))
+            found |= {block: deciding for block, _ in alike}
         return found
 
     def cost(self, mixture: Tensor) -> Tensor:
@@ -75,14 +81,15 @@ class GateSelection(nn.Module):
         """Of the gates that were chosen."""
         return int((self._best() * self.costs).sum())
 
-    def winners(self) -> list[tuple[GateNetwork, GateNetwork]]:
+    def winners(self) -> list[tuple[GateNetwork | None, GateNetwork | None]]:
         """The networks that were chosen, of attention and MLP block by block."""
-        best = iter(self._best().argmax(-1).flatten().tolist())
-        networks = [
-            stack.unit(gate, next(best))
-            for stack, (_, count) in zip(self._stacks(), self.blocks, strict=True) for gate in range(2 * count)
-        ]  # fmt: skip
-        return list(zip(networks[::2], networks[1::2], strict=True))
+        best = self._best().argmax(-1).tolist()
+        found = {
+            (block, branch): stack.unit(gate, best[block][branch])
+            for stack, alike in zip(self._stacks(), self.units, strict=True)
+            for gate, (block, branch) in enumerate(alike)
+        }
+        return [(found.get((block, 0)), found.get((block, 1))) for block in range(len(best))]
 
     def _best(self) -> Tensor:
         """One-hot, [L, 2, K]."""
@@ -105,3 +112,11 @@ class GateSelection(nn.Module):
                 states[int(gate)][int(candidate)][key] = weights[name]
         stack = {f"{prefix}stacks.0.{key}": value for key, value in stacked_state(states, self.names).items()}
         return {name: value for name, value in weights.items() if not name.startswith(old)} | stack
+
+
+def _rows(shares: Tensor, units: Sequence[tuple[int, int]]) -> Tensor:
+    """Of [2 L, K] those of some branches."""
+    rows = [2 * block + branch for block, branch in units]
+    if rows == list(range(rows[0], rows[-1] + 1)):
+        return shares[rows[0] : rows[-1] + 1]
+    return shares[rows]

@@ -35,7 +35,8 @@ class Moving:
         self._costs: dict[float, float] = {}
         self._at: float | None = None
         self.to(0.0)
-        self._deciding = tuple(0 < rate < 1 for rate in evaluation.rates["all"].flatten().tolist())
+        rates = evaluation.rates["all"].tolist()
+        self._deciding = tuple(0 < rates[block][branch] < 1 for block, branch in evaluation.gated)
 
     def to(self, shift: float) -> None:
         """Leave the gates there; the evaluation then knows what the validation images do."""

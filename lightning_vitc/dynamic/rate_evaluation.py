@@ -21,6 +21,7 @@ class RateEvaluation(LightningModule):
     """Runs a network with gates over images and notes what ran, for which class, and the extreme images.
 
     Attributes:
+        gated: the branches with gates, (block, branch), in the order in which they decide.
         rates: of `RunRates.compute`, after the test.
         top1: in percent, after the test.
         extremes: the cheapest and the dearest images, [<= SHOWN, C, H, W] each, and their MACs.
@@ -30,6 +31,7 @@ class RateEvaluation(LightningModule):
         super().__init__()
         self.network, self.costs = network, DynamicCosts.of(network.spec)
         self.budgeted = targets.dynamic_costs(network.spec)
+        self.gated = [(block, branch) for block, branch, one in network.spec.branches() if one.gate]
         self.counts = RunRates(network.spec.num_classes, network.spec.depth)
         self.correct = MulticlassAccuracy(network.spec.num_classes, average="micro")
         self.rates: dict[str, Tensor] = {}
@@ -46,7 +48,9 @@ class RateEvaluation(LightningModule):
         images, targets = batch
         with noting_decisions(self.network) as decisions:
             self.correct.update(self.network(images), targets)
-        ran = torch.stack(decisions, dim=1).unflatten(1, (-1, 2))
+        ran = decisions[0].new_ones(len(images), self.network.spec.depth, 2)
+        for (block, branch), decided in zip(self.gated, decisions, strict=True):
+            ran[:, block, branch] = decided
         self.counts.update(ran, targets)
         macs = self.costs.expected(ran.float())
         before = self.extremes or [(images[:0], macs[:0])] * 2

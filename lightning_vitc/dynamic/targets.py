@@ -9,8 +9,9 @@ from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.plan import Plan, Reachable, Sketch
 from lightning_vitc.budget.projection import project
 from lightning_vitc.budget.prunable import pruned_spec
-from lightning_vitc.budget.reachable import multiples, reachable_of
+from lightning_vitc.budget.reachable import multiples, reachable_of, smallest
 from lightning_vitc.budget.sketch import importances
+from lightning_vitc.budget.stacks import necessary, skippable
 from lightning_vitc.budget.target import LATENCY, Target, latency_amount, parse_amount, target_of
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.dynamic.costs import DynamicCosts
@@ -70,9 +71,10 @@ class DynamicTargets:
         return gate_macs(name, spec.width_at(block)) if self.table is None else self.table.gate(name, block)
 
     def gates_cost(self, spec: ArchSpec, names: Sequence[str]) -> int:
-        """Of two gates a block of all blocks, each the dearest of those."""
-        return 2 * sum(
-            max((self.gate_cost(name, spec, block) for name in names), default=0) for block in range(spec.depth)
+        """Of the gates of all branches that may be skipped, each the dearest of those."""
+        return sum(
+            int(count) * max((self.gate_cost(name, spec, block) for name in names), default=0)
+            for block, count in enumerate(skippable(spec).sum(1))
         )
 
 
@@ -122,7 +124,10 @@ def plan_of(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names
     if not names:
         return Plan(quantity, targets.expected, static, details, dense=target.measured_dense, sketch=sketch)
     further = {} if targets.static is None else {"static": Plan(quantity, targets.static, static)}
-    reachable = Reachable(units.fixed + gates, units.dense, 1)
+    full = Masks.full(spec)
+    always = full.running(full.branches & necessary(spec)[:, None])
+    always = always if targets.static is None else smallest(always, units, budget)
+    reachable = Reachable(units.total(always) + gates, units.dense, 1)
     return Plan(quantity, targets.expected, reachable, details, further, target.measured_dense, sketch)
 
 
@@ -134,7 +139,8 @@ def _sketch(spec: ArchSpec, targets: DynamicTargets, budget: BudgetConfig, names
     if targets.static is not None:
         limit = targets.static - gates
         masks = project(masks, *importances(masks, units), units, limit, budget.min_keep, budget.round_to)
-    network = pruned_spec(spec.with_gates([(gate, gate)] * spec.depth), masks)
+    gated = [[gate if may else None for may in block] for block in skippable(spec).tolist()]
+    network = pruned_spec(spec.with_gates(gated), masks)
     if gate is None:
         return Sketch(network)
     parts = targets.dynamic_costs(network)

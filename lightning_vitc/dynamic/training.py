@@ -155,7 +155,8 @@ class GatedTraining(CompressionModule):
         super().validation_step(batch, batch_idx)
         if self.gated_branches and self._decided is not None:
             depth = self.backbone.spec.depth
-            ran = torch.stack([self._decided.run[unit] for unit in units(depth)], dim=1)
+            always = torch.ones_like(next(iter(self._decided.run.values())))
+            ran = torch.stack([self._decided.run.get(unit, always) for unit in units(depth)], dim=1)
             self.rates.update(ran.unflatten(1, (depth, 2)), batch[1])
 
     def on_validation_epoch_end(self) -> None:

@@ -17,6 +17,7 @@ from lightning_vitc.budget.plan import Plan
 from lightning_vitc.budget.projection import project
 from lightning_vitc.budget.prunable import energies, kept_of, pruned_spec, run_masked
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
+from lightning_vitc.budget.stacks import skippable
 from lightning_vitc.budget.unit_costs import removed
 from lightning_vitc.dynamic.finetuning import GatedFinetuning
 from lightning_vitc.dynamic.gate_selection import GateSelection
@@ -28,7 +29,7 @@ from lightning_vitc.dynamic.training import GatedTraining
 from lightning_vitc.latency.meter import table_for
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone, BranchGate
-from lightning_vitc.networks.gates.attaching import with_gates, without_gates
+from lightning_vitc.networks.gates.attaching import names_of, with_gates, without_gates
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.pipeline.post_training import decided_masks, post_train, teacher_of
 from lightning_vitc.schema import (
@@ -121,7 +122,7 @@ class USDC(GatedTraining):
         self.selecting = True  # control, set by GateFreezing
         self.temperature = 0.5  # control, set by GumbelTemperature
         self._mixture: Tensor | None = None  # shares of the gate networks in this step
-        self._deciding: list[Deciding] | None = None  # and the gates of each block with these
+        self._deciding: dict[int, Deciding] | None = None  # and the gates of each block with these
         self._frozen = False
         super().__init__(backbone, optimizer, teacher, arguments, targets, seed)
         spec, keys = backbone.spec, arguments
@@ -133,7 +134,7 @@ class USDC(GatedTraining):
         if keys.dynamic:
             price = [[targets.gate_cost(name, spec, block) for name in names] for block in range(spec.depth)]
             widths = [spec.width_at(block) for block in range(spec.depth)]
-            self.gates = GateSelection(widths, names, keys.architecture_temperature, price)
+            self.gates = GateSelection(widths, names, keys.architecture_temperature, price, skippable(spec))
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """One forward pass with one gate sample a group and branch."""
@@ -222,7 +223,7 @@ class USDC(GatedTraining):
         spec = pruned_spec(self.backbone.spec, self._masks())
         if self.gates is None:
             return spec
-        return spec.with_gates([(attn.name, mlp.name) for attn, mlp in self.gates.winners()])
+        return spec.with_gates(names_of(self.gates.winners()))
 
     def expected_target(self) -> float:
         """On the way that PruningSchedule goes."""

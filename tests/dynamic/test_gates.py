@@ -82,7 +82,7 @@ def candidates(gates: GateSelection) -> list[list[GateNetwork]]:
 
 def margins(gates: GateSelection, pooled: torch.Tensor, frozen: bool = False) -> torch.Tensor:
     """Of all gates, asked one after another for their own pooled tokens [4, B, D]."""
-    (deciding, *_) = gates.deciding(gates.mixture(frozen))
+    deciding = gates.deciding(gates.mixture(frozen))[0]
     return torch.stack([deciding.margin(own) for own in pooled])
 
 
@@ -222,3 +222,22 @@ def test_a_variance_of_nothing_is_not_negative_by_rounding() -> None:
     norm(same.expand(8, -1))
     settle(norm)
     assert float(norm.running_var.min()) >= 0
+
+
+def test_branches_that_cannot_be_skipped_have_no_gate() -> None:
+    """The others decide as they would if all had one, and cost what they cost."""
+    gated = torch.tensor([[False, True], [False, False], [False, True]])
+    torch.manual_seed(0)
+    gates = GateSelection([8, 8, 16], ("relu", "linear"), gated=gated)
+    assert [[one and one.dim for one in pair] for pair in gates.winners()] == [[None, 8], [None, None], [None, 16]]
+    deciding = gates.deciding(gates.mixture(False))
+    assert [*deciding] == [0, 2]
+    pooled = torch.randn(3, 16)
+    margin = deciding[2].margin(pooled)
+    mixed = sum(gates.stacks[1].unit(0, number)(pooled) for number in range(2)) / 2
+    torch.testing.assert_close(margin, mixed[:, 1] - mixed[:, 0])
+    whole = GateSelection([8, 8, 16], ("relu", "linear"))
+    assert gates.cost(gates.mixture(False)) < whole.cost(whole.mixture(False)) / 1.9
+    asked = deciding[0].margin(pooled[:, :8]).sum() + margin.sum()
+    (gates.cost(gates.mixture(False)) + asked).backward()
+    assert all(weight.grad is not None for weight in gates.parameters())

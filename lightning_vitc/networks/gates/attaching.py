@@ -9,16 +9,24 @@ from lightning_vitc.networks.backbone import Backbone, from_spec
 from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.gates.networks import GateNetwork
 
+Pair = tuple[GateNetwork | None, GateNetwork | None]  # of attention and MLP of a block
 
-def with_gates(network: Backbone, gates: Sequence[tuple[GateNetwork, GateNetwork]]) -> Backbone:
+
+def names_of(gates: Sequence[Pair]) -> list[tuple[str | None, ...]]:
+    """Of gate networks, block by block."""
+    return [tuple(None if gate is None else gate.name for gate in pair) for pair in gates]
+
+
+def with_gates(network: Backbone, gates: Sequence[Pair]) -> Backbone:
     """A copy whose blocks decide by these gates, of attention and MLP block by block."""
-    spec, shape = network.spec.with_gates([(attn.name, mlp.name) for attn, mlp in gates]), shape_of(network.spec)
+    spec, shape = network.spec.with_gates(names_of(gates)), shape_of(network.spec)
     gated = from_spec(spec, fresh=False, rates=network.rates)
     weights = dict(network.state_dict())
     for number, pair in enumerate(gates):
         block = shape.block_prefix(*spec.place(number))
         for name, gate in zip(("gate1", "gate2"), pair, strict=True):
-            weights |= {f"{block}{name}.{key}": value for key, value in gate.state_dict().items()}
+            state = {} if gate is None else gate.state_dict()
+            weights |= {f"{block}{name}.{key}": value for key, value in state.items()}
     gated.load_state_dict(weights)
     gated.pretrained_cfg = network.pretrained_cfg
     return gated
