@@ -40,7 +40,7 @@ def test_a_block_loses_its_attention(kind, init):
     assert small.spec.blocks[1].branches[1].width == 8
     with torch.no_grad():
         assert (small(IMAGES) - network(IMAGES)).abs().max() > 1e-3
-    train_around(small)
+    train_around(small, behind=2)
     frozen = {name.partition(".")[0] for name, own in small.named_parameters() if not own.requires_grad}
     assert frozen <= {"head", "fc_norm", "attn_pool"}
 
