@@ -177,7 +177,9 @@ NETWORKS = {
     "performers": NAMES["t2t_vit_14"](**T2T),
     "attention among overlapping patches": NAMES["t2t_vit_t_14"](**T2T),
     "convolutions, then attention": UNIFORMERS["uniformer_small_plus"](**UNIFORMER),
-    "convolutions and patches, then attention": UNIFORMERS["uniformer_small"](**UNIFORMER),
+    "patches, convolutions, then attention, gates": UNIFORMERS["uniformer_small"](**UNIFORMER).with_gates(
+        [("relu", "linear")] * 4
+    ),
 }
 
 

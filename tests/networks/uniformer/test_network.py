@@ -1,7 +1,9 @@
 """UniFormer: built from any spec, equal to the authors' formulas, cut, and run as any of its sub-networks."""
 
+from copy import deepcopy
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import timm
@@ -26,8 +28,10 @@ from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.families.uniformer.names import NAMES
 from lightning_vitc.networks.families.uniformer.network import UniFormer, build, initialize
 from lightning_vitc.networks.families.uniformer.shape import Options
+from lightning_vitc.networks.gates.attaching import gates_of
 from lightning_vitc.networks.gates.shapes import GATES
 from lightning_vitc.networks.gates.skipping import set_gating
+from lightning_vitc.networks.kept import Kept
 from lightning_vitc.networks.slicing import RULES, slice_width
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import known_names
@@ -279,3 +283,48 @@ def test_a_slice_is_a_network_of_its_own(made, rule, width):
         [4 * ratio, 8 * ratio] if rule == "heads" else [4, 8]
     )
     assert small.blocks3[0].attn.scale == 8**-0.5
+
+
+# Gates
+
+
+def test_gates_skip_alike_in_every_mode(tiny):
+    spec = tiny.spec.with_gates([("gelu", "relu_ln"), ("linear", None), (None, "gelu")] * 2 + [("relu", None)])
+    model, x = build(spec).eval(), images(tiny, 6)
+    initialize(model)
+    with torch.no_grad():
+        for gate in gates_of(model):
+            gate.last.weight.normal_(0, 3)
+        found = {mode: set_gating(model, mode) or model(x) for mode in ("masked", "per_sample")}
+        torch.testing.assert_close(found["per_sample"], found["masked"], rtol=0, atol=1e-5)
+        together = [set_gating(model, mode) or model(x[:1]) for mode in ("masked", "per_batch")]
+        torch.testing.assert_close(together[1], together[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1, 2], ids=["blocks", "branches"])
+def test_a_gate_that_is_shut_leaves_the_position(tiny, unit):
+    """What is trained with gates is what is left when they are shut."""
+    x, open_ = images(tiny), torch.ones(7, unit)
+    open_[0] = open_[4] = 0
+    blocks = [Block((None, None)) if number in (0, 4) else block for number, block in enumerate(tiny.spec.blocks)]
+    small = compact(tiny, Kept.of(tiny.spec, tiny.spec.with_blocks(blocks), {}))
+    with torch.no_grad():
+        torch.testing.assert_close(tiny(x, gates=open_.squeeze(1)), small(x), rtol=0, atol=1e-5)
+
+
+def test_training_by_graphs_and_with_recomputation(tiny):
+    """One graph without breaks, and with either the same gradients and running statistics."""
+    x, found, before = images(tiny, 4), [], deepcopy(tiny.state_dict())
+    for how in ("as written", "recomputed", "one graph"):
+        tiny.load_state_dict(before)
+        tiny.train().zero_grad()
+        tiny.set_grad_checkpointing(how == "recomputed")
+        features = tiny.forward_features
+        if how == "one graph":
+            features = torch.compile(partial(UniFormer._features, tiny), backend="eager", fullgraph=True)
+        tiny.forward_head(features(x)).square().sum().backward()
+        statistics = [value for name, value in tiny.state_dict().items() if "running" in name]
+        found.append([*(weight.grad.clone() for weight in tiny.parameters()), *map(torch.clone, statistics)])
+    for other in found[1:]:
+        for ours, theirs in zip(other, found[0], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -117,7 +117,19 @@ def _branch_params(branch: Branch, width: int) -> int:
     return 2 * width + (mlp_params if not branch.query else attention_params)(branch, width)
 
 
-PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = {"scala": parts, "usdc": parts}
+def _dcvit(spec: ArchSpec) -> Parts:
+    """Of norms the LayerNorms alone, as in networks whose norms are all of batches."""
+    there, widths = positions(spec), spec.widths
+    normed = 0 if spec.options.stem else sum(count * width for count, width in zip(there, widths, strict=True))
+    for number, _, _ in spec.branches():
+        stage = spec.place(number)[0]
+        normed += 0 if is_convolutional(stage) else there[stage] * widths[stage]
+    return parts(spec) | {"qk": 0, "av": 0, "norm": 4 * normed}
+
+
+PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = {
+    "dcvit": _dcvit, "practise": _dcvit, "scala": parts, "usdc": parts,
+}  # fmt: skip
 
 
 # Weights
