@@ -93,6 +93,7 @@ def stacks_of(spec: ArchSpec) -> tuple[Stack, ...]:
     Raises:
         UserError: for a network whose stages are not of blocks that are alike, as upstream's are.
     """
+    must_do_without_branches(spec)
     found: list[Stack] = []
     for number, stage in enumerate(spec.stages):
         alike = _alike(stage.blocks)
@@ -128,6 +129,19 @@ def necessary(spec: ArchSpec) -> Tensor:
 def skippable(spec: ArchSpec) -> Tensor:
     """[L, 2] which branches may be skipped by the image."""
     return present(spec) & ~necessary(spec)[:, None]
+
+
+def must_do_without_branches(spec: ArchSpec) -> None:
+    """Refuse a network whose blocks need all of their branches.
+
+    Raises:
+        UserError: naming what may be done with it.
+    """
+    if spec.drops_tokens:
+        raise UserError(
+            f"model.name: {spec.name} drops tokens by what its class token attends to, so that its blocks need their "
+            "attention whole; its methods are dense and scala"
+        )
 
 
 def _is_whole(attn: Branch) -> bool:

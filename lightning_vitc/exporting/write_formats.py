@@ -44,9 +44,12 @@ def write_formats(
     Raises:
         UserError: where timm cannot describe the network.
     """
+    spec = ArchSpec.of(model)
+    graphs = [name for name in formats if name in ("pt2", "onnx", "int8")]
+    if spec.drops_tokens and graphs:
+        raise UserError(f"--formats: {graphs[0]}: {spec.name} drops tokens by the image, which no graph is written of")
     if "timm" in formats:
         write_timm(model, folder / FILES["timm"], preprocessing, classes)
-    spec = ArchSpec.of(model)
     shape = (spec.in_chans, *spec.img_size)
     if "pt2" in formats:
         write_pt2(model, shape, folder / FILES["pt2"])

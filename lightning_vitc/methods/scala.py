@@ -22,6 +22,7 @@ from lightning_vitc.networks.batch_statistics import batch_norms, calibrate, mea
 from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.elastic import Cut, ElasticViT
 from lightning_vitc.networks.kept import Heads, Kept
+from lightning_vitc.networks.modules.two_logits import TwoLogits
 from lightning_vitc.networks.slicing import End, slice_width
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import Experiment, OptimizerConfig, bounded
@@ -31,6 +32,7 @@ from lightning_vitc.training.losses import (
     cross_entropy,
     distillation,
     hard_distilled_cross_entropy,
+    of_each,
 )
 from lightning_vitc.training.module import CompressionModule, StepResult, Variant
 from lightning_vitc.training.teacher import Teacher, must_train_both_heads
@@ -213,10 +215,11 @@ class Scala(CompressionModule):
         for position, width in enumerate(self.widths):
             student = self.backbone(images, kept=self.kept(width))
             if position == 0:
-                loss = self._both_heads(student, targets, labels)
+                loss = of_each(student, lambda one: self._both_heads(one, targets, labels))
             else:
-                loss = self._narrow_loss(student, self._teacher_of(logits), targets)
-            logits.append(both_heads(student)[1].detach())
+                teacher = self._teacher_of(logits)
+                loss = of_each(student, lambda one, teacher=teacher: self._narrow_loss(one, teacher, targets))
+            logits.append(_teaching(student).detach())
             terms[f"{width_name(width)}/train_loss"] = loss.detach()
             total = total + loss.detach()
             if position < len(self.widths) - 1:
@@ -289,6 +292,11 @@ class Scala(CompressionModule):
         for width in scala.arguments.tested_widths():
             run.add_row(width_name(width), scala.backbone, scala.evaluated(width), width=float(width))
         run.add_variant("elastic", scala.elastic)
+
+
+def _teaching(logits: Logits | TwoLogits) -> Tensor:
+    """Those of a distillation token, or of the classifier that predicts."""
+    return logits.predicting if isinstance(logits, TwoLogits) else both_heads(logits)[1]
 
 
 def widths_of(spec: ArchSpec, keys: Arguments) -> dict[str, ArchSpec]:

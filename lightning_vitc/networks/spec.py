@@ -94,6 +94,11 @@ class ArchSpec:
         return bool(getattr(self.options, "class_token", False))
 
     @property
+    def drops_tokens(self) -> bool:
+        """Whether which tokens its blocks compute depends on the image, so that no block can do without a branch."""
+        return bool(getattr(self.options, "light", False))
+
+    @property
     def is_gated(self) -> bool:
         """Whether a branch may be skipped by the image."""
         return any(branch.gate for _, _, branch in self.branches())

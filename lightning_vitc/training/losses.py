@@ -1,9 +1,12 @@
 """Losses the methods share."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from lightning_vitc.networks.modules.two_logits import TwoLogits
 
 Reduction = Literal["batchmean", "numel"]
 Logits = Tensor | tuple[Tensor, Tensor]  # [B, classes]; with a distillation token of the class and its head
@@ -30,6 +33,11 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> 
 def both_heads(logits: Logits) -> tuple[Tensor, Tensor]:
     """Logits that learn the targets and logits that learn the teacher: the same, where there is one head."""
     return logits if isinstance(logits, tuple) else (logits, logits)
+
+
+def of_each(logits: Any, loss: Callable[[Any], Tensor]) -> Tensor:
+    """The loss of logits; of a network with an auxiliary classifier the mean of the losses of both."""
+    return (loss(logits.predicting) + loss(logits.auxiliary)) / 2 if isinstance(logits, TwoLogits) else loss(logits)
 
 
 def hard_distilled_cross_entropy(logits: Logits, targets: Tensor, labels: Tensor, share: float) -> Tensor:

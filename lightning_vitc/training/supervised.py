@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.schema import OptimizerConfig
-from lightning_vitc.training.losses import distilled_cross_entropy, hard_distilled_cross_entropy
+from lightning_vitc.training.losses import Logits, distilled_cross_entropy, hard_distilled_cross_entropy, of_each
 from lightning_vitc.training.module import CompressionModule, StepResult
 from lightning_vitc.training.teacher import Teacher
 
@@ -53,8 +53,12 @@ class Supervised(CompressionModule):
 
     def step(self, images: Tensor, targets: Tensor) -> StepResult:
         """One forward pass."""
-        by, logits = self.distillation, self.backbone(images)
+        logits = self.backbone(images)
         taught = None if self.teacher is None else self.teacher(images)
+        return StepResult(of_each(logits, lambda one: self._loss(one, targets, taught)))
+
+    def _loss(self, logits: Logits, targets: Tensor, taught: Tensor | None) -> Tensor:
+        by = self.distillation
         if taught is not None and by.kind == "hard":
-            return StepResult(hard_distilled_cross_entropy(logits, targets, taught.argmax(-1), by.weight))
-        return StepResult(distilled_cross_entropy(logits, targets, taught, by.weight, by.temperature, by.kd_reduction))
+            return hard_distilled_cross_entropy(logits, targets, taught.argmax(-1), by.weight)
+        return distilled_cross_entropy(logits, targets, taught, by.weight, by.temperature, by.kd_reduction)

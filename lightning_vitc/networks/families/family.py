@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Parts = dict[str, int]
-CLASSIFIERS = ("head.", "head_dist.", "fc.", "classifier.")  # what the names of classifiers begin with, in any family
+# what the names of classifiers begin with, in any family
+CLASSIFIERS = ("head.", "head_dist.", "head_cls.", "fc.", "classifier.")
 Named = Mapping[str, Callable[..., ArchSpec]]
 
 

@@ -96,7 +96,7 @@ def _with_classifier(weights: Weights, model: Any, path: str, new_head: bool, re
     own = model.state_dict()
     names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or "head"
     heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-    heads += ("head_dist.",) if "head." in heads else ()
+    heads += ("head_dist.", "head_cls.") if "head." in heads else ()
     mine = {name: value for name, value in own.items() if name.startswith(heads)}
     if new_head:
         return {name: value for name, value in weights.items() if not name.startswith(heads)} | mine

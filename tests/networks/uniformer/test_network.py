@@ -99,7 +99,7 @@ def test_every_spec_is_built_named_counted_and_read_back(spec):
 def test_published_networks(name):
     """Their exact numbers are in tests/networks/test_exact_numbers.py: these are of what is built."""
     with torch.device("meta"):
-        model = build(NAMES[name]()).eval()
+        model = build(NAMES[name]()).eval().requires_grad_(False)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.empty(1, 3, 224, 224))
     assert counter.get_total_flops() // 2 == costs.macs(model.spec)

@@ -93,7 +93,7 @@ class Block(blocks.Block):
         width, in_images = spec.stages[stage].width, is_convolutional(stage)
         super().__init__(block, width)
         first, mlp = block.branches
-        self.pos_embed = _depthwise(width, POSITION)
+        self.pos_embed = depthwise(width, POSITION)
         if first is not None:
             self.norm1, self.ls1, self.drop_path1 = _frame(spec, stage, drop_path)
             self._mix(width, first) if in_images else self._look(spec, width, first, attn_drop, proj_drop)
@@ -105,7 +105,7 @@ class Block(blocks.Block):
 
     def _mix(self, width: int, mixer: Branch) -> None:
         self.conv1, self.conv2 = Pointwise(width, mixer.width), Pointwise(mixer.width, width)
-        self.attn = _depthwise(mixer.width, MIXED)
+        self.attn = depthwise(mixer.width, MIXED)
 
     def _look(self, spec: ArchSpec, width: int, attn: Branch, attn_drop: float, proj_drop: float) -> None:
         self.conv1 = self.conv2 = None  # type: ignore[assignment]
@@ -150,7 +150,7 @@ def entrance(spec: ArchSpec, stage: int) -> nn.Module:
     """What is before the blocks of a stage."""
     before = spec.stages[stage - 1].width if stage else spec.in_chans
     width, inside = spec.stages[stage].width, spec.options.stem
-    if not inside:
+    if not inside or (spec.options.light and stage):
         return PatchEmbed(before, width, STRIDES[stage])
     return ConvolutionalEntrance(before, width, 0 if stage else inside)
 
@@ -159,7 +159,8 @@ def _halving(before: int, width: int) -> Convolution:
     return Convolution(before, width, 3, stride=2, padding=1)
 
 
-def _depthwise(width: int, pixels: int) -> Convolution:
+def depthwise(width: int, pixels: int) -> Convolution:
+    """Of so many pixels, whose grid is as large as before."""
     side = round(pixels**0.5)
     return Convolution(width, width, side, padding=side // 2, groups=width)
 

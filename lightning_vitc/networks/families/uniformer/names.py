@@ -16,6 +16,7 @@ STAGES = 4
 def uniformer(
     name: str, *, embed_dim: Sequence[int], depths: Sequence[int], num_heads: Sequence[int], stem: int = 0,
     mlp_ratio: float = 4, img_size: int | tuple[int, int] = 224, in_chans: int = 3, num_classes: int = 1000,
+    light: bool = False,
 ) -> ArchSpec:  # fmt: skip
     """A UniFormer, by the keys of `model`.
 
@@ -28,6 +29,7 @@ def uniformer(
         img_size: pixels, one number for squares.
         in_chans: of an image.
         num_classes: of the classifier.
+        light: whether tokens are dropped.
 
     Raises:
         UserError: for lists of another length, heads that do not come out whole, or such an image size.
@@ -38,7 +40,7 @@ def uniformer(
         first = Branch("mixer", (width,)) if is_convolutional(number) else attention(query, (query,) * (width // query))
         stages.append(Stage(width, (Block((first, mlp(int(mlp_ratio * width)))),) * depth))
     size = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
-    options = Options(query**-0.5, stem)
+    options = Options(query**-0.5, stem, light=light)
     return at_size(ArchSpec(name, "uniformer", size, in_chans, num_classes, tuple(stages), options), size)
 
 
@@ -59,11 +61,18 @@ def _named(name: str, depths: tuple[int, ...], heads: tuple[int, ...], stem: int
     return {name: partial(uniformer, name, embed_dim=widths, depths=depths, num_heads=heads, stem=stem)}
 
 
+def _light(name: str, depths: tuple[int, ...], widths: tuple[int, ...], heads: tuple[int, ...]) -> Named:
+    keys: dict[str, Any] = {"embed_dim": widths, "depths": depths, "num_heads": heads, "mlp_ratio": 3}
+    return {name: partial(uniformer, name, stem=widths[0] // 2, light=True, **keys)}
+
+
 NAMES: Named = {
     **_named("uniformer_small", (3, 4, 8, 3), (5, 8)),
     **_named("uniformer_small_plus", (3, 5, 9, 3), (10, 16), stem=32),
     **_named("uniformer_small_plus_dim64", (3, 5, 9, 3), (5, 8), stem=32),
     **_named("uniformer_base", (5, 8, 20, 7), (5, 8)),
+    **_light("uniformer_xs", (3, 5, 9, 3), (64, 128, 256, 512), (8, 16)),
+    **_light("uniformer_xxs", (2, 5, 8, 2), (56, 112, 224, 448), (8, 16)),
 }
 PREPARATION = {
     "crop_pct": 0.875, "interpolation": "bicubic", "first_conv": None, "classifier": "head", "fixed_input_size": True,

@@ -1,16 +1,20 @@
 """UniFormers of any shape an ArchSpec can describe. State-dict keys are those of the authors' files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_vitc.networks.backbone import Backbone
-from lightning_vitc.networks.families.uniformer.layers import BatchNorm, Block, entrance
+from lightning_vitc.networks.families.uniformer import light
+from lightning_vitc.networks.families.uniformer.layers import PATCH_EPS, BatchNorm, Block, entrance
+from lightning_vitc.networks.families.uniformer.shape import is_convolutional
 from lightning_vitc.networks.modules.block import drops_of
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
 from lightning_vitc.networks.modules.compilation import Compilable, method_of
+from lightning_vitc.networks.modules.two_logits import TwoLogits
 from lightning_vitc.networks.spec import ArchSpec
 
 STD = 0.02  # of fresh linear layers
@@ -30,13 +34,17 @@ class UniFormer(Compilable, nn.Module):
         self.spec, self.num_classes = spec, spec.num_classes
         self.num_features = self.head_hidden_size = spec.feature_width
         drops = iter(drops_of(rates, spec.depth))
-        for number, stage in enumerate(spec.stages):
-            blocks = nn.Sequential(*(Block(spec, number, block, **next(drops)) for block in stage.blocks))
+        for number in range(len(spec.stages)):
             setattr(self, f"patch_embed{number + 1}", entrance(spec, number))
-            setattr(self, f"blocks{number + 1}", blocks)
+            setattr(self, f"blocks{number + 1}", nn.Sequential(*self._made(number, drops)))
         self.norm = BatchNorm(spec.feature_width)
         self.head_drop = nn.Dropout(rates.get("drop_rate", 0.0))
         self.head = _head(spec)
+
+    def _made(self, stage: int, drops: Iterator[dict[str, float]]) -> Iterator[nn.Module]:
+        """The blocks of a stage."""
+        for block in self.spec.stages[stage].blocks:
+            yield Block(self.spec, stage, block, **next(drops))
 
     @property
     def first_conv(self) -> str:
@@ -86,6 +94,56 @@ class UniFormer(Compilable, nn.Module):
         return set()
 
 
+class LightUniFormer(UniFormer):
+    """With a class token and tokens that are dropped; in training it gives `TwoLogits`, else those of the grid."""
+
+    def __init__(self, spec: ArchSpec, rates: Mapping[str, float]):
+        super().__init__(spec, rates)
+        *_, before, width = spec.widths
+        self.cls_token, self.cls_upsample = nn.Parameter(torch.zeros(1, 1, before)), nn.Linear(before, width)
+        self.norm_cls, self.head_cls = nn.LayerNorm(width, eps=PATCH_EPS), _head(spec)
+
+    def _made(self, stage: int, drops: Iterator[dict[str, float]]) -> Iterator[nn.Module]:
+        if is_convolutional(stage):
+            yield from super()._made(stage, drops)
+            return
+        blocks = self.spec.stages[stage].blocks
+        for at, block in enumerate(blocks):
+            first, last = (stage, at) == (2, 0), stage == 2 and at == len(blocks) - 1
+            yield light.Block(self.spec, stage, block, first, last, **next(drops))
+
+    def _features(self, x: Tensor) -> Tensor:
+        return self._both(x)[0]
+
+    def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last grid [B, H, W, D] after the final norm, and the class token [B, 1, D]."""
+        x = x.permute(0, 2, 3, 1).contiguous()
+        for number in range(2):
+            x = getattr(self, f"blocks{number + 1}")(self.enter(number, x))
+        token, importance = self.cls_token.expand(len(x), -1, -1), x.new_zeros(())
+        for number in (2, 3):
+            x, token = self.enter(number, x), self.cls_upsample(token) if number == 3 else token
+            for block in getattr(self, f"blocks{number + 1}"):
+                x, token, importance = block(x, token, importance)
+        return self.norm(x), token
+
+    def forward(self, x: Tensor) -> Tensor | TwoLogits:  # type: ignore[override]
+        """Logits."""
+        grid, token = method_of(self, LightUniFormer._both, self.compiled == "whole")(x)
+        logits = self.forward_head(grid)
+        return TwoLogits(logits, self.head_cls(self.norm_cls(token)[:, 0])) if self.training else logits
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """New classifiers."""
+        super().reset_classifier(num_classes)
+        self.head_cls = _head(self.spec).to(self.norm.weight.device)
+        _draw(self.head_cls)
+
+    def no_weight_decay(self) -> set[str]:
+        """timm's convention."""
+        return {"cls_token"}
+
+
 class UniFormerBackbone(Backbone, UniFormer):  # type: ignore[misc]
     """The one that is trained."""
 
@@ -100,6 +158,12 @@ class UniFormerBackbone(Backbone, UniFormer):  # type: ignore[misc]
         return self.norm(x)
 
 
+class LightBackbone(Backbone, LightUniFormer):  # type: ignore[misc]
+    """The one that is trained, whole or as a sub-network: nothing else may stand in the place of its blocks."""
+
+    enter = UniFormer.enter
+
+
 def read(model: Any) -> ArchSpec | None:
     """The architecture, which a model of this family always has with it."""
     return model.spec if isinstance(model, UniFormer) else None
@@ -107,7 +171,8 @@ def read(model: Any) -> ArchSpec | None:
 
 def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: bool = False) -> UniFormer:
     """A model of the described shape, weights not yet set; `rates` are timm's."""
-    return (UniFormerBackbone if trained else UniFormer)(spec, rates or {})
+    kinds = (LightUniFormer, LightBackbone) if spec.options.light else (UniFormer, UniFormerBackbone)
+    return kinds[trained](spec, rates or {})
 
 
 def initialize(model: UniFormer) -> None:

@@ -1,7 +1,8 @@
-"""UniFormer (Li et al., ICLR 2022), S and the one with a convolutional stem: options, costs, weights, smaller ones.
+"""UniFormer (Li et al., ICLR 2022), with patches, with a convolutional stem, and light: options, costs, weights.
 
 Every block first adds a depthwise convolution, its position. Then two branches: in the first stages a *mixer* (a
-depthwise convolution between two pointwise ones) and an MLP, with batch norms; in the others an attention and an MLP.
+depthwise convolution between two pointwise ones) and an MLP, with batch norms; in the others an attention and an MLP,
+among all positions, or in a light network among half of them, one token for the others, and a class token.
 """
 
 from collections import Counter
@@ -26,7 +27,7 @@ from lightning_vitc.networks.families.family import Parts
 from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
-EXAMPLES = ("uniformer_small", "uniformer_small_plus")
+EXAMPLES = ("uniformer_small", "uniformer_small_plus", "uniformer_xs")
 MLP = 1  # the position of a block's MLP; the mixer or the attention is before it
 GATES = ("gate1", "gate2")
 STEM = "stem"  # the axis of the channels between the two convolutions of a stem
@@ -35,12 +36,21 @@ POSITION, MIXED = 3 * 3, 5 * 5  # pixels that the depthwise convolutions see
 
 @dataclass(frozen=True)
 class Options:
-    """`stem` are the channels inside of a convolutional stem, 0 for patches; `scale` is the factor on QKᵀ."""
+    """What stages and blocks do not say.
+
+    Attributes:
+        scale: the factor on QKᵀ.
+        stem: channels inside of a convolutional stem, 0 for patches.
+        norm_eps: of the LayerNorms of blocks.
+        act: of the MLPs.
+        light: whether tokens are dropped by the attention of a class token.
+    """
 
     scale: float
     stem: int = 0
     norm_eps: float = 1e-6
     act: str = "gelu"
+    light: bool = False
 
     @property
     def axes(self) -> dict[str, int]:
@@ -52,6 +62,15 @@ def positions(spec: ArchSpec) -> tuple[int, ...]:
     """Of each stage."""
     height, width = spec.img_size
     return tuple(-(-height // 2**step) * -(-width // 2**step) for step in range(2, 2 + len(spec.stages)))
+
+
+def computed(spec: ArchSpec, number: int) -> int:
+    """How many tokens the branches of a block compute: of a light network, but for its first attention, some."""
+    stage, at = spec.place(number)
+    there = positions(spec)[stage]
+    if not spec.options.light or is_convolutional(stage):
+        return there
+    return there + 1 if (stage, at) == (2, 0) else there // 2 + 2
 
 
 def is_convolutional(stage: int) -> bool:
@@ -71,16 +90,23 @@ def parts(spec: ArchSpec) -> Parts:
     """Multiply-accumulates of one image by part."""
     there = positions(spec)
     count = Counter(stem=_stem_macs(spec), downsampling=0, position=0, mixer=0)
-    seen = 9 if spec.options.stem else 4
+    seen = _seen(spec)
     for stage, (before, behind) in enumerate(pairwise(spec.stages), 1):
         count["downsampling"] += there[stage] * seen * before.width * behind.width
     for number in range(spec.depth):
         count["position"] += POSITION * there[spec.place(number)[0]] * spec.width_at(number)
     for number, _, branch in spec.branches():
-        count.update(_branch_macs(branch, spec.width_at(number), there[spec.place(number)[0]]))
+        count.update(_branch_macs(branch, spec.width_at(number), computed(spec, number)))
+    if spec.options.light:
+        count["class_token"] = spec.widths[2] * spec.widths[3]
     count["gates"] = gates_macs(spec)
     count["classifier"] = spec.feature_width * spec.num_classes
     return dict(count)
+
+
+def _seen(spec: ArchSpec) -> int:
+    """Pixels of a kernel between stages."""
+    return 9 if spec.options.stem and not spec.options.light else 4
 
 
 def _branch_macs(branch: Branch, width: int, there: int) -> Counter[str]:
@@ -100,8 +126,9 @@ def _stem_macs(spec: ArchSpec) -> int:
 def params(spec: ArchSpec) -> int:
     """Parameters; two of every norm's channel."""
     inside, widths = spec.options.stem, [stage.width for stage in spec.stages]
-    seen = 9 if inside else 4
-    total = sum(behind * (seen * before + 3) for before, behind in pairwise(widths))
+    total = sum(behind * (_seen(spec) * before + 3) for before, behind in pairwise(widths))
+    if spec.options.light:  # token, its layer between stages, its norm and its classifier
+        total += widths[2] + (widths[2] + 1) * widths[3] + 2 * widths[3] + (widths[3] + 1) * spec.num_classes
     if inside:
         total += inside * (9 * spec.in_chans + 3) + widths[0] * (9 * inside + 3)
     else:
@@ -120,10 +147,11 @@ def _branch_params(branch: Branch, width: int) -> int:
 def _dcvit(spec: ArchSpec) -> Parts:
     """Of norms the LayerNorms alone, as in networks whose norms are all of batches."""
     there, widths = positions(spec), spec.widths
-    normed = 0 if spec.options.stem else sum(count * width for count, width in zip(there, widths, strict=True))
+    normed = sum(count * width for count, width in zip(there, widths, strict=True)) if _seen(spec) == 4 else 0
+    normed -= there[0] * widths[0] if spec.options.light else 0  # a stem has none
     for number, _, _ in spec.branches():
         stage = spec.place(number)[0]
-        normed += 0 if is_convolutional(stage) else there[stage] * widths[stage]
+        normed += 0 if is_convolutional(stage) else computed(spec, number) * widths[stage]
     return parts(spec) | {"qk": 0, "av": 0, "norm": 4 * normed}
 
 
@@ -154,7 +182,7 @@ def _around(spec: ArchSpec) -> Iterator[tuple[str, tuple[Axis, ...]]]:
     before: Axis = None
     for stage in range(len(spec.stages)):
         name, width = f"patch_embed{stage + 1}.proj", stream(stage)
-        if spec.options.stem:
+        if spec.options.stem and not (spec.options.light and stage):
             layers = [(0, before, width)] if stage else [(0, None, STEM), (3, STEM, width)]
             for layer, columns, rows in layers:
                 yield from _convolution(f"{name}.{layer}", rows, columns)
@@ -163,6 +191,11 @@ def _around(spec: ArchSpec) -> Iterator[tuple[str, tuple[Axis, ...]]]:
             yield from _convolution(name, width, before)
             yield from norm(f"patch_embed{stage + 1}.norm", width)
         before = width
+    if spec.options.light:
+        yield "cls_token", (None, None, stream(2))
+        yield from linear("cls_upsample", before, stream(2))
+        yield from norm("norm_cls", before)
+        yield from linear("head_cls", None, before) if spec.num_classes else ()
     yield from batch_norm("norm", before)
     yield from linear("head", None, before) if spec.num_classes else ()
 
