@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from lightning_vitc.budget.stacks import must_do_without_branches
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
 from lightning_vitc.networks.families.family import may_be_absent
@@ -46,6 +47,7 @@ def chosen_candidates(asked: Sequence[int] | None, spec: ArchSpec, unit: Unit = 
     Raises:
         UserError: for a block that is not there, changes the stream, or is in two pairs, or where there is none.
     """
+    must_do_without_branches(spec)
     chosen = _by_default(spec, unit) if asked is None else sorted(set(asked))
     if not chosen:
         raise UserError("method.candidates: empty; name at least one block, or leave the key out")

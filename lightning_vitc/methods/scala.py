@@ -217,8 +217,8 @@ class Scala(CompressionModule):
             if position == 0:
                 loss = of_each(student, lambda one: self._both_heads(one, targets, labels))
             else:
-                teacher = self._teacher_of(logits)
-                loss = of_each(student, lambda one, teacher=teacher: self._narrow_loss(one, teacher, targets))
+                narrow = partial(self._narrow_loss, teacher=self._teacher_of(logits), targets=targets)
+                loss = of_each(student, narrow)
             logits.append(_teaching(student).detach())
             terms[f"{width_name(width)}/train_loss"] = loss.detach()
             total = total + loss.detach()

@@ -10,15 +10,15 @@ from torch import Tensor
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.errors import UserError
 from lightning_vitc.exporting.write_formats import write_formats
-from lightning_vitc.few_shot.candidates import chosen_candidates
+from lightning_vitc.few_shot.units import chosen_candidates
 from lightning_vitc.methods.scala import Arguments, Scala
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone, create_backbone
 from lightning_vitc.networks.compaction import compact
+from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.families.uniformer.light import pooled
 from lightning_vitc.networks.families.uniformer.names import NAMES
 from lightning_vitc.networks.families.uniformer.network import LightUniFormer, build
-from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.modules.two_logits import TwoLogits
 from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
@@ -47,7 +47,11 @@ def attended(block, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def one_image(model, x: Tensor) -> tuple[Tensor, Tensor]:
     """Both logits of one image by the authors' formulas, token by token."""
-    grid, token, g = model.blocks2(model.enter(1, model.blocks1(model.enter(0, x[None].permute(0, 2, 3, 1))))), None, None
+    grid, token, g = (
+        model.blocks2(model.enter(1, model.blocks1(model.enter(0, x[None].permute(0, 2, 3, 1))))),
+        None,
+        None,
+    )
     for stage in (2, 3):
         grid = model.enter(stage, grid)
         token = model.cls_token[0] if stage == 2 else model.cls_upsample(token)  # [1, D]

@@ -71,7 +71,7 @@ class Block(nn.Module):
 
     def _run(self, grid: Tensor, token: Tensor, importance: Tensor) -> State:
         grid = grid + self.pos_embed(grid)
-        size, x = grid.shape[1:3], grid.flatten(1, 2)
+        size, x = (grid.shape[1], grid.shape[2]), grid.flatten(1, 2)
         token, x, importance = self._all(token, x) if self.first else self._half(token, x, importance)
         return x.unflatten(1, size), token, pooled(importance, size) if self.last else importance
 
