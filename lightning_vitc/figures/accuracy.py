@@ -1,11 +1,13 @@
 """Pictures, drawn without a screen and closed after use."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lightning_vitc.figures.markers import DOTS, STARS
 from lightning_vitc.networks.units import Unit
 
 LEAST_RANGE = 5.0  # percent: differences below it are not blown up to the height of the figure
@@ -20,13 +22,15 @@ def accuracy_over_macs(series: Mapping[str, Sequence[Point]], title: str = "") -
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     unit = Unit.of(macs for points in series.values() for _, macs, _ in points)
-    for name, points in series.items():
+    for number, (name, points) in enumerate(series.items()):
+        again, color = divmod(number, len(SERIES_COLORS))
         points = sorted(points, key=lambda point: point[1])
         x, y = [macs / unit.size for _, macs, _ in points], [top1 for _, _, top1 in points]
+        look: dict[str, Any] = {"color": SERIES_COLORS[color], "label": name}
         if len(points) == 1:
-            axes.plot(x, y, "*", markersize=13, label=name)
+            axes.plot(x, y, marker=STARS[again % len(STARS)], linestyle="none", markersize=13, **look)
         else:
-            axes.plot(x, y, "o-", label=name, zorder=3)  # above the star, which is larger
+            axes.plot(x, y, marker=DOTS[again % len(DOTS)], zorder=3, **look)  # above the star, which is larger
     axes.set(xlabel=f"{unit.letter}MACs per image", ylabel="top-1 (%)", title=title)
     axes.set_xlim(left=0)
     widen(axes)

@@ -11,13 +11,12 @@ from matplotlib.patheffects import withStroke
 
 from lightning_vitc.figures.accuracy import SERIES_COLORS, widen
 from lightning_vitc.figures.legend import in_lines, legend_below
-from lightning_vitc.figures.markers import marker_sizes
+from lightning_vitc.figures.markers import DOTS, STARS, marker_sizes
 
 FRONT, DENSE = "#cfd4db", "#1f2430"
 WIDTH, HEIGHT, PLOT_HEIGHT = 5.4, 4.2, 3.75  # inches: of the figure, at least, and of what is above the legend
 LONGEST_LABEL = 60  # characters
 DOT, STAR = 6, 14  # points
-MARKERS = "osD^vPX"  # tell runs apart whose colors are the same
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def front_figure(points: Sequence[Point], xlabel: str, ylabel: str = "top-1 (%)"
     for number, series in enumerate(dict.fromkeys(point.series for point in points)):
         again, color = divmod(number, len(SERIES_COLORS))
         ours = [point for point in points if point.series == series]
-        _draw_series(axes, ours, sizes, SERIES_COLORS[color], MARKERS[again % len(MARKERS)])
+        _draw_series(axes, ours, sizes, SERIES_COLORS[color], again)
     if any(point.dense for point in points):
         axes.plot([], [], "*", color="white", markersize=STAR, markeredgecolor=DENSE, label="dense")
     _label(axes, front, largest := max(point.cost for point in points))
@@ -83,21 +82,30 @@ def _label(axes: Axes, front: Sequence[Point], largest: float) -> None:
         text.set_path_effects([withStroke(linewidth=2, foreground="white")])
 
 
-def _draw_series(axes: Axes, points: Sequence[Point], sizes: Mapping[Point, float], color: str, marker: str) -> None:
-    """A line through the networks of a run, and stars for its dense ones, which lie below."""
+def _draw_series(axes: Axes, points: Sequence[Point], sizes: Mapping[Point, float], color: str, again: int) -> None:
+    """A line through the networks of a run, and stars for its dense ones, which lie below.
+
+    Args:
+        axes: to draw on.
+        points: of the run.
+        sizes: of all markers.
+        color: of the run.
+        again: runs that have had this color.
+    """
     ours = sorted(points, key=lambda point: point.cost)
     plain, dense = ([point for point in ours if point.dense == is_dense] for is_dense in (False, True))
     named = _shortened(points[0].series)
-    line: dict[str, Any] = dict(color=color, markersize=DOT, linewidth=1.4, zorder=3)
-    stars: dict[str, Any] = dict(color=color, markersize=STAR, markeredgecolor=DENSE, markeredgewidth=0.7, zorder=2)
-    for group, form, look in ((plain, f"{marker}-", line), (dense, "*", stars)):
+    line: dict[str, Any] = dict(marker=DOTS[again % len(DOTS)], markersize=DOT, linewidth=1.4, zorder=3)
+    stars: dict[str, Any] = dict(marker=STARS[again % len(STARS)], markersize=STAR, markeredgecolor=DENSE,
+                                 markeredgewidth=0.7, linestyle="none", zorder=2)  # fmt: skip
+    for group, look in ((plain, line), (dense, stars)):
         whole = [number for number, point in enumerate(group) if sizes[point] == look["markersize"]]
-        axes.plot([point.cost for point in group], [point.top1 for point in group], form, markevery=whole,
+        axes.plot([point.cost for point in group], [point.top1 for point in group], color=color, markevery=whole,
                   label=named if group is (plain or dense) else None, **look)  # fmt: skip
         for number, point in enumerate(group):
             if number not in whole:
-                smaller = {"markersize": sizes[point], "markeredgewidth": 0.4, "zorder": 4}
-                axes.plot([point.cost], [point.top1], form[0], **look | smaller)
+                smaller = {"markersize": sizes[point], "markeredgewidth": 0.4, "linestyle": "none", "zorder": 4}
+                axes.plot([point.cost], [point.top1], color=color, **look | smaller)
 
 
 def _sizes(points: Sequence[Point]) -> dict[Point, float]:

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+# Of lines and of single networks, to tell series apart whose colors are the same: shapes, and stars by their points.
+DOTS: tuple[str, ...] = tuple("osD^vPX")
+STARS: tuple[str | tuple[int, int, int], ...] = ("*", *((points, 1, 0) for points in (4, 6, 8, 3, 7)))
 CLOSE = 0.01  # of an axis: what hides each other
 SHRINK, SMALLEST = 0.6, 2.0  # of a size, and in points
 

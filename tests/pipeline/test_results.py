@@ -109,6 +109,8 @@ def test_axes_of_the_picture():
     assert axes.get_xlim()[0] == 0
     assert png_of(figure).startswith(b"\x89PNG")
     assert not figure.axes  # cleared: a run of 300 epochs draws 300 of them
+    many = accuracy_over_macs({f"{kind} {n}": [("x", n, 1.0)] * kind for kind in (1, 2) for n in range(1, 21)})
+    assert len({(line.get_color(), line.get_marker()) for line in many.axes[0].lines}) == 40
     large = accuracy_over_macs({"large": [("x", 10**8, 1.0), ("y", 10**9, 2.0)]})
     assert large.axes[0].get_xlabel() == "GMACs per image"
 

@@ -201,6 +201,12 @@ def test_networks_in_one_place_are_all_seen():
     assert max(line.zorder for line in stars[:1]) < min(line.zorder for line in dots)
 
 
+def test_dense_runs_are_told_apart_too():
+    points = [Point("dense", f"run {number}", 1.0 + number, 70.0 + number, dense=True) for number in range(40)]
+    lines = [line for line in front_figure(points, "ms").axes[0].lines if line.get_label().startswith("run")]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 40
+
+
 def test_one_network_has_no_front():
     figure = front_figure([Point("dense", "a run", 2.0, 72.0, dense=True)], "ms")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a run", "dense"]
