@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_vitc.networks.modules.compilation import Compilable, method_of
 from lightning_vitc.networks.modules.conv_block import pooled
+from lightning_vitc.networks.modules.notes import renew_notes
 from lightning_vitc.networks.spec import ArchSpec
 
 
@@ -74,10 +75,12 @@ class ConvNet(Compilable, nn.Module):
         self.num_classes, self.spec = num_classes, replace(self.spec, num_classes=num_classes)
         self.add_classifier(self.num_features)
         self.get_classifier().to(next(self.parameters()).device)
+        renew_notes(self)
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:
         """For images of another size; nothing of the weights depends on it."""
         self.spec = self.spec.with_img_size(img_size)
+        renew_notes(self)
 
     def no_weight_decay(self) -> set[str]:
         """timm's convention: none by name; what has one dimension is never decayed."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lightning_vitc.networks.modules.notes import renew_notes
 from lightning_vitc.networks.spec import ArchSpec
 
 
@@ -18,11 +19,13 @@ class Described:
         """timm's."""
         super().set_input_size(*args, **kwargs)  # type: ignore[misc]
         self.spec = ArchSpec.of(self)
+        renew_notes(self)
 
     def reset_classifier(self, *args: Any, **kwargs: Any) -> None:
         """timm's."""
         super().reset_classifier(*args, **kwargs)  # type: ignore[misc]
         self.spec = ArchSpec.of(self)
+        renew_notes(self)
 
 
 class Movable(Described):
@@ -46,3 +49,4 @@ class Movable(Described):
             self.spec = self.spec.with_img_size(img_size)
             self.patch_embed.set_input_size(img_size=img_size)
             self.move()
+            renew_notes(self)

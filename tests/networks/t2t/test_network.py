@@ -365,6 +365,12 @@ def test_a_new_head_and_another_image_size(tmp_path, made):
     assert not loaded.pos_embed.requires_grad
     assert loaded(torch.randn(1, 3, 64, 64)).shape == (1, 7)
     assert torch.equal(loaded.blocks[2].mlp.fc1.weight, model.blocks[2].mlp.fc1.weight)
+    model.set_input_size((64, 64))
+    assert torch.equal(model.pos_embed, loaded.pos_embed)
+    assert "pos_embed" in model.constants
+    assert not model.pos_embed.requires_grad
+    with pytest.raises(UserError, match=r"^img_size: 64x48 is not a square"):
+        model.set_input_size((64, 48))
 
 
 def test_another_classifier_is_described(made):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from lightning_vitc.networks.backbone import Backbone
@@ -12,6 +13,7 @@ from lightning_vitc.networks.families.t2t.layers import Block, Performer, Tokens
 from lightning_vitc.networks.families.t2t.shape import grid_sides, positions
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
 from lightning_vitc.networks.modules.compilation import Compilable, method_of
+from lightning_vitc.networks.modules.notes import renew_notes
 from lightning_vitc.networks.spec import ArchSpec
 
 STD = 0.02  # of fresh weights
@@ -77,6 +79,22 @@ class T2TViT(Compilable, nn.Module):
         self.num_classes, self.spec = num_classes, replace(self.spec, num_classes=num_classes)
         self.head = _head(self.spec).to(self.cls_token.device)
         _draw(self.head)
+        renew_notes(self)
+
+    def set_input_size(self, img_size: tuple[int, int]) -> None:
+        """For images of another size: positions are interpolated, as from a file of weights.
+
+        Raises:
+            UserError: for a size that the network cannot take.
+        """
+        self.spec = self.spec.with_img_size(img_size)
+        before, side = self.grid_size, grid_sides(self.spec)[-1]
+        self.grid_size = (side, side)
+        position = resample_abs_pos_embed(
+            self.pos_embed.data, list(self.grid_size), list(before), antialias=self.antialias_positions
+        )
+        self.pos_embed = nn.Parameter(position, requires_grad=False)
+        renew_notes(self)
 
     def no_weight_decay(self) -> set[str]:
         """timm's convention."""

@@ -14,6 +14,7 @@ from lightning_vitc.networks.families.uniformer.shape import is_convolutional
 from lightning_vitc.networks.modules.block import drops_of
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
 from lightning_vitc.networks.modules.compilation import Compilable, method_of
+from lightning_vitc.networks.modules.notes import renew_notes
 from lightning_vitc.networks.modules.two_logits import TwoLogits
 from lightning_vitc.networks.spec import ArchSpec
 
@@ -88,6 +89,12 @@ class UniFormer(Compilable, nn.Module):
         self.num_classes, self.spec = num_classes, replace(self.spec, num_classes=num_classes)
         self.head = _head(self.spec).to(self.norm.weight.device)
         _draw(self.head)
+        renew_notes(self)
+
+    def set_input_size(self, img_size: tuple[int, int]) -> None:
+        """For images of another size; nothing of the weights depends on it."""
+        self.spec = self.spec.with_img_size(img_size)
+        renew_notes(self)
 
     def no_weight_decay(self) -> set[str]:
         """timm's convention; norms and biases are exempt without being named."""
