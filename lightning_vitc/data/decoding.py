@@ -23,7 +23,8 @@ class UnusableImageError(UserError):
 def open_image(path: str, exif: bool = False) -> Image.Image:
     """The image of a file in RGB, of 8 bits a channel; gray of more bits is scaled, so white stays white.
 
-    The orientation that a camera noted in EXIF is applied with `exif`; torchvision and timm leave it.
+    The orientation that a camera noted in EXIF is applied with `exif`; torchvision and timm leave it. That of a TIFF
+    Pillow always applies, for them too.
 
     Raises:
         UnusableImageError: for a file that cannot be decoded, whatever the decoder raised, and for pixels of a range
@@ -35,7 +36,7 @@ def open_image(path: str, exif: bool = False) -> Image.Image:
             whole = _in_8_bits(upright, getattr(image, "tag_v2", {})) if _has_16_bits(image) else upright
             kind = _UNSCALED.get(whole.mode)
             if kind is None:
-                return whole.convert("RGB")
+                return _without_transparency(whole).convert("RGB")
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise UnusableImageError(path, f"data.root: cannot read the image {path} ({type(error).__name__})") from None
     raise UnusableImageError(
@@ -43,6 +44,11 @@ def open_image(path: str, exif: bool = False) -> Image.Image:
         f"data.root: cannot read the image {path}: its pixels are {kind}, of an unknown range",
         "save it with 8 or 16 bits",
     )
+
+
+def _without_transparency(image: Image.Image) -> Image.Image:
+    """A palette whose colors are more or less transparent, of which Pillow wants to be asked for RGBA first."""
+    return image.convert("RGBA") if isinstance(image.info.get("transparency"), bytes) else image
 
 
 def _has_16_bits(image: Image.Image) -> bool:

@@ -99,6 +99,17 @@ def test_exif_orientation_is_applied_on_demand(tmp_path, orientation):
     flipped = {1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1], 5: stored.T,
                6: np.rot90(stored, -1), 7: stored[::-1, ::-1].T, 8: np.rot90(stored)}  # fmt: skip
     assert np.array_equal(upright, flipped[orientation])
+    image.save(tmp_path / "turned.tif", exif=exif)  # Pillow turns it when it reads it, whoever asks
+    for turn in (False, True):
+        assert np.array_equal(np.asarray(open_image(str(tmp_path / "turned.tif"), exif=turn))[..., 0], upright)
+
+
+@pytest.mark.parametrize("name", ["p.png", "p.gif"])
+def test_a_transparent_palette_is_no_reason_to_warn(tmp_path, name, recwarn):
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5).quantize(16)
+    image.save(tmp_path / name, transparency=bytes(range(0, 160, 10)) if name == "p.png" else 3)
+    assert np.array_equal(open_image(str(tmp_path / name)), image.convert("RGB"))
+    assert not recwarn.list
 
 
 def test_exif_is_a_key(vision_data, tree):
