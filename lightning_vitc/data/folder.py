@@ -26,44 +26,59 @@ def _scan(folder: Path, classes: ClassNames, ignored: Counter[str]) -> Split:
     return Split.whole(FileSource(folder, [name for names in files for name in names], targets))
 
 
-def read_with_unlabeled(root: Path, unlabeled: Path, known: ClassNames | None = None) -> Splits:
+def read_with_unlabeled(
+    root: Path, unlabeled: Path, known: ClassNames | None = None, only: str | None = None
+) -> Splits:
     """Training images from anywhere below a folder, of class 0 all of them; the other splits of a folder tree."""
-    first, *others = [root / name for name in EVALUATED if (root / name).is_dir()]
+    folders = [root / name for name in EVALUATED if (root / name).is_dir()]
+    first, last = folders[0], folders[-1]
     classes = known or ClassNames(tuple(class_folders(first)), str(first))
     ignored: Counter[str] = Counter()
-    files = image_files(unlabeled, ignored, "data.unlabeled:") if unlabeled.is_dir() else []
+    files = image_files(unlabeled, ignored, "data.unlabeled:") if unlabeled.is_dir() and only in (None, "train") else []
     train = Split.whole(FileSource(unlabeled.parent, files, np.zeros(len(files))))
-    validation, *rest = [_scan(folder, classes, ignored) for folder in (first, *others)]
+    wanted = {None: {first, last}, "validation": {first}, "test": {last}}.get(only, set())
+    parts = {folder: _scan(folder, classes, ignored) for folder in dict.fromkeys((first, last)) if folder in wanted}
+    validation, test = (parts.get(folder) or Split.none_of(folder) for folder in (first, last))
     _tell(root, ignored)
-    names = [TEST if folder.name == "test" else VALIDATION for folder in (first, *others)]
-    test = rest[-1] if rest else validation
-    return Splits(train, validation, test, classes.names, selected_on=names[0], evaluated=names[-1])
+    selected_on, evaluated = (TEST if folder.name == "test" else VALIDATION for folder in (first, last))
+    return Splits(train, validation, test, classes.names, selected_on=selected_on, evaluated=evaluated)
 
 
-def read_folder(root: Path, val_fraction: float | None, known: ClassNames | None = None) -> Splits:
+def read_folder(
+    root: Path, val_fraction: float | None, known: ClassNames | None = None, only: str | None = None
+) -> Splits:
     """A folder tree with `train` and, optionally, `val` (or `validation`) and `test`.
 
     Without `test`, `val` is the evaluation split, as is the custom with ImageNet: `test` of the result.
     Model selection then reads the same images, unless `val_fraction` holds some out of `train` for it.
     Without `val`, `val_fraction` of `train` (0.1 where it is None) is held out; with neither, the held-out
-    images are the evaluation split as well. What is evaluated only may come without `train`.
+    images are the evaluation split as well. What is evaluated only may come without `train`: of the splits, `only`
+    this one is read, and what it is held out of.
     """
     folder = root / "train"
     classes = known or ClassNames(tuple(class_folders(folder)), str(folder))
+    there = [name for name in EVALUATED if (root / name).is_dir()]
+    given, test = next((name for name in there if name != "test"), None), "test" if "test" in there else None
+    holds_out = given is None or (test is None and val_fraction is not None)
+    of_role = {"train": "train", "validation": "train" if holds_out else given, "test": test or given or "train"}
+    wanted = {*of_role.values()} if only is None else {of_role[only]}
     ignored: Counter[str] = Counter()
-    train = _scan(folder, classes, ignored) if folder.is_dir() else Split.whole(FileSource(folder, [], np.zeros(0)))
-    others = {name: _scan(root / name, classes, ignored) for name in EVALUATED if (root / name).is_dir()}
+    parts = {
+        name: _scan(root / name, classes, ignored)
+        for name in dict.fromkeys(of_role.values())
+        if name in wanted and (root / name).is_dir()
+    }
     _tell(root, ignored)
-    given, test = others.get("val", others.get("validation")), others.get("test")
-    if given is not None and (test is not None or val_fraction is None):
+    train, chosen, last = (parts.get(name or "") or Split.none_of(folder) for name in ("train", given, test or given))
+    if not holds_out:
         if val_fraction is not None:
             warnings.warn(f"data.val_fraction is ignored: {root} has val and test", stacklevel=2)
-        return Splits(train, given, test or given, classes.names, evaluated=VALIDATION if test is None else TEST)
+        return Splits(train, chosen, last, classes.names, evaluated=VALIDATION if test is None else TEST)
     rest, held = hold_out(train.targets, val_fraction or 0.1)
     validation = train.take(held)
     evaluated = TEST if test is not None else VALIDATION if given is not None else HELD_OUT
-    test = test or given or validation
-    return Splits(train.take(rest), validation, test, classes.names, selected_on=HELD_OUT, evaluated=evaluated)
+    last = last if there else validation
+    return Splits(train.take(rest), validation, last, classes.names, selected_on=HELD_OUT, evaluated=evaluated)
 
 
 def _by_count(entry: tuple[str, int]) -> tuple[int, str]:

@@ -18,7 +18,7 @@ from lightning_vitc.data.decoding import UnusableImageError
 from lightning_vitc.data.loader import ImageLoader, ResumableLoader
 from lightning_vitc.data.mixing import BatchMixer
 from lightning_vitc.data.sampler import REPEATS, EpochBatchSampler, ShardBatchSampler
-from lightning_vitc.data.sources import ArraySource, Split, Splits
+from lightning_vitc.data.sources import ROLES, ArraySource, Split, Splits
 from lightning_vitc.data.splits import build_splits
 from lightning_vitc.data.transforms import (
     ImageSpec,
@@ -28,6 +28,7 @@ from lightning_vitc.data.transforms import (
     training_transform,
 )
 from lightning_vitc.errors import UserError
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.files.records import sealed
 from lightning_vitc.schema import DataConfig
@@ -85,6 +86,7 @@ class VisionData(LightningDataModule):
             mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode
         )
         self._known = classes
+        self._only: str | None = None
         self._train_loader: ResumableLoader | None = None
 
     # What the data set is
@@ -95,10 +97,14 @@ class VisionData(LightningDataModule):
         known, file = self._known, self.config.classes
         if known is None and file is not None:
             known = ClassNames(read_class_file(file), file, "data.classes")
-        splits = build_splits(self.config, self._size, self.seed, known)
-        for split in (splits.train, splits.validation, splits.test):
-            self._check_readable(split)
+        splits = build_splits(self.config, self._size, self.seed, known, self._only)
+        for role in ROLES if self._only is None else (self._only,):
+            self._check_readable(getattr(splits, role), splits.name_of(role))
         return splits
+
+    def read_only(self, split: str) -> None:
+        """Read no other split than `train`, `validation` or `test`, unless all have been read: to evaluate on it."""
+        self._only = split
 
     @cached_property
     def spec(self) -> ImageSpec:
@@ -118,7 +124,7 @@ class VisionData(LightningDataModule):
     @property
     def sizes(self) -> dict[str, int]:
         """Images of `train`, `validation` and `test`."""
-        return {name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")}
+        return {name: len(getattr(self.splits, name)) for name in ROLES}
 
     @property
     def evaluation_split(self) -> str:
@@ -299,13 +305,16 @@ class VisionData(LightningDataModule):
         on_unusable: OnUnusable = "leave_out" if self._skip else "raise"  # a replacement would count twice
         return TransformedBatches(split, evaluation_transform(self.spec), on_unusable=on_unusable)
 
-    def _check_readable(self, split: Split) -> None:
+    def _check_readable(self, split: Split, name: str) -> None:
         """Decodes the first image, so that a broken data set is found before anything is trained."""
         for row in split.indices if self._skip else split.indices[:1]:
             try:
                 split.source.load(int(row))
             except UnusableImageError:
-                if not self._skip or row == split.indices[-1]:
+                if not self._skip:
                     raise
             else:
                 return
+        if len(split):
+            images = counted(len(split), "image")
+            raise UserError(f"data.root: none of the {images} of the {name} split can be read; replace them")

@@ -15,6 +15,8 @@ from lightning_vitc.data.decoding import open_image
 from lightning_vitc.data.seeding import stream
 from lightning_vitc.schema.split_names import TEST, VALIDATION
 
+ROLES = ("train", "validation", "test")  # of the splits of a data set
+
 
 class Source(Protocol):
     """Images with their classes `targets`, int64 [N]."""
@@ -102,6 +104,11 @@ class Split:
 
     source: Source
     indices: np.ndarray
+
+    @classmethod
+    def none_of(cls, folder: Path) -> "Split":
+        """No images, of a folder that is not read or not there."""
+        return cls.whole(FileSource(folder, [], np.zeros(0)))
 
     @classmethod
     def whole(cls, source: Source) -> "Split":

@@ -18,7 +18,7 @@ from lightning_vitc.data.glyph_atlas import CHARACTERS
 from lightning_vitc.data.glyphs import glyphs
 from lightning_vitc.data.listed import SCENES, read_cub, read_indoor
 from lightning_vitc.data.oxford import PETS, read_flowers, read_pets
-from lightning_vitc.data.sources import ArraySource, FakeSource, FileSource, Split, Splits
+from lightning_vitc.data.sources import ROLES, ArraySource, FakeSource, FileSource, Split, Splits
 from lightning_vitc.data.subsets import any_subset, balanced_subset, hold_out
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
@@ -83,10 +83,10 @@ def _generated_size(config: DataConfig) -> dict[str, int]:
     return {} if config.num_samples is None or config.few_shot else {"train": config.num_samples}
 
 
-def _folder(config: DataConfig, _: Size, known: ClassNames | None) -> Splits:
+def _folder(config: DataConfig, _: Size, known: ClassNames | None, only: str | None) -> Splits:
     if config.unlabeled is not None:
-        return read_with_unlabeled(_root(config), Path(config.unlabeled).absolute(), known)
-    return read_folder(_root(config), config.val_fraction, known)
+        return read_with_unlabeled(_root(config), Path(config.unlabeled).absolute(), known, only)
+    return read_folder(_root(config), config.val_fraction, known, only)
 
 
 def _cifar(config: DataConfig, *_: Any) -> Splits:
@@ -127,7 +127,7 @@ def _held_out(config: DataConfig, train: Split) -> tuple[Split, Split]:
     return train.take(rest), train.take(held)
 
 
-_READERS: dict[str, Callable[[DataConfig, Size, ClassNames | None], Splits]] = {
+_READERS: dict[str, Callable[[DataConfig, Size, ClassNames | None, str | None], Splits]] = {
     "digits": _digits,
     "glyphs": _glyphs,
     "fake": _fake,
@@ -180,7 +180,9 @@ def _in_order(splits: Splits, known: ClassNames, name: str) -> Splits:
     return replace(splits, classes=known.names)
 
 
-def build_splits(config: DataConfig, size: Size, seed: int, known: ClassNames | None = None) -> Splits:
+def build_splits(
+    config: DataConfig, size: Size, seed: int, known: ClassNames | None = None, only: str | None = None
+) -> Splits:
     """Reads the data set.
 
     Args:
@@ -188,6 +190,7 @@ def build_splits(config: DataConfig, size: Size, seed: int, known: ClassNames | 
         size: The model's (height, width).
         seed: The run's, for few-shot subsets.
         known: The classes it must have, and their order.
+        only: The one of `ROLES` that is wanted; others may be empty.
 
     Raises UserError for whatever is missing or contradictory.
     """
@@ -196,7 +199,7 @@ def build_splits(config: DataConfig, size: Size, seed: int, known: ClassNames | 
     _warn_ignored(config)
     if config.few_shot and config.num_samples is None:
         raise UserError("data.num_samples: is needed with data.few_shot=true")
-    splits = _READERS[config.name](config, size, known)
+    splits = _READERS[config.name](config, size, known, only)
     for split in (splits.train, splits.validation, splits.test):
         if isinstance(split.source, FileSource):
             split.source.exif = config.exif
@@ -206,7 +209,9 @@ def build_splits(config: DataConfig, size: Size, seed: int, known: ClassNames | 
         )
     if known is not None:
         splits = _in_order(splits, known, config.name)
-    for name in () if partial else ("train", "validation", "test"):
+    if only is not None:
+        return splits
+    for name in () if partial else ROLES:
         if not len(getattr(splits, name)):
             raise UserError(f"data.root: the {name} split of {config.name} has no images")
     few = partial and config.num_samples is not None and len(splits.train) < config.num_samples

@@ -72,6 +72,7 @@ def evaluate_source(
 def rows_of(source: str, split: str, pipeline: Pipeline, candidates: list[Candidate]) -> list[dict[str, Any]]:
     """What the candidates, which come from `source`, reach on the data of the pipeline's experiment."""
     pipeline.data.trainer = trainer = test_trainer(pipeline.experiment)  # each process reads its part
+    pipeline.data.read_only(split)
     loader = pipeline.data.loader_of(split)
     must_leave_a_batch("limit_test_batches", pipeline.experiment.trainer.limit_test_batches, len(loader), split)
     _check_classes(source, split, pipeline, candidates[0].spec)

@@ -12,9 +12,12 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from lightning_vitc.data import folder
 from lightning_vitc.data.batches import TransformedBatches
 from lightning_vitc.data.catalog import class_count
+from lightning_vitc.data.classes import ClassNames
 from lightning_vitc.data.sources import FileSource, Split
+from lightning_vitc.data.tree import class_folders
 from lightning_vitc.errors import UserError
 
 
@@ -73,6 +76,34 @@ def test_folder_without_val_holds_out_of_train(vision_data, tree):
 def test_folder_takes_validation_as_a_name(vision_data, tree):
     (tree / "val").rename(tree / "validation")
     assert vision_data("imagenet", root=str(tree)).sizes == {"train": 30, "validation": 7, "test": 5}
+
+
+def test_only_the_split_that_is_evaluated_is_read(vision_data, tree, monkeypatch):
+    """A training set may be large, far away, or broken."""
+    scanned = []
+    monkeypatch.setattr(folder, "class_folders", lambda place: scanned.append(place.name) or class_folders(place))
+    _corrupt(tree / "train" / "cat" / "cat_0.jpg")
+
+    def read(split: str, **keys) -> tuple[dict[str, int], list[str]]:
+        scanned.clear()
+        classes = ClassNames(("cat", "dog"), "a run", partial=True)
+        data = vision_data("folder", {"classes": classes}, root=str(tree), **keys)
+        data.read_only(split)
+        data.setup()
+        return data.sizes, scanned.copy()
+
+    nothing = {"train": 0, "validation": 0, "test": 0}
+    assert read("test") == (nothing | {"test": 5}, ["test"])
+    assert read("validation") == (nothing | {"validation": 7}, ["val"])
+    assert read("test", unlabeled=str(tree)) == (nothing | {"test": 5}, ["test"])
+    assert read("validation", unlabeled=str(tree)) == (nothing | {"validation": 7}, ["val"])
+    shutil.rmtree(tree / "test")
+    assert read("test") == (nothing | {"test": 7}, ["val"])
+    sizes, places = read("validation", val_fraction=0.2)  # held out of train
+    assert (sizes["validation"], places) == (6, ["train"])
+    shutil.rmtree(tree / "val")
+    sizes, places = read("test")
+    assert (sizes["test"], places) == (3, ["train"])
 
 
 def test_unlabeled_images_take_the_place_of_train(vision_data, tree, write_tree):
@@ -355,7 +386,7 @@ def test_nothing_readable_is_an_error_even_with_skip(vision_data, tree):
     for path in (tree / "val").rglob("*.jpg"):
         _corrupt(path)
     message = _message(vision_data("folder", root=str(tree), on_error="skip").setup)
-    assert message.startswith(f"data.root: cannot read the image {tree}/val/dog/dog_2.jpg (")
+    assert message == "data.root: none of the 7 images of the validation split can be read; replace them"
 
 
 def test_a_bomb_and_a_broken_png_are_unreadable_images_too(vision_data, tree):

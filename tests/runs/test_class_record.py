@@ -79,6 +79,8 @@ def test_a_run_keeps_the_names(colors):
 
 
 def test_evaluation_needs_no_training_images(evaluate, place):
+    (place.place / "data" / "train" / "c1" / "0.png").write_bytes(b"")
+    assert evaluate() == (100, "")
     shutil.rmtree(place.place / "data" / "train")
     assert evaluate() == (100, "")
 
