@@ -60,7 +60,8 @@ def read_folder(
     there = [name for name in EVALUATED if (root / name).is_dir()]
     given, test = next((name for name in there if name != "test"), None), "test" if "test" in there else None
     holds_out = given is None or (test is None and val_fraction is not None)
-    of_role = {"train": "train", "validation": "train" if holds_out else given, "test": test or given or "train"}
+    chosen, last = "train" if holds_out or given is None else given, test or given or "train"
+    of_role = {"train": "train", "validation": chosen, "test": last}
     wanted = {*of_role.values()} if only is None else {of_role[only]}
     ignored: Counter[str] = Counter()
     parts = {
@@ -69,16 +70,16 @@ def read_folder(
         if name in wanted and (root / name).is_dir()
     }
     _tell(root, ignored)
-    train, chosen, last = (parts.get(name or "") or Split.none_of(folder) for name in ("train", given, test or given))
+    train, validation, tested = (parts.get(name) or Split.none_of(folder) for name in of_role.values())
     if not holds_out:
         if val_fraction is not None:
             warnings.warn(f"data.val_fraction is ignored: {root} has val and test", stacklevel=2)
-        return Splits(train, chosen, last, classes.names, evaluated=VALIDATION if test is None else TEST)
+        return Splits(train, validation, tested, classes.names, evaluated=VALIDATION if test is None else TEST)
     rest, held = hold_out(train.targets, val_fraction or 0.1)
     validation = train.take(held)
     evaluated = TEST if test is not None else VALIDATION if given is not None else HELD_OUT
-    last = last if there else validation
-    return Splits(train.take(rest), validation, last, classes.names, selected_on=HELD_OUT, evaluated=evaluated)
+    tested = tested if there else validation
+    return Splits(train.take(rest), validation, tested, classes.names, selected_on=HELD_OUT, evaluated=evaluated)
 
 
 def _by_count(entry: tuple[str, int]) -> tuple[int, str]:
