@@ -1,6 +1,7 @@
 """From an image file to 8-bit RGB, or one line that says which image cannot be used and why."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def open_image(path: str, exif: bool = False) -> Image.Image:
             that the file does not tell.
     """
     try:
-        with Image.open(path) as image:
+        with Path(path).open("rb") as file, Image.open(file) as image:  # by name, Pillow garbles TIFFs on their side
             upright = ImageOps.exif_transpose(image) if exif else image
             whole = _in_8_bits(upright, getattr(image, "tag_v2", {})) if _has_16_bits(image) else upright
             kind = _UNSCALED.get(whole.mode)

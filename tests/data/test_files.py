@@ -98,7 +98,8 @@ def test_only_the_split_that_is_evaluated_is_read(vision_data, tree, monkeypatch
     assert read("test", unlabeled=str(tree)) == (nothing | {"test": 5}, ["test"])
     assert read("validation", unlabeled=str(tree)) == (nothing | {"validation": 7}, ["val"])
     shutil.rmtree(tree / "test")
-    assert read("test") == (nothing | {"test": 7}, ["val"])
+    assert read("test") == (nothing | {"validation": 7, "test": 7}, ["val"])
+    shutil.copy(tree / "train" / "cat" / "cat_1.jpg", tree / "train" / "cat" / "cat_0.jpg")
     sizes, places = read("validation", val_fraction=0.2)  # held out of train
     assert (sizes["validation"], places) == (6, ["train"])
     shutil.rmtree(tree / "val")
