@@ -30,6 +30,7 @@ EXPORTS = {
     "exports/gated": ("runs/usdc_digits/default", "--formats", "safetensors"),
 }
 ENDS = ("traceback", "believed", "refused", "warned", "nothing changed")
+PICTURES = ("new/loss_*.png", "new/accuracy_?.png", "new/architecture*.png")  # that show no times
 NO_RECORDS = (".png", ".sbatch", ".md", ".html", ".lock", ".out")  # pictures, scripts and pages, which no command reads
 
 
@@ -63,7 +64,7 @@ def tasks() -> Iterator[tuple[str, list[Task]]]:
                 Task("train, continued", again, made=(f"{run}/architecture.json", f"{run}/blocks.json"), gone=whole),
                 Task("evaluate", ("evaluate", run)),
                 Task("export", ("export", run, "--out", "new"), made=("new/**/*",)),
-                Task("report", ("report", run, "--out", "new", "--repeats", "1"), made=("new/*.png",)),
+                Task("report", ("report", run, "--out", "new", "--repeats", "1"), made=PICTURES),
             ],
         )
     for folder in EXPORTS:
@@ -74,7 +75,7 @@ def tasks() -> Iterator[tuple[str, list[Task]]]:
                 Task(
                     "benchmark an export", ("benchmark", folder, "--repeats", "1", "--batch-sizes", "1"), made=("none",)
                 ),
-                Task("report on an export", ("report", folder, "--out", "new", "--repeats", "1"), made=("new/*.png",)),
+                Task("report on an export", ("report", folder, "--out", "new", "--repeats", "1"), made=PICTURES),
             ],
         )
 
@@ -82,7 +83,7 @@ def tasks() -> Iterator[tuple[str, list[Task]]]:
 def records(folder: Path) -> list[Path]:
     """All files of a folder that say something."""
     files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.stat().st_size)
-    return [file for file in files if file.suffix not in NO_RECORDS and "tfevents" not in file.name]
+    return [file for file in files if file.suffix not in NO_RECORDS and "tensorboard" not in file.parts]
 
 
 def prepare(place: Path) -> None:

@@ -26,13 +26,20 @@ class StageProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Lightning's, without the version number of the log, by names that tell a mean from a value."""
         found = super().get_metrics(trainer, pl_module)
-        return {shown(key, pl_module): value for key, value in found.items() if key != "v_num"}
+        known = {**_loss(pl_module), **found}
+        return {shown(key, pl_module): value for key, value in known.items() if key != "v_num"}
 
 
 def shown(metric: str, module: LightningModule) -> str:
     """The name of a metric: `val/top1` is the mean where several networks are validated, which is said."""
     count = len(getattr(module, "val_metrics", ()))
     return f"{metric} (mean of {count})" if metric == "val/top1" and count > 1 else metric
+
+
+def _loss(module: LightningModule) -> dict[str, float]:
+    """The host's, which it has read already: to log it would be to wait for the device, at the end of every step."""
+    last = getattr(getattr(module, "finite_loss", None), "last", None)
+    return {} if last is None else {"train/loss": last}
 
 
 LINES = 100  # at most about so many a stage
@@ -57,7 +64,7 @@ class EpochLines(Callback):
         total, done = trainer.max_epochs or 0, trainer.current_epoch + 1
         if not trainer.is_global_zero or (done != total and done % max(1, total // LINES)):
             return
-        found = {name: trainer.callback_metrics.get(name) for name in ("train/loss", "val/top1")}
+        found = _loss(pl_module) | {name: trainer.callback_metrics.get(name) for name in ("val/top1",)}
         known = {shown(name, pl_module): value for name, value in found.items() if value is not None}
         values = ", ".join(f"{name} {float(value):.4g}" for name, value in known.items())
         epochs = f"{done}/{total}" if total > 0 else f"{done}"

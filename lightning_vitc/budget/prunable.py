@@ -3,7 +3,9 @@
 L blocks, H heads, d dimensions a head, F channels.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -105,7 +107,7 @@ def masked_weights(network: Backbone, masks: Masks) -> dict[str, Tensor]:
     """The dense network's weights with the pruned columns of `attn.proj`, `mlp.fc2` and the like, or all of them, zero.
 
     Running them gives the logits of the compacted network: what feeds a zero column does not matter, but to a norm
-    inside of a branch (see `run_masked`).
+    inside of a branch (see `masked`).
     """
     weights, spec, shape = dict(network.named_parameters()), network.spec, shape_of(network.spec)
     changed: dict[str, Tensor] = dict(weights)
@@ -131,12 +133,16 @@ def masked_weights(network: Backbone, masks: Masks) -> dict[str, Tensor]:
     return changed
 
 
-def run_masked(network: Backbone, masks: Masks, images: Tensor, gates: BranchGate | None = None) -> Tensor:
-    """Logits of the network that is left, by its weights in the dense one.
+def masked(network: Backbone, masks: Masks) -> Callable[..., Tensor]:
+    """The network that is left, run by its weights of now in the dense one: logits of `(images, gates=None)`.
 
     Norms inside of branches would see what is masked; there the sub-network itself is run.
     """
-    more = {} if gates is None else {"gates": gates}
     if network.spec.has_inner_norms:
-        return network(images, kept=kept_of(network.spec, masks), **more)
-    return functional_call(network, masked_weights(network, masks), (images,), more)
+        return partial(network, kept=kept_of(network.spec, masks))
+    weights = masked_weights(network, masks)
+
+    def forward(images: Tensor, gates: BranchGate | None = None) -> Tensor:
+        return functional_call(network, weights, (images,), {} if gates is None else {"gates": gates})
+
+    return forward

@@ -3,6 +3,7 @@
 L blocks, B images of a batch, D the embedding width.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from lightning_vitc.dynamic.grouping import (
 from lightning_vitc.dynamic.rates import RunRates
 from lightning_vitc.dynamic.targets import DynamicTargets
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.backbone import Backbone, BranchGate
+from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.gates.networks import settle
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import OptimizerConfig
@@ -141,14 +142,11 @@ class GatedTraining(CompressionModule):
         """The network as it would be exported."""
         return [Variant("usdc", self.backbone.spec, self.deciding)]
 
-    def deciding(self, images: Tensor) -> Tensor:
-        """Logits [B, classes]; what was decided is kept for `validation_step`."""
+    def deciding(self, images: Tensor, network: Callable[..., Tensor] | None = None) -> Tensor:
+        """Logits [B, classes] of a network (default: the backbone); what was decided is kept for `validation_step`."""
         self._decided = GroupGates([1] * len(images), None, images.device)
-        return self.run_by(partial(self._decide, self._decided) if self.gated_branches else None, images)
-
-    def run_by(self, gates: BranchGate | None, images: Tensor) -> Tensor:
-        """The network with the gates it is given."""
-        return self.backbone(images, gates=gates)
+        gates = partial(self._decide, self._decided) if self.gated_branches else None
+        return (network or self.backbone)(images, gates=gates)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count correct predictions, and what ran."""
@@ -186,6 +184,7 @@ class GatedTraining(CompressionModule):
 
     def on_validation_epoch_start(self) -> None:
         """Count anew; the last epoch's counts stay readable until then."""
+        super().on_validation_epoch_start()
         self.rates.reset()
 
 

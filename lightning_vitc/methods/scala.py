@@ -189,6 +189,7 @@ class Scala(CompressionModule):
     def on_validation_epoch_start(self) -> None:
         """What is validated are the weights of now, or their average."""
         self.calibrate(self.arguments.validated_widths(), getattr(self.trainer, "datamodule", None))
+        super().on_validation_epoch_start()
 
     def heads(self, width: Fraction) -> Heads:
         """Which heads a width trains: a narrower one that is taught, the class head by noise calibration alone."""

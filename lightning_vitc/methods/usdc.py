@@ -7,6 +7,7 @@ expected MACs from their target.
 
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from lightning_vitc.budget.masks import Masks, check_minima
 from lightning_vitc.budget.plan import Plan
 from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import energies, kept_of, pruned_spec, run_masked
+from lightning_vitc.budget.prunable import energies, kept_of, masked, pruned_spec
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.stacks import skippable
 from lightning_vitc.budget.unit_costs import removed
@@ -28,7 +29,7 @@ from lightning_vitc.dynamic.targets import DynamicTargets, gate_names, plan_of, 
 from lightning_vitc.dynamic.training import GatedTraining
 from lightning_vitc.latency.meter import table_for
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.backbone import Backbone, BranchGate
+from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.gates.attaching import names_of, with_gates, without_gates
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.pipeline.post_training import decided_masks, post_train, teacher_of
@@ -188,12 +189,10 @@ class USDC(GatedTraining):
         """The network as it would be cut now, masked, without the projection."""
         if not hasattr(self, "search"):
             return [Variant("usdc", self.backbone.spec, self.deciding)]
-        return [Variant("usdc", pruned_spec(self.backbone.spec, self._masks()), self.deciding)]
-
-    def run_by(self, gates: BranchGate | None, images: Tensor) -> Tensor:
-        """The masked network with these gates."""
         self._mix()
-        return run_masked(self.backbone, self._masks(), images, gates)
+        masks = self._masks()
+        network = masked(self.backbone, masks)
+        return [Variant("usdc", pruned_spec(self.backbone.spec, masks), partial(self.deciding, network=network))]
 
     def observe(self) -> dict[str, Tensor]:
         """Where the search of the resident model stands, and how sure the choice of gate networks is."""

@@ -17,7 +17,7 @@ from lightning_vitc.budget.gates import SkipGates
 from lightning_vitc.budget.masks import Masks, check_minima
 from lightning_vitc.budget.plan import Plan
 from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import energies, pruned_spec, run_masked
+from lightning_vitc.budget.prunable import energies, masked, pruned_spec
 from lightning_vitc.budget.reachable import least_blocks, multiples, reachable_of, smallest
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.sketch import sketch_of
@@ -180,7 +180,7 @@ class UVC(CompressionModule):
         if not hasattr(self, "search"):
             return [Variant("searched", self.backbone.spec, self.backbone)]
         masks = self.search.masks(*energies(self.backbone), self._run() > 0.5)
-        return [Variant("searched", pruned_spec(self.backbone.spec, masks), lambda images: self._masked(images, masks))]
+        return [Variant("searched", pruned_spec(self.backbone.spec, masks), masked(self.backbone, masks))]
 
     def observe(self) -> dict[str, Tensor]:
         """Where the search stands."""
@@ -189,9 +189,6 @@ class UVC(CompressionModule):
     def own_rates(self) -> dict[str, float]:
         """Gates learn at a rate of their own, undecayed."""
         return {} if self.gates is None else {"gates.logits": self.arguments.gate_lr}
-
-    def _masked(self, images: Tensor, masks: Masks) -> Tensor:
-        return run_masked(self.backbone, masks, images)
 
     def _run(self) -> Tensor:
         """Probability that each branch runs, [L, 2]; differentiable while gates are trained."""

@@ -45,6 +45,7 @@ class Kept:
     heads: Heads = "both"
     _on_device: dict[torch.device, "Kept"] = field(default_factory=dict, repr=False)
     statistics: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    on_host: Indices | None = field(default=None, repr=False)  # the positions of one that is on a device
     kinds: dict[Any, Any] = field(default_factory=dict, repr=False)  # of `shared_weights`, found once
 
     @classmethod
@@ -64,8 +65,10 @@ class Kept:
         if device not in self._on_device:
             indices = {axis: index if isinstance(index, slice) else sent(index, device)
                        for axis, index in self.indices.items()}  # fmt: skip
-            statistics = {name: tensor.to(device) for name, tensor in self.statistics.items()}
-            self._on_device[device] = replace(self, indices=indices, statistics=statistics, _on_device={})
+            statistics = {name: sent(tensor, device) for name, tensor in self.statistics.items()}
+            self._on_device[device] = replace(
+                self, indices=indices, statistics=statistics, _on_device={}, on_host=self.on_host or self.indices
+            )
         return self._on_device[device]
 
     def with_statistics(self, statistics: Mapping[str, Tensor]) -> "Kept":
@@ -81,9 +84,7 @@ def gather(weights: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
         kept: what remains.
     """
     kept = kept.to(next(iter(weights.values())).device)
-    smaller = {
-        name: _picked(weights[source], axes, kept.indices) for name, source, axes in names_of(kept) if source in weights
-    }
+    smaller = {name: _picked(weights[source], axes, kept) for name, source, axes in names_of(kept) if source in weights}
     smaller |= {name: tensor for name, tensor in kept.statistics.items() if name in smaller}
     return smaller if kept.heads == "both" else smaller | _without_class_head(smaller)
 
@@ -136,23 +137,25 @@ def _of_block(axis: Axis, source: int) -> Axis:
     return axis
 
 
-def where_of(axes: tuple[Axis, ...], indices: Indices, shape: torch.Size, device: torch.device) -> Where:
+def where_of(axes: tuple[Axis, ...], kept: Kept, shape: torch.Size, device: torch.device) -> Where:
     """What is kept of each dimension of a weight of that shape, which runs along these axes."""
-    return tuple(_where(axis, indices, length, device) for axis, length in zip(axes, shape, strict=True))
+    return tuple(_where(axis, kept, length, device) for axis, length in zip(axes, shape, strict=True))
 
 
-def _where(axis: Axis, indices: Indices, length: int, device: torch.device) -> Index | None:
+def _where(axis: Axis, kept: Kept, length: int, device: torch.device) -> Index | None:
     if axis is None or isinstance(axis, str | Inner):
-        return None if axis is None else indices.get(axis)
-    if (index := indices.get(axis.axis)) is None:
+        return None if axis is None else kept.indices.get(axis)
+    if (index := kept.indices.get(axis.axis)) is None:
         return None
     if isinstance(axis, Halved):
         return slice(index.start // 2, index.stop // 2) if isinstance(index, slice) else index[::2] // 2
-    return _tiled(index, axis, length, device) if isinstance(axis, Tiled) else _stretch(index, axis.number, length)
+    if isinstance(axis, Tiled):
+        return _tiled(index, axis, length, device)
+    return _stretch(index, (kept.on_host or kept.indices)[axis.axis], axis.number, length)
 
 
-def _picked(weight: Tensor, axes: tuple[Axis, ...], indices: Indices) -> Tensor:
-    for dim, index in enumerate(where_of(axes, indices, weight.shape, weight.device)):
+def _picked(weight: Tensor, axes: tuple[Axis, ...], kept: Kept) -> Tensor:
+    for dim, index in enumerate(where_of(axes, kept, weight.shape, weight.device)):
         if isinstance(index, slice):
             weight = weight.narrow(dim, index.start, index.stop - index.start)
         elif index is not None:
@@ -168,10 +171,11 @@ def _tiled(index: Index, tiles: Tiled, length: int, device: torch.device) -> Ten
     return (starts + kept[:, None] * tiles.inner + torch.arange(tiles.inner, device=device)).flatten()
 
 
-def _stretch(index: Index, number: int, length: int) -> Index:
-    """What of an axis is kept in one of its stretches, counted from where that begins."""
+def _stretch(index: Index, on_host: Index, number: int, length: int) -> Index:
+    """What of an axis is kept in one of its stretches, counted from where that begins; the host knows how many."""
     first = number * length
     if isinstance(index, slice):
         start, stop = (min(max(end - first, 0), length) for end in (index.start, index.stop))
         return slice(start, stop)
-    return index[(index >= first) & (index < first + length)] - first
+    start, stop = (int((on_host < end).sum()) for end in (first, first + length))  # type: ignore[operator]
+    return index[start:stop] - first

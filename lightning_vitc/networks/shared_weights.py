@@ -116,7 +116,7 @@ def _kinds(weights: Mapping[str, Tensor], kept: Kept, device: torch.device) -> t
     if kept.heads != "both" or named.keys() != weights.keys():  # blocks or branches are gone, or heads changed
         return None
     for position, (name, weight) in enumerate(weights.items()):
-        where = where_of(named[name], kept.indices, weight.shape, torch.device("cpu"))
+        where = where_of(named[name], kept, weight.shape, torch.device("cpu"))
         if sum(isinstance(index, Tensor) for index in where) > 1:
             return None
         key = weight.shape, tuple(map(_comparable, where))

@@ -57,6 +57,7 @@ class CompressionModule(LightningModule):
         super().__init__()
         self.backbone, self.recipe, self.teacher = backbone, optimizer, teacher
         self.finite_loss = FiniteLoss()
+        self._validated: list[Variant] = []
         # a pair of logits for a head to be taught; without a teacher both learn the targets by their average
         backbone.distilled_training = teacher is not None and backbone.spec.distilled
         if teacher is not None:
@@ -131,25 +132,29 @@ class CompressionModule(LightningModule):
         result = self.step(images, targets)
         loss = result.terms.pop("loss", result.loss.detach())
         self.finite_loss.note({**result.terms, "loss": loss}, self.trainer.world_size)
-        self.log("train/loss", loss, prog_bar=True, logger=False)
         self._write({"train/loss": loss, **result.terms}, batch_idx)
         return result.loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Make the networks to validate once: what is read back from the device for them is waited for."""
+        self._validated = self.variants()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count correct predictions of every variant."""
         images, targets = batch
-        for variant in self.variants():
+        for variant in self._validated:
             logits = variant.forward(images)
             self._metrics(variant.name).update(logits, targets)
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracy of every variant and their mean, in percent."""
         top1 = []
-        for variant in self.variants():
+        for variant in self._validated:
             values = {name: 100 * value for name, value in self._metrics(variant.name).compute().items()}
             self.log_dict({f"{variant.name}/val_{name}": value for name, value in values.items()})
             self._metrics(variant.name).reset()
             top1.append(values["top1"])
+        self._validated = []  # and with them their masked weights
         self.log("val/top1", torch.stack(top1).mean(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:

@@ -32,6 +32,7 @@ STEPS = 4
 OF_EVERY_STEP = "training/finite_loss.py:check"  # it waits for the forward pass alone, see `FiniteLoss`
 OF_LOGGING = "training/module.py:_write"  # at every step that is logged
 OF_SAVING = "training/finite_loss.py:check_weights"  # once for all of them; then their values are copied
+OF_BATCHES = "utilities/apply_func.py:batch_to"  # that are not pinned here; `test_batches` has those that are
 OF_FP16 = "precision/amp.py:optimizer_step"  # torch's scaler asks whether the step overflowed
 ANSWERS = {"uvc": UNDECIDED, "usdc": -1}  # not decided yet; of the candidates the last one
 FREEZING = {  # once a run: the gates are decided on the host, and the choice of their networks is looked up
@@ -80,16 +81,26 @@ def copied(tensor: Tensor) -> Tensor:
 
 
 class Watching(Callback):
-    """Watches every step but the first, in which Lightning moves what it logs with."""
+    """Watches every step but the first, in which Lightning moves what it logs with, up to the next; and validations."""
 
     def __init__(self, device: FakeCuda, allowed: Sequence[str]):
         self.device, self.allowed, self.watch = device, allowed, ExitStack()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.watch.close()
         if trainer.fit_loop.epoch_loop.batch_progress.current.completed:
             self.watch.enter_context(self.device.watched(*self.allowed))
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_validation_start(self, *_: Any) -> None:
+        self.watch.close()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self.watch.enter_context(self.device.watched())
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.watch.close()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
         self.watch.close()
 
 
@@ -125,6 +136,7 @@ def fit(
     with device:
         trainer = trainer_on(device, allowed, precision, callbacks, log_every_n_steps=steps, **options)
         trainer.fit(module, batches(module, soft, steps), batches(module, count=1), ckpt_path=checkpoint)
+    device.waits = [place for place in device.waits if place != OF_BATCHES]
     return device
 
 
@@ -134,7 +146,9 @@ def trainer_on(
 ) -> Trainer:  # fmt: skip
     """A trainer of a stage, as far as its device matters."""
     plugin = Precision() if precision == "32-true" else MixedPrecision(precision, "cuda")  # type: ignore[arg-type]
-    watching = Watching(device, [OF_EVERY_STEP, OF_LOGGING, *allowed, *([OF_FP16] if precision == "16-mixed" else [])])
+    watching = Watching(
+        device, [OF_EVERY_STEP, OF_LOGGING, OF_BATCHES, *allowed, *([OF_FP16] if precision == "16-mixed" else [])]
+    )
     settings = dict(max_epochs=1, gradient_clip_val=1.0, num_sanity_val_steps=0, log_every_n_steps=STEPS,
                     logger=DummyLogger(), enable_checkpointing=False, enable_progress_bar=False,
                     enable_model_summary=False)  # fmt: skip

@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 import torch
 from fake_cuda import FakeCuda
-from fitting import ANSWERS, FREEZING, OF_EVERY_STEP, OF_LOGGING, OF_SAVING, STEPS, batches, fit, schedules, trainer_on
+from fitting import (
+    ANSWERS,
+    FREEZING,
+    OF_BATCHES,
+    OF_EVERY_STEP,
+    OF_LOGGING,
+    OF_SAVING,
+    STEPS,
+    batches,
+    fit,
+    schedules,
+    trainer_on,
+)
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -59,7 +71,7 @@ def test_a_checkpoint_is_written_and_continued_on_a_cpu(tmp_path: Path) -> None:
     assert len(saved) == STEPS // 2
     on_the_device = [leaf for leaf in tree_leaves(saved[0]) if isinstance(leaf, Tensor) and leaf.is_cuda]
     waits = Counter(device.waits)  # of one: nobody watches the end of the epoch
-    assert waits.keys() == {OF_EVERY_STEP, OF_LOGGING, OF_SAVING, COPYING}
+    assert waits.keys() == {OF_EVERY_STEP, OF_LOGGING, OF_BATCHES, OF_SAVING, COPYING}
     assert waits[COPYING] == len(on_the_device)
     moments = saved[0]["optimizer_states"][0]["state"].values()
     for held in (saved[0]["state_dict"], saved[0]["current_model_state"], *moments):

@@ -24,7 +24,7 @@ def test_losses_are_copied_while_nobody_waits():
 
 
 def test_a_training_with_a_teacher_and_an_average():
-    """Nor at the end of a batch, and by no more than is written here."""
+    """Nor from the end of a batch to the next one, and by no more than is written here."""
     torch.manual_seed(0)
     module = dense(create_backbone("deit_tiny_patch16_224", img_size=8, patch_size=8, in_chans=1, embed_dim=24,
                                    depth=1, num_heads=2, num_classes=10, drop_path_rate=0.1))  # fmt: skip

@@ -225,7 +225,7 @@ def test_a_decision_without_noise_is_that_of_evaluation() -> None:
     module.selecting = False
     images, _ = batch(size=13)
     with torch.no_grad():
-        evaluated = module.eval().deciding(images)
+        evaluated = module.eval().variants()[0].forward(images)
         ran = torch.stack(list(module._decided.run.values()), dim=1)
         module.per_sample_share = lambda: 1.0
         groups = module.groups(13, images.device)
@@ -281,7 +281,7 @@ def test_what_is_validated_is_the_masked_network() -> None:
     module.search.cut_heads[0], module.search.cut_channels[1] = 1, 50
     small = compact(module.backbone, kept_of(module.backbone.spec, module._masks()))
     with torch.no_grad():
-        torch.testing.assert_close(module.eval().deciding(images), small.eval()(images), rtol=0, atol=1e-5)
+        torch.testing.assert_close(module.eval().variants()[0].forward(images), small.eval()(images), rtol=0, atol=1e-5)
 
 
 def test_groups_and_noise_are_drawn_from_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +316,7 @@ def test_what_a_validation_logs() -> None:
     module, logged = method(), {}
     module.rates.update(torch.ones(2, 3, 2), torch.arange(2))
     module.on_validation_epoch_start()
+    module._mixture = None  # what the gates themselves cost is left out
     module.rates.update(torch.zeros(4, 3, 2), torch.arange(4))
     assert not module.run_rates().any()
     module.log_dict = logged.update  # type: ignore[method-assign, assignment]
@@ -439,7 +440,7 @@ def test_fine_tuning_counts_what_images_cost_that_decide_alone(share: float, alo
     terms = module.step(images, targets).terms
     groups = module.groups(len(images), images.device)
     with torch.no_grad():
-        module.run_by(partial(module._decide, groups), images)
+        module.backbone(images, gates=partial(module._decide, groups))
     decided = {unit: (own > 0).float()[alone] for unit, own in groups.margins.items()}
     if share:
         assert all(torch.equal(groups.run[unit][alone], own) for unit, own in decided.items()), "without noise"
@@ -449,7 +450,7 @@ def test_fine_tuning_counts_what_images_cost_that_decide_alone(share: float, alo
     assert float(terms["usdc/expected_ratio"]) == pytest.approx(ratio, rel=1e-6)
     assert share == 1 or ratio != pytest.approx(together, rel=1e-3)
     assert float(terms["usdc/residual"]) == pytest.approx((ratio - module.targets.ratio) ** 2, rel=1e-4)
-    module.run_by(partial(module._decide, groups), images)
+    module.backbone(images, gates=partial(module._decide, groups))
     module.expected_cost(module.rates_of(groups)).backward()
     assert all(gate.last.bias.grad.ne(0).any() for gate in gates_of(module.backbone))
 

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from lightning_vitc.networks.transfer import sent
+
 
 def place_buffers(model: nn.Module, device: torch.device) -> None:
     """Move the index buffers, which a family's `build` makes on the CPU, to where the weights are.
@@ -12,4 +14,4 @@ def place_buffers(model: nn.Module, device: torch.device) -> None:
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             if not buffer.is_meta:
-                setattr(module, name, buffer.to(device))
+                setattr(module, name, sent(buffer, device))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_vitc.budget.masks import Masks
-from lightning_vitc.budget.prunable import kept_of, run_masked
+from lightning_vitc.budget.prunable import kept_of, masked
 from lightning_vitc.few_shot.adaptors import adapted
 from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.dropped_attention import drop_attention, train_around, without_blocks
@@ -85,6 +85,6 @@ def test_masked_networks_with_gates_are_those_that_are_left(kind):
     small = compact(network, kept_of(network.spec, masks))
     halves = lambda number, branch, seen: seen.new_full((len(seen),), 0.5)  # noqa: E731
     with torch.no_grad():
-        torch.testing.assert_close(run_masked(network, masks, IMAGES), small(IMAGES), rtol=0, atol=1e-5)
-        weighed = run_masked(network, masks, IMAGES, halves)
+        torch.testing.assert_close(masked(network, masks)(IMAGES), small(IMAGES), rtol=0, atol=1e-5)
+        weighed = masked(network, masks)(IMAGES, gates=halves)
     assert (weighed - small(IMAGES)).abs().max() > 1e-3

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_vitc import costs
 from lightning_vitc.budget.masks import Masks
-from lightning_vitc.budget.prunable import kept_of, run_masked
+from lightning_vitc.budget.prunable import kept_of, masked
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.axes import sizes
 from lightning_vitc.networks.backbone import Backbone, create_backbone, from_timm
@@ -94,7 +94,7 @@ def test_a_part_runs_as_it_is_masked_and_compacted(kind):
     small = compact(model, kept)
     with torch.no_grad():
         torch.testing.assert_close(model(IMAGES, kept=kept), small(IMAGES), rtol=0, atol=1e-5)
-        torch.testing.assert_close(run_masked(model, masks, IMAGES), small(IMAGES), rtol=0, atol=1e-5)
+        torch.testing.assert_close(masked(model, masks)(IMAGES), small(IMAGES), rtol=0, atol=1e-5)
         assert (model(IMAGES) - small(IMAGES)).abs().max() > 1e-3
     assert ArchSpec.of(small) == kept.spec
 
