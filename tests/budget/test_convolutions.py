@@ -9,7 +9,7 @@ import torch
 from lightning_vitc.budget.gates import SkipGates
 from lightning_vitc.budget.masks import Masks, as_indices, check_minima, from_indices
 from lightning_vitc.budget.projection import project
-from lightning_vitc.budget.prunable import energies, kept_of, outlets, pruned_spec, run_masked
+from lightning_vitc.budget.prunable import energies, kept_of, masked, outlets, pruned_spec
 from lightning_vitc.budget.reachable import reachable_of
 from lightning_vitc.budget.search import BudgetedSearch, SearchRates
 from lightning_vitc.budget.sketch import sketch_of
@@ -64,7 +64,7 @@ def random_masks(family: str, seed: int) -> Masks:
 def test_masked_is_compacted_and_costs_what_the_unit_costs_say(family: str, seed: int) -> None:
     model, masks = network(family), random_masks(family, seed)
     small = compact(model, kept_of(model.spec, masks))
-    torch.testing.assert_close(run_masked(model, masks, images()), small(images()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(masked(model, masks)(images()), small(images()), rtol=0, atol=1e-5)
     assert not torch.allclose(small(images()), model(images()), atol=1e-3)
     left = pruned_spec(model.spec, masks)
     assert small.spec == left

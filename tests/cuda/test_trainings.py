@@ -62,6 +62,22 @@ def test_a_training_and_its_validation(case):
     assert waits == dict.fromkeys(once, 1)
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "swin_tiny_patch4_window7_224": dict(patch_size=2, depths=(2, 2), num_heads=(2, 4), window_size=2, embed_dim=24),
+    "beit_base_patch16_224": dict(patch_size=4, depth=2, num_heads=4, embed_dim=48),
+    "vit_small_patch16_dinov3": dict(patch_size=4, depth=2, num_heads=4, embed_dim=64),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scala_on_other_families(name):
+    torch.manual_seed(3)
+    network = create_backbone(name, img_size=16, in_chans=1, num_classes=10, **FAMILIES[name])
+    device = fit(scala(network, granularity=0.5, s=0.5), precision="bf16-mixed")
+    assert device.waits.count(OF_EVERY_STEP) == STEPS - 1
+    assert set(device.waits) == {OF_EVERY_STEP, OF_LOGGING}
+
+
 @pytest.mark.parametrize(("case", "precision"), [
     ("scala, heads", "16-mixed"), ("uvc", "16-mixed"), ("usdc, dynamic", "16-mixed"), ("dcvit", "16-mixed"),
     ("uvc", "32-true"), ("usdc, dynamic", "32-true"),
