@@ -11,6 +11,8 @@ NODES =
 GPUS =
 TIME =
 VITC := .venv/bin/vitc
+# Of tests: one more than there are cores, since many wait for processes that they start.
+WORKERS = $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)')
 
 .venv/.ready: pyproject.toml constraints.txt
 	@echo "Setting up .venv (some minutes, several GB with torch's libraries) ..."
@@ -29,10 +31,10 @@ train: .venv/.ready  ## run an experiment: make train EXP=scala_deit_b ARGS="dat
 	@$(VITC) train $(EXP) $(ARGS)
 
 test: .venv/.ready  ## the whole test suite
-	.venv/bin/pytest -n auto
+	.venv/bin/pytest -n $(WORKERS)
 
 test-fast: .venv/.ready  ## the tests that take seconds
-	.venv/bin/pytest -n auto -m "not slow"
+	.venv/bin/pytest -n $(WORKERS) -m "not slow"
 
 gpu-check: .venv/.ready  ## whether all methods are right on the GPU, where there is one: make gpu-check ARGS="--out DIR"
 	@.venv/bin/python benchmarks/gpu.py --tier check $(ARGS)
