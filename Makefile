@@ -12,7 +12,7 @@ GPUS =
 TIME =
 VITC := .venv/bin/vitc
 # Of tests: one more than there are cores, since many wait for processes that they start.
-WORKERS = $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)')
+WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 .venv/.ready: pyproject.toml constraints.txt
 	@echo "Setting up .venv (some minutes, several GB with torch's libraries) ..."
