@@ -177,5 +177,6 @@ def _stretch(index: Index, on_host: Index, number: int, length: int) -> Index:
     if isinstance(index, slice):
         start, stop = (min(max(end - first, 0), length) for end in (index.start, index.stop))
         return slice(start, stop)
-    start, stop = (int((on_host < end).sum()) for end in (first, first + length))  # type: ignore[operator]
+    assert isinstance(on_host, Tensor)
+    start, stop = (int((on_host < end).sum()) for end in (first, first + length))
     return index[start:stop] - first
