@@ -11,6 +11,7 @@ from lightning_vitc.data.catalog import TREES, check_root
 from lightning_vitc.data.classes import read_class_file
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
+from lightning_vitc.networks.weights.settings import keys_beside
 from lightning_vitc.schema import (
     BudgetConfig,
     DataConfig,
@@ -44,7 +45,14 @@ def check_rules(experiment: Experiment) -> None:
 
 
 def settle(experiment: Experiment) -> None:
-    """A method that rounds to no multiple has one of 1, as in runs of versions in which that was the default."""
+    """Write down what values left out follow from, before their sources are gone.
+
+    A method that rounds to no multiple has one of 1, as in runs of versions in which that was the default. Weights of
+    Hugging Face's transformers say the epsilon and the activation that they were trained with.
+    """
+    for key, value in keys_beside(experiment.model.pretrained).items():
+        if getattr(experiment.model, key) is None:
+            setattr(experiment.model, key, value)
     if "round_to" not in _budget_keys(experiment.method):
         experiment.budget.round_to = experiment.budget.round_to or 1
 
@@ -53,7 +61,7 @@ def check_files(experiment: Experiment) -> None:
     """Refuse paths that are not there or cannot be written."""
     _check_compressed(experiment.model)
     for section, path in (("model", experiment.model.pretrained), ("teacher", experiment.teacher.pretrained)):
-        if isinstance(path, str) and not Path(path).is_file():
+        if isinstance(path, str) and not Path(path).exists():
             raise UserError(f"{section}.pretrained: there is no file '{path}'")
     check_root(experiment.data)
     if experiment.data.classes is not None:

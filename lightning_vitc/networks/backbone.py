@@ -20,6 +20,7 @@ from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import RATES, create_supported, create_timm, is_own
 from lightning_vitc.networks.weights.fitting import load_pretrained
 from lightning_vitc.networks.weights.formats import mixed_frequencies
+from lightning_vitc.networks.weights.settings import keys_beside
 from lightning_vitc.schema import ModelConfig
 
 SKELETONS = 64  # sub-networks that are kept ready
@@ -180,7 +181,8 @@ def create_backbone(
     Args:
         name: any plain `vit_*`, `deit_*` or `deit3_*` of timm, or one of the families' own.
         pretrained: `True` for timm's weights from the hub, or the path of a checkpoint (`.safetensors`, or a `.pth` of
-            tensors), see `weights`; loaded strictly.
+            tensors) or of its folder, see `weights`; loaded strictly. Epsilon and activation of Hugging Face's are
+            taken from the `config.json` beside it, unless `norm_eps` and `act_layer` are given.
         new_head: a new classifier instead of that of the weights.
         resample_antialias: of position embeddings in a file, where its images had another size.
         timm_kwargs: passed to timm, e.g. `img_size=32, patch_size=4, num_classes=100`.
@@ -188,6 +190,7 @@ def create_backbone(
     Raises:
         UserError: for an unknown or unsupported model, or a checkpoint of another model.
     """
+    timm_kwargs = keys_beside(pretrained) | {key: value for key, value in timm_kwargs.items() if value is not None}
     vit = create_supported(name, pretrained=pretrained is True, **timm_kwargs)
     model = from_timm(vit, {key: timm_kwargs[key] for key in RATES if timm_kwargs.get(key) is not None})
     if isinstance(pretrained, str):
@@ -219,9 +222,11 @@ def create_teacher(
     kwargs: dict[str, Any] = {"in_chans": in_chans} | ({} if pretrained is True else {"num_classes": num_classes})
     if name.startswith(("vit_", "deit", "eva", "beit", "aimv2")) or is_own(name):
         kwargs["img_size"] = img_size
+    kwargs |= keys_beside(pretrained)
     model = create_timm(name, section="teacher", pretrained=pretrained is True, **kwargs)
     if isinstance(pretrained, str):
-        load_pretrained(model, pretrained, remedy="; a teacher needs one for the classes of the data")
+        remedy = "; a teacher needs one for the classes of the data"
+        load_pretrained(model, pretrained, remedy=remedy, key="teacher.model")
     return model
 
 

@@ -14,6 +14,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.errors.suggest import did_you_mean
 from lightning_vitc.files.paths import LOCAL
 from lightning_vitc.networks import families
+from lightning_vitc.networks.modules.activations import set_act
 from lightning_vitc.networks.modules.norms import set_eps
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import SOURCES, ModelConfig
@@ -21,6 +22,10 @@ from lightning_vitc.schema import SOURCES, ModelConfig
 RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 CONVOLUTIONAL = ("timm.models.resnet", "timm.models.efficientnet")
 NOT_TIMMS = ("img_size", "depths", "embed_dim")  # keys of `model` that timm does not take for those
+CHANGED: dict[str, tuple[Callable[[nn.Module, Any], int], str]] = {  # keys that change a model that timm has built
+    "norm_eps": (set_eps, "LayerNorm"),
+    "act_layer": (set_act, "MLP"),
+}
 default_cfgs: dict[str, Any] = {}  # where timm looks for them
 
 
@@ -49,12 +54,14 @@ def create_timm(name: str, *, section: str = "model", **timm_kwargs: Any) -> nn.
     key = "teacher.model" if section == "teacher" else "model.name"
     if not is_model(name) and not name.startswith(SOURCES):
         raise UserError(f"{key}: unknown timm model {name!r}{_known_names_like(name, section)}")
-    eps = None if is_own(name) else timm_kwargs.pop("norm_eps", None)  # ours; timm takes the layer
+    changes = {} if is_own(name) else {key: timm_kwargs.pop(key, None) for key in CHANGED}
     ours = {key: timm_kwargs.pop(key) for key in NOT_TIMMS if key in timm_kwargs} if _is_convolutional(name) else {}
     try:
         model = timm.create_model(name, **timm_kwargs)
-        if eps is not None and not set_eps(model, eps):
-            raise UserError(f"model.norm_eps: {name} has no LayerNorm; leave it out")
+        for changed, value in changes.items():
+            change, what = CHANGED[changed]
+            if value is not None and not change(model, value):
+                raise UserError(f"model.{changed}: {name} has no {what}; leave it out")
         return _of_keys(model, ours, bool(timm_kwargs.get("pretrained"))) if ours else model
     except UserError:
         raise

@@ -19,7 +19,7 @@ from lightning_vitc.networks.elastic import ElasticViT
 from lightning_vitc.networks.families.family import CLASSIFIERS
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import RATES
-from lightning_vitc.networks.weights.fitting import resampled
+from lightning_vitc.networks.weights.resampling import resampled
 from lightning_vitc.networks.weights.strict import load_strictly
 from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.runs.networks import Network, Stored, stored

@@ -27,10 +27,10 @@ def path(default: str | None) -> Any:
 
 
 def weights(default: bool) -> Any:
-    """`pretrained`: from the hub or from a file that holds weights."""
-    expected = "true, false or the path of a .safetensors, .pth, .pth.tar, .pt, .ckpt or .bin file"
-    suffixes = (".safetensors", ".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
-    check = rule(expected, lambda v: isinstance(v, bool) or v.lower().endswith(suffixes))
+    """`pretrained`: from the hub, from a file that holds weights, or from a folder of one, a path with a slash."""
+    expected = "true, false or the path of a .safetensors, .pth, .pth.tar, .pt, .ckpt or .bin file, or of its folder"
+    suffixes = (".safetensors", ".safetensors.index.json", ".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
+    check = rule(expected, lambda v: isinstance(v, bool) or "/" in v or v.lower().endswith(suffixes))
     return field(default=default, metadata={"path": True, **check})
 
 

@@ -36,6 +36,7 @@ class ModelConfig:
     qkv_bias: bool | None = None
     qk_norm: bool | None = None
     norm_eps: float | None = bounded(None, gt=0)  # of every LayerNorm
+    act_layer: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] | None = None  # of every MLP
     init_values: float | None = bounded(None, gt=0)
     class_token: bool | None = None
     reg_tokens: int | None = bounded(None, ge=0)

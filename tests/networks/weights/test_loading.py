@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.backbone import create_backbone, create_teacher
-from lightning_vitc.networks.weights.fitting import resampled
+from lightning_vitc.networks.weights.resampling import resampled
 from lightning_vitc.pipeline.initial_network import starting_network
 from lightning_vitc.schema import ModelConfig
 

@@ -1,0 +1,42 @@
+"""A file of another model says which."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from lightning_vitc.errors import UserError
+from lightning_vitc.networks.backbone import create_backbone
+from lightning_vitc.networks.timm_models import create_timm
+from lightning_vitc.networks.weights.huggingface import DINOV2
+from lightning_vitc.networks.weights.siblings import sibling
+
+
+@pytest.mark.parametrize("name", [
+    "vit_base_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "deit3_small_patch16_224", "vit_small_patch16_dinov3",
+    "swin_small_patch4_window7_224", "t2t_vit_12", "beit_large_patch16_224", "resnet34",
+])  # fmt: skip
+def test_which_model_weights_are_of(name):
+    with torch.device("meta"):
+        weights = create_timm(name).state_dict()
+    assert sibling(weights) == name
+    assert sibling({name: value[..., :3] for name, value in weights.items()}) is None
+
+
+def test_patterns_of_a_format_go_first():
+    with torch.device("meta"):
+        weights = create_timm("vit_small_patch14_dinov2").state_dict()
+    assert sibling(weights, DINOV2.models) == "vit_small_patch14_dinov2"
+    assert sibling(weights, ("swin_*",)) is None
+
+
+def test_the_message_names_it(tmp_path):
+    weights = timm.create_model("deit_tiny_distilled_patch16_224").half().state_dict()
+    save_file(weights, tmp_path / "a.safetensors")
+    line = r"a\.safetensors: not a checkpoint of this model: [^;]*; it is of deit_tiny_distilled_patch16_224: set mod"
+    with pytest.raises(UserError, match=line):
+        create_backbone("deit_tiny_patch16_224", str(tmp_path / "a.safetensors"))
+    with pytest.raises(
+        UserError, match=r"a\.safetensors: it has no classifier; .*|its names begin with.* it is of deit"
+    ):
+        create_backbone("t2t_vit_7", str(tmp_path / "a.safetensors"))
