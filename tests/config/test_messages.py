@@ -13,7 +13,7 @@ from lightning_vitc.schema import Experiment, SlurmConfig
 MISSING = "missing; set it in the experiment or on the command line"
 BATCHES = "a number of batches (an integer >= 0) or a fraction in [0, 1]"
 SOME_BATCHES = "a number of batches (an integer > 0) or a fraction in (0, 1]"
-WEIGHTS = "true, false or the path of a .safetensors, .pth, .pth.tar, .pt, .ckpt or .bin file"
+WEIGHTS = "true, false or the path of a .safetensors, .pth, .pth.tar, .pt, .ckpt or .bin file, or of its folder"
 DEVICES = 'a number > 0, "auto", a list of device numbers or a string like "0,1"'
 TOP_LEVEL = ", ".join(field.name for field in fields(Experiment) if field.name != "method_name")
 SLURM = ", ".join(field.name for field in fields(SlurmConfig))

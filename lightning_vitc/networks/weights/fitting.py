@@ -45,7 +45,7 @@ def load_pretrained(
     own = model.state_dict()
     with _naming_another(weights, model, () if format is None else format.models, key):
         _must_share_names(weights, own, source)
-        _must_be_of_its_size(weights, own, source)
+        _must_be_of_its_size(weights, own, source, key)
     given = _with_classifier(weights, model, source, new_head, remedy)
     with _naming_another(weights, model, () if format is None else format.models, key):
         must_have_its_names(own, given, source)
@@ -112,7 +112,7 @@ def _for_channels(weights: Weights, model: Any, source: str) -> Weights:
     return weights | {f"{first}.weight": adapt_input_conv(own.shape[1], given)}
 
 
-def _must_be_of_its_size(weights: Weights, own: dict[str, Tensor], source: str) -> None:
+def _must_be_of_its_size(weights: Weights, own: dict[str, Tensor], source: str, name: str) -> None:
     """Refuse another architecture by the key of `model` that it differs in."""
     depth, mine = (_depth(names) for names in (weights, own))
     found: list[tuple[str, int, int]] = [("depth", depth, mine)] if depth and mine else []
@@ -121,9 +121,10 @@ def _must_be_of_its_size(weights: Weights, own: dict[str, Tensor], source: str) 
         found = [("embed_dim", len(kernel), len(here)), ("patch_size", kernel.shape[-1], here.shape[-1]), *found]
     for key, theirs, ours in found:
         if theirs != ours:
+            remedy = f"model.{key}={theirs}, or model.name" if name == "model.name" else name
             raise UserError(
                 f"{source}: not a checkpoint of this model: its {key} is {theirs}, the model's is {ours}; "
-                f"set model.{key}={theirs}, or model.name to the model it is of"
+                f"set {remedy} to the model it is of"
             )
 
 

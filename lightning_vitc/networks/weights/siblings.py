@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks import timm_models
@@ -16,7 +16,7 @@ from lightning_vitc.networks.weights.resampling import TABLE
 
 KINDS: dict[str, tuple[str, ...]] = {  # a weight that only such networks have, and patterns of their names
     "tokens_to_token.project.weight": ("t2t_vit_*",),
-    "layers.0.blocks.0.attn.relative_position_bias_table": ("swin_*",),
+    "layers.0.blocks.0.attn.relative_position_bias_table": ("swin_*_patch*", "swin_*"),
     "blocks.0.attn.relative_position_bias_table": ("beit*",),
     "blocks1.0.pos_embed.weight": ("uniformer_*",),
     "layer1.0.conv1.weight": ("resnet*",),
@@ -41,8 +41,14 @@ def sibling(weights: Weights, patterns: tuple[str, ...] = ()) -> str | None:
         weights: under the names of a network.
         patterns: of names of models, which the format of a file may say.
     """
-    found = patterns or next((names for mark, names in KINDS.items() if mark in weights), ())
-    return next((name for name in _candidates(weights, found) if _is_of(weights, name)), None)
+    given = patterns or next((names for mark, names in KINDS.items() if mark in weights), ())
+    of_another_size: str | None = None
+    for name in _candidates(weights, given):
+        model = _model_of(weights, name)
+        if model is not None and _shapes(model.state_dict(), True) == _shapes(weights, True):
+            return name
+        of_another_size = of_another_size or (None if model is None else name)
+    return of_another_size
 
 
 def _candidates(weights: Weights, patterns: tuple[str, ...]) -> Iterator[str]:
@@ -64,25 +70,25 @@ def _says_otherwise(name: str, patch: str | None, width: str | None) -> bool:
     return bool(sizes and width not in sizes) or bool(patches and patch is not None and patch not in patches)
 
 
-def _is_of(weights: Weights, name: str) -> bool:
+def _model_of(weights: Weights, name: str) -> nn.Module | None:
+    """One of this name without weights, where it has those names and shapes, and as many positions beside a square."""
     try:
         with torch.device("meta"):
             model = timm_models.create_timm(name)
             ArchSpec.of(model)
     except UserError:  # not supported
-        return False
-    own, given = _shapes(model.state_dict()), _shapes(weights)
+        return None
     prefix = 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 1)
     positions = weights.get("pos_embed")
     patches = 0 if positions is None or positions.ndim != 3 else positions.shape[1] - prefix
-    return own == given and patches >= 0 and math.isqrt(patches) ** 2 == patches
+    square = patches >= 0 and math.isqrt(patches) ** 2 == patches
+    return model if square and _shapes(model.state_dict()) == _shapes(weights) else None
 
 
-def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Of all but classifiers; where the size of images or windows matters, without it."""
-    found = {name: tuple(value.shape) for name, value in weights.items() if not name.startswith(HEADS)}
+def _shapes(weights: Weights, sized: bool = False) -> dict[str, tuple[int, ...]]:
+    """Of all but classifiers; unless `sized`, of what depends on images and windows the last dimension alone."""
     return {
-        name: shape[-1:] if name == "pos_embed" or name.endswith(TABLE) else shape
-        for name, shape in found.items()
-        if not name.endswith(".num_batches_tracked")
+        name: tuple(value.shape) if sized or not (name == "pos_embed" or name.endswith(TABLE)) else value.shape[-1:]
+        for name, value in weights.items()
+        if not name.startswith(HEADS) and not name.endswith(".num_batches_tracked")
     }

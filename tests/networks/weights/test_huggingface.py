@@ -125,12 +125,10 @@ def test_an_experiment_notes_what_the_file_says(tmp_path):
         load_experiment("scala_deit_s", ["data.name=fake", "model.pretrained=/nowhere/"])
 
 
-def test_a_teacher_has_them_too(tmp_path):
+def test_a_teacher_of_another_size(tmp_path):
     saved("vit", tmp_path, image_size=16)
-    teacher = create_teacher("vit_base_patch16_224", False, 2, (16, 16))
-    assert teacher.norm.eps == 1e-6
-    with pytest.raises(UserError, match=r"\(Hugging Face's ViT\): .*its patch_size is 4, the model's is 16"):
-        create_teacher("vit_base_patch16_224", str(tmp_path), 2, (16, 16))
+    with pytest.raises(UserError, match=r"\(Hugging Face's ViT\): .*its embed_dim is 16, the model's is 192; set te"):
+        create_teacher("vit_tiny_patch16_224", str(tmp_path), 2, (16, 16))
 
 
 @pytest.mark.parametrize(("settings", "message"), [
