@@ -17,7 +17,8 @@ _LOAD = {
              '(logits,) = session.run(None, {"images": images})  # float32 [B, C, H, W], any B'),
     "int8": ("import onnxruntime", 'session = onnxruntime.InferenceSession("model.int8.onnx")'),
     "pt2": ("import torch", 'model = torch.export.load("model.pt2").module()'),
-    "timm": ("import timm", 'model = timm.create_model("local-dir:timm", pretrained=True).eval()'),
+    "timm": ("import timm", 'model = timm.create_model("local-dir:timm", pretrained=True).eval()',
+             "# with norm_layer=partial(torch.nn.LayerNorm, eps=...) where timm/config.json has a norm_eps"),
 }  # fmt: skip
 SHOWN = 20  # names of classes
 PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # timm's words

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -15,6 +14,7 @@ from lightning_vitc.errors import RunFailure, UserError
 from lightning_vitc.exporting.deployed import OnnxNetwork, Pt2Network
 from lightning_vitc.exporting.write_formats import write_formats
 from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.timm_models import create_timm
 from lightning_vitc.pipeline.evaluation import evaluate
 from lightning_vitc.pipeline.finished import networks_of_run, pick
 from lightning_vitc.pipeline.pipeline import Pipeline
@@ -157,7 +157,7 @@ class _Exports:
 
 def _opened(form: str, path: Path) -> nn.Module:
     if form == "timm":
-        return timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+        return create_timm(f"local-dir:{path}", pretrained=True).eval()
     return Pt2Network(path) if form == "pt2" else OnnxNetwork(path)
 
 

@@ -25,6 +25,8 @@ from lightning_vitc.networks.spec import ArchSpec
 OPSET = 20  # the first with a Gelu of its own
 Shape = tuple[int, int, int]  # of an image: channels, height, width
 BATCH = ({0: Dim("batch", min=1)},)
+TIMMS = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}  # by epsilons, which no other argument says
+TIMMS_DISTILLED = {1e-6: "deit_base_distilled_patch16_224"}
 LINEAR = ["MatMul", "Gemm"]  # what is quantized: the patch embedding, a convolution, stays in fp32
 
 
@@ -126,7 +128,8 @@ def _unshare(graph: Any) -> None:
 def write_timm(model: nn.Module, folder: Path, preprocessing: dict[str, Any], classes: Sequence[str] = ()) -> None:
     """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
-    An attention scale that is not timm's own is folded into the queries.
+    An attention scale that is not timm's own is folded into the queries. An epsilon that no model of timm has is
+    `norm_eps` in its `config.json`, and `norm_layer=partial(torch.nn.LayerNorm, eps=...)` must be passed beside.
 
     Raises:
         UserError: for a shape that timm's VisionTransformer does not have.
@@ -141,6 +144,8 @@ def write_timm(model: nn.Module, folder: Path, preprocessing: dict[str, Any], cl
         "pretrained_cfg": {"num_classes": spec.num_classes, "first_conv": "patch_embed.proj", "classifier": "head",
                            "fixed_input_size": True, **ours},
     }  # fmt: skip
+    if spec.options.norm_eps not in _names(spec):
+        config["norm_eps"] = spec.options.norm_eps
     if classes:
         config["label_names"] = list(classes)
     if spec.distilled:
@@ -160,7 +165,8 @@ def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
 
     if spec.family != "plain":
         raise UserError(f"--formats: timm: plain Vision Transformers alone are written for it, not {spec.name}")
-    o, name = spec.options, "vit_base_patch16_224"
+    o, names = spec.options, _names(spec)
+    name = names.get(o.norm_eps, names[1e-6])
     attn, mlp = spec.blocks[0] if spec.blocks else (None, None)
     if attn is None or mlp is None or not mlp.width or spec.is_gated or len(set(spec.blocks)) > 1:
         raise UserError(f"--formats: timm has no {spec.name} of this shape: its blocks must be alike and whole")
@@ -179,16 +185,18 @@ def timm_arguments(spec: ArchSpec) -> tuple[str, dict[str, Any]]:
                   "pos_embed": "learn" if o.pos_embed else "none", "act_layer": o.act,
                   "init_values": 1e-5 if o.layer_scale else None}  # fmt: skip
     arguments |= {f"scale_{part}": True for part in ("attn_norm", "mlp_norm") if getattr(o, part)}
-    if spec.distilled:
-        name = "deit_base_distilled_patch16_224"
     with torch.device("meta"):
-        found = ArchSpec.of(create_timm(name, **arguments))
+        found = ArchSpec.of(create_timm(name, **arguments, norm_eps=o.norm_eps))
     if replace(found, name=spec.name).with_options(scale=o.scale) != spec:
         raise UserError(
             f"--formats: timm has no {spec.name} of this shape: {counted(attn.groups, 'head')} with "
             f"{counted(attn.width, 'value dimension')}, an embedding of {spec.embed_dim}"
         )
     return name, arguments
+
+
+def _names(spec: ArchSpec) -> dict[float, str]:
+    return TIMMS_DISTILLED if spec.distilled else TIMMS
 
 
 def _with_timms_scale(model: nn.Module, spec: ArchSpec) -> dict[str, Tensor]:

@@ -1,8 +1,10 @@
 """Models by their names: timm's, and those of families that timm lacks, which are registered with it."""
 
 import inspect
+import json
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -55,6 +57,8 @@ def create_timm(name: str, *, section: str = "model", **timm_kwargs: Any) -> nn.
     if not is_model(name) and not name.startswith(SOURCES):
         raise UserError(f"{key}: unknown timm model {name!r}{_known_names_like(name, section)}")
     changes = {} if is_own(name) else {key: timm_kwargs.pop(key, None) for key in CHANGED}
+    if name.startswith(LOCAL) and changes["norm_eps"] is None:
+        changes["norm_eps"] = _epsilon_in(Path(name.removeprefix(LOCAL)))
     ours = {key: timm_kwargs.pop(key) for key in NOT_TIMMS if key in timm_kwargs} if _is_convolutional(name) else {}
     try:
         model = timm.create_model(name, **timm_kwargs)
@@ -179,6 +183,15 @@ def _of_keys(model: nn.Module, keys: dict[str, Any], pretrained: bool) -> nn.Mod
     if not next(model.parameters()).is_meta:
         family.initialize(model)
     return model
+
+
+def _epsilon_in(folder: Path) -> float | None:
+    """What `config.json` of an export for timm says of it, where no model of timm has it."""
+    try:
+        eps = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("norm_eps")
+    except (OSError, ValueError, AttributeError):  # timm says it better
+        return None
+    return eps if isinstance(eps, float) and eps > 0 else None
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import onnxruntime
@@ -21,6 +22,7 @@ from lightning_vitc.networks.families.plain.network import build, initialize
 from lightning_vitc.networks.families.plain.shape import vit_block
 from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
+from lightning_vitc.networks.timm_models import create_timm
 
 PREPROCESSING = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.4] * 3, "interpolation": "bilinear",
                  "crop_pct": 1.0}  # fmt: skip
@@ -186,3 +188,22 @@ def test_timm_is_told_of_pooling_by_attention_and_inner_norms(name, arguments, t
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "eps"), [
+    ("vit_base_patch16_clip_224", 1e-5), ("beit3_base_patch16_224", 1e-5), ("vit_tiny_patch16_224", 0.05),
+    ("deit_tiny_distilled_patch16_224", 1e-5),
+])  # fmt: skip
+def test_timm_is_told_of_the_epsilon(name, eps, tmp_path):
+    """By the name of a model that has it; where none has, config.json says what to pass beside."""
+    torch.manual_seed(0)
+    small = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 7}
+    model = compact(create_backbone(name, **small, norm_eps=eps), None).eval()
+    write_timm(model, tmp_path / "timm", PREPROCESSING)
+    said = json.loads((tmp_path / "timm" / "config.json").read_text()).get("norm_eps")
+    given = {} if said is None else {"norm_layer": partial(torch.nn.LayerNorm, eps=said)}
+    assert said == (None if eps == 1e-5 and "distilled" not in name else eps)
+    place, images = f"local-dir:{tmp_path / 'timm'}", torch.randn(2, 3, 16, 16)
+    for loaded in (timm.create_model(place, pretrained=True, **given), create_timm(place, pretrained=True)):
+        with torch.no_grad():
+            torch.testing.assert_close(loaded.eval()(images), model(images), rtol=0, atol=1e-5)

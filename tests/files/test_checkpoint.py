@@ -19,7 +19,7 @@ from lightning_vitc.runs.last_checkpoint import damage
 
 WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.tensor([1.0, -1.0])}
 
-NOTHING = "holds no weights under model, model_ema, state_dict_ema, state_dict"
+NOTHING = "holds no weights under model, model_ema, state_dict_ema, state_dict, module, encoder"
 
 
 def refusal(path: Path, read=read_weights) -> str:
