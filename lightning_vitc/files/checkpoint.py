@@ -1,6 +1,7 @@
 """Files that torch has saved. Nothing is ever unpickled: tensors and primitives only."""
 
 import pickle
+import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def read_checkpoint(path: str | Path, settings: bool = False) -> dict[str, Any]:
     """
     refuse_swelling(path)
     try:
-        with torch.serialization.safe_globals([Namespace] if settings else []):
+        with torch.serialization.safe_globals([Namespace] if settings else []), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about sparse tensors: what is refused is said by us
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint file") from None

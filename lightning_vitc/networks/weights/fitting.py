@@ -11,11 +11,12 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
 from lightning_vitc.networks.weights.files import read_weights
 from lightning_vitc.networks.weights.formats import recognized
+from lightning_vitc.networks.weights.kinds import must_be_of_its_kind
 from lightning_vitc.networks.weights.renaming import Weights
 from lightning_vitc.networks.weights.resampling import resampled
 from lightning_vitc.networks.weights.settings import must_say_the_same, settings_beside
 from lightning_vitc.networks.weights.siblings import sibling
-from lightning_vitc.networks.weights.strict import load_strictly, must_have_its_names
+from lightning_vitc.networks.weights.strict import load_strictly, must_be_finite, must_have_its_names
 
 SHOWN = 4  # names in a message
 
@@ -48,10 +49,12 @@ def load_pretrained(
         _must_be_of_its_size(weights, own, source, key)
     given = _with_classifier(weights, model, source, new_head, remedy)
     with _naming_another(weights, model, () if format is None else format.models, key):
+        must_be_of_its_kind(given, own, source, key)
         must_have_its_names(own, given, source)
     must_say_the_same(settings_beside(path), model, source)
     given = _for_channels(given, model, source)
     given = resampled(given, model, source, antialias)
+    must_be_finite(given, source)
     load_strictly(model, given, source)
 
 

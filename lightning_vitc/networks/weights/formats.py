@@ -57,12 +57,22 @@ def _trunk(names: Set[str]) -> set[str]:
 def unwrapped(weights: Weights, own: Set[str]) -> Weights:
     """Out of other modules: DDP's `module.`, torch.compile's `_orig_mod.`, `model.` of a LightningModule."""
     weights = {name.replace("_orig_mod.", ""): value for name, value in weights.items()}
-    while not weights.keys() & own and len({name.partition(".")[0] for name in weights}) == 1:
-        inner = {name.partition(".")[2]: value for name, value in weights.items()}
-        if "" in inner:
-            break
-        weights = inner
+    while not weights.keys() & own and (place := _only_place(weights, own)):
+        weights = {name.removeprefix(place): value for name, value in weights.items() if name.startswith(place)}
     return weights
+
+
+def _only_place(weights: Weights, own: Set[str]) -> str | None:
+    """The prefix of all names, or the one that most of a network is under, beside counters, losses and metrics."""
+    starts = {f"{name.partition('.')[0]}." for name in weights}
+    if len(starts) > 1:
+        starts = {start for start in starts if {name.removeprefix(start) for name in weights} & own}
+    if len(starts) != 1:
+        return None
+    [start] = starts
+    inside = {name.removeprefix(start) for name in weights if name.startswith(start)}
+    is_most = 2 * len(inside & own) > len(own) or len(inside) == len(weights)
+    return start if inside and is_most else None
 
 
 def deit_iii(weights: Weights, own: Set[str]) -> Weights:

@@ -64,6 +64,17 @@ def must_be_dense(weights: Mapping[Any, Any], source: str | Path) -> None:
             raise UserError(f"{source}: {key} is {kind}; weights are dense tensors")
 
 
+def must_be_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse weights of a training that diverged.
+
+    Raises:
+        UserError: naming the first weight with a value that is no number, or infinite.
+    """
+    for key, value in weights.items():
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise UserError(f"{source}: {key} is not finite: the training that wrote it diverged; give an earlier file")
+
+
 def _other_than_dense(value: Any) -> str | None:
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"

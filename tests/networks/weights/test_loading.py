@@ -17,6 +17,7 @@ from lightning_vitc.pipeline.initial_network import starting_network
 from lightning_vitc.schema import ModelConfig
 
 NAME = "vit_tiny_patch16_224"
+DISTILLED = "deit_tiny_distilled_patch16_224"
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 5}
 
 
@@ -75,7 +76,9 @@ def test_half_precision_is_cast(tmp_path, trained, dtype):
     assert same(model, {name: value.to(dtype).float() for name, value in trained.state_dict().items()})
 
 
-@pytest.mark.parametrize("beside", [{"criterion.weight": torch.ones(2)}, {"model_ema.cls_token": torch.ones(1, 1, 48)}])
+@pytest.mark.parametrize(
+    "beside", [{"teacher.head.bias": torch.ones(5)}, {"model_ema.cls_token": torch.ones(1, 1, 48)}]
+)
 def test_more_than_one_network_is_none(tmp_path, trained, beside):
     torch.save({"state_dict": {**renamed(trained.state_dict(), "model."), **beside}}, tmp_path / "a.ckpt")
     first = sorted(["model", next(iter(beside)).partition(".")[0]])
@@ -83,6 +86,53 @@ def test_more_than_one_network_is_none(tmp_path, trained, beside):
         create_backbone(NAME, str(tmp_path / "a.ckpt"), **SMALL)
     said = f"its names begin with {', '.join(first)}; those under model fit: save them alone"
     assert str(caught.value).endswith(said)
+
+
+@pytest.mark.parametrize("beside", [{"criterion.weight": torch.ones(2)}, {"val_acc.tp": torch.ones(5)},
+                                    {"n_averaged": torch.tensor(3)}])  # fmt: skip
+def test_what_is_no_network_is_left(tmp_path, trained, beside):
+    """Weights of a loss, states of a metric, the counter of torch's AveragedModel."""
+    torch.save({"state_dict": {**renamed(trained.state_dict(), "module."), **beside}}, tmp_path / "a.ckpt")
+    assert same(create_backbone(NAME, str(tmp_path / "a.ckpt"), **SMALL), trained.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "there", "message"),
+    [
+        (NAME, {}, {"mlp_ratio": 2}, "its mlp_ratio is 2, the model's is 4; set model.mlp_ratio=2"),
+        (DISTILLED, {}, {"name": NAME},
+         "it is of a network without a distillation token, and model.name is one with"),
+        (NAME, {}, {"name": DISTILLED},
+         "it is of a network with a distillation token, and model.name is one without"),
+        (NAME, {}, {"global_pool": "avg"}, "it has fc_norm.weight and no norm.weight; set model.global_pool=avg"),
+        (NAME, {"global_pool": "avg"}, {}, "it has norm.weight and no fc_norm.weight; set model.global_pool=token"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("new_head", [False, True])
+def test_another_kind_of_network_is_refused_by_the_key(tmp_path, name, keys, there, message, new_head):
+    of = {"model_name": there.get("name", NAME), **SMALL, **there}
+    weights = timm.create_model(**{key: value for key, value in of.items() if key != "name"}).state_dict()
+    save_file(weights, tmp_path / "a.safetensors")
+    with pytest.raises(UserError) as caught:
+        create_backbone(name, str(tmp_path / "a.safetensors"), new_head=new_head, **SMALL, **keys)
+    assert message in str(caught.value)
+
+
+def test_numbers_that_are_none_are_refused(tmp_path, trained):
+    for value, name in ((float("nan"), "head.bias"), (float("inf"), "blocks.1.norm2.weight")):
+        weights = trained.state_dict() | {name: torch.full_like(trained.state_dict()[name], value)}
+        save_file(weights, tmp_path / "a.safetensors")
+        with pytest.raises(UserError, match=rf"a\.safetensors: {name} is not finite: the training that wrote it dive"):
+            create_backbone(NAME, str(tmp_path / "a.safetensors"), **SMALL)
+
+
+def test_a_sparse_tensor_is_one_line(tmp_path, trained, recwarn):
+    weights = trained.state_dict()
+    torch.save(weights | {"norm.weight": weights["norm.weight"].to_sparse()}, tmp_path / "a.pth")
+    recwarn.clear()
+    with pytest.raises(UserError, match=r"norm\.weight is a sparse tensor \(torch\.sparse_coo\); weights are dense"):
+        create_backbone(NAME, str(tmp_path / "a.pth"), **SMALL)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
