@@ -4,12 +4,14 @@ One command, no network. Everything is done in units, each in a process of its o
 `gpu.md` of `--out` after every one of them, and a second call of the same code, device and sizes does what is left.
 
 Exit codes: 0 when every unit of the tiers came to a good end or was skipped, and where there is no GPU; 3 when one has
-failed or is unfinished; 2 for arguments, packages or results that do not fit; 1 for anything else.
+failed or is unfinished; 2 for arguments, packages or results that do not fit; 128 and the signal's number where one has
+stopped it, and all that it had started with it; 1 for anything else.
 """
 
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from on_gpu.processes import stop_by_signals
 from on_gpu.wheels import REPOSITORY, MissingPackageError, put_in_place
 
 DOCUMENT = REPOSITORY / "docs" / "results" / "gpu.md"
@@ -105,6 +108,7 @@ def main() -> int:
     if device is None:
         print(NO_GPU)
         return 0
+    stop_by_signals()
     return run(args, device, out, scratch, {"wheels": used, "began": began})
 
 
@@ -179,4 +183,7 @@ def write_tables(out: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from on_gpu.children import Skip
 from on_gpu.place import Place
+from on_gpu.processes import die_with
 
 CIFAR, CALTECH = "cifar10-jpeg.tar.xz", "caltech101-112px.tar.xz"
 WEIGHTS = "vit_small_patch14_dinov2_saliency.safetensors"
@@ -63,7 +64,7 @@ def cifar(place: Place) -> dict[str, Any]:
     counts = {}
     with (
         _whole(cifar_root(place)) as folder,
-        ProcessPoolExecutor(place.cores, mp_context=get_context("fork")) as pool,
+        ProcessPoolExecutor(place.cores, get_context("fork"), die_with, (os.getpid(),)) as pool,
     ):
         (folder / BINARY).mkdir()
         for split in ("train", "test"):

@@ -9,8 +9,8 @@ from lightning.pytorch import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from on_gpu.children import turn
 from on_gpu.place import synchronize
+from on_gpu.turns import turn
 
 
 class MeasuredEnough(Exception):  # noqa: N818  ends a training

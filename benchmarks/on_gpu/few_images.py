@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from on_gpu.archives import WEIGHTS, archive, caltech_root
-from on_gpu.children import vitc
+from on_gpu.commands import vitc
 from on_gpu.place import Place
 from on_gpu.study import OWN, of_table, run_of
+from on_gpu.turns import alone_in
 from on_gpu.units import Unit
 
 IMAGES = (50, 500)
 STEPS = 300  # of a fine-tuning, whatever the number of images
+TIMED = ("lightning_vitc.methods.practise", "latencies")  # by which PRACTISE chooses, all else being stopped
 WEIGHTS_UNIT = "data/weights"
 TINY = ("data.num_workers=0", "trainer.precision=32-true", "trainer.limit_test_batches=1", "data.eval_batch_size=32")
 
@@ -93,6 +95,8 @@ def train(place: Place, experiment: str, title: str, seed: int, *keys: str) -> d
     """`vitc train`, or its continuation; the rows of its table."""
     directory = run_of(place, experiment, title, seed)
     file = str(OWN / f"{experiment}.yaml")
-    vitc(place, "train", file, *common(place), *keys, f"seed={seed}", f"run_name={directory.name}")
+    name = f"run_name={directory.name}"
+    measured = partial(alone_in, *TIMED) if experiment == "study_practise" else None
+    vitc(place, "train", file, *common(place), *keys, f"seed={seed}", name, before=measured)
     result = json.loads((directory / "result.json").read_text())
     return {"title": title, "seed": seed, "seconds": result["wall_seconds"], **of_table(result)}

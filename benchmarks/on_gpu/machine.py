@@ -9,8 +9,9 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from on_gpu.children import FORKING, start
+from on_gpu.children import start
 from on_gpu.place import Place
+from on_gpu.processes import FORKING
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "omegaconf", "triton", "onnxruntime", "numpy",
             "pillow")  # fmt: skip
@@ -73,8 +74,10 @@ def found(place: Place) -> dict[str, Any]:
     for way in ("fork", "spawn"):
         os.environ[FORKING] = way
         child = start(partial(describe, place), place.scratch / "logs" / f"machine-{way}.log")
-        outcome = child.heard() if child.pipe.poll(120) else None
-        child.end()
+        try:
+            outcome = child.heard() if child.pipe.poll(120) else None
+        finally:
+            child.end()
         if outcome and outcome["status"] == "ok":
             return outcome["values"] | {"processes": way}
         print(f"{place.device} in a process made by {way}: {(outcome or {}).get('reason', 'no answer')}", flush=True)

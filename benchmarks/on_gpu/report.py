@@ -94,6 +94,7 @@ def speed(units: Units) -> Iterable[str]:
     for unit in good(units, "speed/graphs/"):
         yield f"One image, {unit['values']['dtype']}; speed-up over the eager dense network, eager and by CUDA graphs:"
         yield graphs(unit["values"]["rows"])
+        yield "; ".join(f"without {name}: {reason}" for name, reason in unit["values"].get("lost", {}).items())
     for unit in good(units, "speed/loader"):
         values = unit["values"]
         rates = values.get("images_per_second", values)
@@ -125,17 +126,19 @@ def step_table(chosen: Sequence[dict[str, Any]]) -> str:
 
 def realized(found: list[dict[str, Any]], compiled: bool) -> Iterable[str]:
     """Networks by batch size."""
-    sizes = {one["batch"]: [row for row in one["rows"] if row["compile"] == compiled] for one in found}
-    sizes = {size: rows for size, rows in sizes.items() if rows}
+    sizes: dict[int, dict[str, str]] = {}
+    for one in found:
+        for row in (row for row in one["rows"] if row["compile"] == compiled):
+            cell = f"{row['ms']:.2f}, {row['speedup']:.2f}, **{row['realised']:.2f}**"
+            sizes.setdefault(one["batch"], {}).setdefault(row["name"], cell)  # the dense one is beside every other
     if not sizes:
         return
     title = f"{found[0]['title']}, {found[0]['dtype']}{', compiled' if compiled else ''}"
     yield f"Half of the MACs, {title}; ms, speed-up, **realized**:"
-    names = [row["name"] for row in next(iter(sizes.values()))]
-    cells = {size: {row["name"]: f"{row['ms']:.2f}, {row['speedup']:.2f}, **{row['realised']:.2f}**" for row in rows}
-             for size, rows in sizes.items()}  # fmt: skip
-    rows = [[name, *(cells[size].get(name, "") for size in sizes)] for name in names]
-    yield table(["", *(f"batch {size}" for size in sizes)], rows)
+    columns = sorted(sizes)
+    names = dict.fromkeys(name for size in columns for name in sizes[size])
+    rows = [[name, *(sizes[size].get(name, "") for size in columns)] for name in names]
+    yield table(["", *(f"batch {size}" for size in columns)], rows)
 
 
 def graphs(rows: list[dict[str, Any]]) -> str:

@@ -1,14 +1,13 @@
 """The study on CIFAR-10: who keeps most accuracy at equal MACs when all have the same few epochs. One unit a run."""
 
 import json
-import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from on_gpu.archives import cifar_root
-from on_gpu.children import Failed, start_vitc, vitc
+from on_gpu.commands import vitc
 from on_gpu.place import Place
 from on_gpu.units import Unit
 
@@ -22,21 +21,11 @@ TINY = (
 WIDTHS = (0.25, 0.5, 0.75)
 BUDGETS = (50, 30)  # percent of the MACs
 PARTS = {"joint": (), "static": ("method.dynamic=false",), "dynamic": ("method.static=false",)}
-COST = 20.0  # dense epochs' worth of work in an epoch of every run of a seed together: MACs of their steps, by hand
-FEWEST, MOST, PACED = 4, 60, 40  # epochs; steps of the runs that find out how many there is time for
-STEPS_OF_EPOCH = 45_000 // 512
 
 
-def units(place: Place, seeds: Iterable[int], seconds: float) -> list[Unit]:
-    """The pace, then the runs seed by seed; what compresses waits for its dense network.
-
-    Args:
-        place: where.
-        seeds: of the runs.
-        seconds: that the first of them may take.
-    """
-    pace = Unit(PACE, partial(paced, place, seconds), limit=90, after=("data/cifar10",))
-    return [pace, *(unit for seed in seeds for unit in units_of(place, seed))]
+def units(place: Place, seeds: Iterable[int]) -> list[Unit]:
+    """The runs seed by seed; what compresses waits for its dense network."""
+    return [unit for seed in seeds for unit in units_of(place, seed)]
 
 
 def units_of(place: Place, seed: int) -> list[Unit]:
@@ -110,21 +99,3 @@ def epochs_of(experiment: str, epochs: int) -> tuple[str, ...]:
         return (f"trainer.max_epochs={half}", f"method.finetune_epochs={half}",
                 f"trainer.check_val_every_n_epoch={half}", f"optimizer.warmup_epochs={min(1, half / 4)}")  # fmt: skip
     return f"trainer.max_epochs={epochs}", f"trainer.check_val_every_n_epoch={epochs}"
-
-
-def paced(place: Place, seconds: float) -> dict[str, Any]:
-    """How many epochs every run has, so that those of one seed take the seconds, as several at once train now."""
-    count, steps, began = place.jobs, 4 if place.tiny else PACED, time.monotonic()
-    keys = (
-        *common(place, "study_dense"), f"trainer.max_steps={steps}", "trainer.max_epochs=null",
-        "trainer.limit_val_batches=0", "trainer.limit_test_batches=1", "optimizer.warmup_epochs=0",
-    )  # fmt: skip
-    started = [start_vitc(place, "train", *keys, f"run_name=pace-{number}") for number in range(count)]
-    for _, done in started:
-        if (end := done()).code:
-            raise Failed(f"a run for the pace ended with {end.code}: {end.last_line}")
-    taken = time.monotonic() - began
-    rate = count * steps / taken  # steps a second; starting is in it, so it is a low estimate
-    epochs = int((seconds - taken) * rate / (COST * STEPS_OF_EPOCH))
-    found = FEWEST if place.tiny else max(FEWEST, min(MOST, epochs))
-    return {"epochs": found // 2 * 2, "steps_per_second": round(rate, 1), "runs": count}

@@ -5,11 +5,14 @@ import os
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from on_gpu.children import Failed, Skip, start_vitc, turn, vitc
+from on_gpu.children import Failed, Skip
+from on_gpu.commands import start_vitc, vitc
 from on_gpu.place import SMALL, Place
+from on_gpu.turns import alone_in
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 DIGITS = (
@@ -132,11 +135,12 @@ def export(place: Place, method: str) -> dict[str, Any]:
     import torch
 
     import lightning_vitc
-    from on_gpu.networks import judged, relative
+    from on_gpu.networks import in_full_precision, judged, relative
 
     formats = "safetensors" if method == "usdc" else "safetensors,pt2" if place.tiny else "safetensors,onnx,pt2"
     out = exported(place, method)
     vitc(place, "export", str(trained(place, method)), "--out", str(out), "--formats", formats)
+    in_full_precision()
     network, images = lightning_vitc.load(out), torch.randn(13, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network(images)
@@ -150,30 +154,28 @@ def exported(place: Place, method: str) -> Path:
 
 
 def benchmark(place: Place) -> dict[str, Any]:
-    """`vitc benchmark` of an exported network and of one of timm, in both precisions."""
+    """`vitc benchmark` of an exported network and of one of timm, in both precisions; it gives some times."""
     model = ("deit_tiny_patch16_224", "--img-size", "32" if place.tiny else "224")
     sizes, repeats = ("1,4", "3") if place.tiny else ("1,64", "20")
     done = vitc(place, "benchmark", str(exported(place, "scala")), *model, "--device", place.device, "--batch-sizes",
                 sizes, "--dtypes", "fp32,bf16", "--repeats", repeats, "--json")  # fmt: skip
     rows = json.loads(done.out.strip().splitlines()[-1])
-    return {"rows": len(rows), "p50_ms": {_title(row): row["latency_ms"]["p50"] for row in rows}}
-
-
-def _title(row: dict[str, Any]) -> str:
-    return f"{row['name']} {row['dtype']} batch {row['batch_size']}"
+    cases = {(row["dtype"], row["batch_size"]) for row in rows if row["latency_ms"]["p50"] > 0}
+    if len(cases) != 4:
+        raise Failed(f"not a time for both dtypes and batch sizes: {sorted(cases)}")
+    return {"rows": len(rows)}  # times beside other processes are none
 
 
 def latency(place: Place) -> dict[str, Any]:
     """A run under `budget.latency_ms` of this device: what was asked for, decided and measured at the end."""
-    turn()
     share = "88%" if place.tiny else "75%"  # a network so small has little that can be saved
     sizes = (*SMALL, "model.img_size=16", "model.depth=6", "data.num_samples=48") if place.tiny else (
         "budget.batch_size=64", "data.num_samples=960", "data.num_workers=8")  # fmt: skip
     keys = ("data.name=fake", "data.root=null", "data.batch_size=16", "data.eval_batch_size=8", "trainer.max_epochs=1",
             "method.finetune_epochs=1", "method.gate_every=1", f"budget.latency_ms={share}",
             f"budget.device={place.device}", "optimizer.warmup_epochs=0", "run_name=latency")  # fmt: skip
-    process, done = start_vitc(place, "train", "uvc_deit_s", *sizes, *keys, *place.where)
-    process.join()
+    measured = partial(alone_in, "lightning_vitc.latency.measuring", "in_turns")
+    _, done = start_vitc(place, "train", "uvc_deit_s", *sizes, *keys, *place.where, before=measured)
     if (end := done()).code:
         said = "was not reached" in end.error or "out of reach" in end.error
         if place.device == "cpu" and said:  # by so small a network on a busy CPU

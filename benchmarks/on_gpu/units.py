@@ -7,7 +7,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from on_gpu.children import Child, start
+from on_gpu import processes
+from on_gpu.children import Child, give_turns, start
 from on_gpu.place import Place
 from on_gpu.record import Record
 
@@ -55,10 +56,17 @@ class Tier:
         self.deadline = time.monotonic() + seconds
 
     def run(self) -> None:
-        """Until nothing is left, or no time."""
+        """Until nothing is left, or no time; no process is left behind."""
+        try:
+            self._run()
+        finally:
+            processes.end_all()
+
+    def _run(self) -> None:
         while (self.pending or self.running) and time.monotonic() < self.deadline:
             self._start_what_can()
             self._listen()
+            give_turns([child for _, child in self.running.values()], self.place.tiny)
             self._end_what_takes_too_long()
         for name, (_, child) in list(self.running.items()):
             self._close(name, {"status": "unfinished", "reason": f"the {self.seconds:.0f} s were over"}, child)
@@ -74,12 +82,14 @@ class Tier:
 
     def _start_what_can(self) -> None:
         for unit in list(self.pending):
-            if any(child.waits for _, child in self.running.values()):
-                return  # one of them is about to be alone
+            if any(child.alone for _, child in self.running.values()):
+                return
             if (outcome := self._hindered(unit)) is not None:
                 self.pending.remove(unit)
                 self._note(unit.name, outcome, 0.0)
-            elif self._is_ready(unit):
+            elif self._left().isdisjoint(unit.after):
+                if not self._has_room(unit):
+                    return  # smaller ones would overtake it again and again
                 self.pending.remove(unit)
                 log = self.place.scratch / "logs" / f"{unit.name.replace('/', '-').replace(' ', '_')}.log"
                 self.running[unit.name] = unit, start(unit.run, log)
@@ -87,25 +97,24 @@ class Tier:
     def _hindered(self, unit: Unit) -> dict[str, str] | None:
         if unit.needs_cuda and self.place.device != "cuda":
             return {"status": "skipped", "reason": NEEDS_CUDA}
-        left = {other.name for other in self.pending} | self.running.keys()
+        left = self._left()
         for name in unit.after:
             if name not in left and (status := self.record.status(name)) != "ok":
                 reason = self.record.units.get(name, {}).get("reason", "")
                 return {"status": "skipped", "reason": f"{name} is {status or 'not there'}: {reason}"[:300]}
         return None
 
-    def _is_ready(self, unit: Unit) -> bool:
+    def _left(self) -> set[str]:
+        """Those that are not at their end."""
+        return {unit.name for unit in self.pending} | self.running.keys()
+
+    def _has_room(self, unit: Unit) -> bool:
         taken = sum(other.slots for other, _ in self.running.values())
-        left = {other.name for other in self.pending} | self.running.keys()
-        has_room = not self.running or taken + unit.slots <= self.place.jobs
-        return has_room and not left.intersection(unit.after)
+        return not self.running or taken + unit.slots <= self.place.jobs
 
     def _listen(self) -> None:
-        """To what children say, for a moment; where all of them wait, one goes on alone; at tiny sizes at once."""
+        """To what children say, for a moment."""
         children = [child for _, child in self.running.values()]
-        waiting = [child for child in children if child.waits]
-        if waiting and (self.place.tiny or len(waiting) == len(children)):
-            waiting[0].go()
         events = {child.pipe: child for child in children} | {child.process.sentinel: child for child in children}
         heard = {id(events[ready]): events[ready] for ready in connection.wait(events, timeout=0.2)}
         for name, (_, child) in list(self.running.items()):

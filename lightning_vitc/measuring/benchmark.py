@@ -6,7 +6,7 @@ ratio to the dense network in the same runtime, precision and batch size.
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,15 @@ _COMPILE: dict[str, Any] = {
 }
 
 
-def benchmark(candidates: Sequence[Candidate], settings: Settings) -> list[dict[str, Any]]:
+def benchmark(
+    candidates: Sequence[Candidate], settings: Settings, ready: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
     """A row for every candidate and its dense network, runtime, precision and batch size.
+
+    Args:
+        candidates: the networks.
+        settings: what is measured and how.
+        ready: called for every batch size when all is compiled and has run, before the first time is taken.
 
     Returns:
         Rows with `name`, `device`, `runtime`, `dtype`, `compile`, `batch_size`, `threads`, `latency_ms` (percentiles),
@@ -48,10 +55,12 @@ def benchmark(candidates: Sequence[Candidate], settings: Settings) -> list[dict[
             scratch = Path(folder) / str(number)
             scratch.mkdir()
             subjects += subjects_of(candidate, settings, device, scratch)
-        return [row for size in settings.batch_sizes for row in _measured(subjects, size, settings, device)]
+        return [row for size in settings.batch_sizes for row in _measured(subjects, size, settings, device, ready)]
 
 
-def _measured(subjects: list[Subject], size: int, settings: Settings, device: torch.device) -> list[dict[str, Any]]:
+def _measured(
+    subjects: list[Subject], size: int, settings: Settings, device: torch.device, ready: Callable[[], None]
+) -> list[dict[str, Any]]:
     calls, peaks = {}, {}
     batches = {id(one.candidate): _batches(one.candidate, size, settings.repeats) for one in subjects}
     for subject in subjects:
@@ -61,6 +70,7 @@ def _measured(subjects: list[Subject], size: int, settings: Settings, device: to
             call()  # compiles, and fills what is filled once
         peak = peak_bytes(call, device)
         peaks[subject.key] = None if peak is None else peak + subject.file_bytes
+    ready()
     times = interleaved(calls, device, settings.repeats, settings.warmup)
     worst = max(map(scatter, times.values()))
     if settings.repeats >= TELLING and worst > NOISY:

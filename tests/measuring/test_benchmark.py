@@ -3,6 +3,7 @@ import time
 
 import pytest
 import torch
+from torch import nn
 
 from lightning_vitc import costs
 from lightning_vitc.artifacts import artifact
@@ -73,6 +74,23 @@ def test_rows_hold_the_dense_model_and_every_batch_size():
     assert second["macs_reduction"] == 4
     assert second["realised"] == pytest.approx(second["speedup"] / 4, abs=1e-3)
     assert rows[3]["images_per_second"] == pytest.approx(4000 / rows[3]["latency_ms"]["p50"], abs=0.01)
+
+
+def test_all_has_run_before_it_is_called_ready():
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x
+
+    module, seen = Counting(), []
+    candidate = Candidate("dense", module, 1, (1, 2, 2))
+    calls = [module]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_vitc.measuring.subjects.copy.deepcopy", lambda one: one)
+        benchmark([candidate], Settings((1, 2), repeats=3, warmup=1), ready=lambda: seen.append(calls[0].calls))
+    assert seen == [2, 8]  # run and measured for memory, then timed; of either batch size
 
 
 def test_gates_decide_on_real_images_a_round_each():
