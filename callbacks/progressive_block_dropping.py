@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from lightning_vitc.errors.messages import counted
 from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.dropped_attention import train_around
 from lightning_vitc.schema import bounded
@@ -86,4 +87,4 @@ def _is_trained(part: nn.Module) -> bool:
 def _shown(network: Backbone) -> str:
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     blocks = sum(_is_trained(block) for block in network.blocks)
-    return f"{trained:,} parameters trained, in {blocks} of {network.spec.depth} blocks"
+    return f"{trained:,} parameters trained, in {blocks} of {counted(network.spec.depth, 'block')}"

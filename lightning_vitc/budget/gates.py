@@ -41,6 +41,7 @@ class SkipGates(nn.Module):
         super().__init__()
         self.there = torch.ones(depth, 2, dtype=torch.bool) if there is None else there
         self.necessary = torch.zeros(depth, dtype=torch.bool) if necessary is None else necessary
+        self._all_may_go = not self.necessary.any()
         self.unit, self.every, self.seed = unit, every, seed
         self.logits = nn.Parameter(torch.tensor(initial).repeat(depth, 1 if unit == "block" else 2, 1))
         self.register_buffer("gradient", torch.zeros_like(self.logits))
@@ -48,9 +49,9 @@ class SkipGates(nn.Module):
     def probability(self) -> Tensor:
         """That each branch runs, [L, 2], differentiable."""
         chance = self.logits.softmax(-1)[..., 1].expand(-1, 2)
-        if self.necessary.any():
-            chance = torch.where(self.necessary.to(chance.device)[:, None], 1.0, chance)
-        return chance
+        if self._all_may_go:
+            return chance
+        return torch.where(self.necessary.to(chance.device)[:, None], 1.0, chance)
 
     def sample(self, step: int, temperature: float) -> Tensor:
         """Hard gates of a step with the gradient of the soft ones, as the backbone takes them: [L] or [L, 2]."""

@@ -60,7 +60,8 @@ class Elimination:
             return cls(spec, target, unit, _saved(spec, target, candidates, unit), None, partial)
         number, odd = divmod(budget.drop_blocks, size_of(unit))
         if odd:
-            raise UserError(f"budget.drop_blocks: {budget.drop_blocks} blocks are no pairs; give an even number")
+            found = counted(budget.drop_blocks, "block is no pair", "blocks are no pairs")
+            raise UserError(f"budget.drop_blocks: {found}; give an even number")
         target = counting_target(budget, spec)
         saved = _saved(spec, target, candidates, unit)
         least = sum(sorted(saved.values())[:number]) + max(number - len(saved), 0) * max(saved.values())

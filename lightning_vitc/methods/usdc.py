@@ -5,6 +5,7 @@ choose its network (`gates.architecture`), tau the temperature of the Gumbel-sof
 expected MACs from their target.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -189,10 +190,14 @@ class USDC(GatedTraining):
         """The network as it would be cut now, masked, without the projection."""
         if not hasattr(self, "search"):
             return [Variant("usdc", self.backbone.spec, self.deciding)]
-        self._mix()
         masks = self._masks()
         network = masked(self.backbone, masks)
         return [Variant("usdc", pruned_spec(self.backbone.spec, masks), partial(self.deciding, network=network))]
+
+    def deciding(self, images: Tensor, network: Callable[..., Tensor] | None = None) -> Tensor:
+        """With the gates mixed anew, as for every pass."""
+        self._mix()
+        return super().deciding(images, network)
 
     def observe(self) -> dict[str, Tensor]:
         """Where the search of the resident model stands, and how sure the choice of gate networks is."""

@@ -63,9 +63,9 @@ def test_a_training_and_its_validation(case):
 
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    "swin_tiny_patch4_window7_224": dict(patch_size=2, depths=(2, 2), num_heads=(2, 4), window_size=2, embed_dim=24),
-    "beit_base_patch16_224": dict(patch_size=4, depth=2, num_heads=4, embed_dim=48),
-    "vit_small_patch16_dinov3": dict(patch_size=4, depth=2, num_heads=4, embed_dim=64),
+    "swin_tiny_patch4_window7_224": dict(patch_size=2, depths=(2, 1), num_heads=(1, 2), window_size=2, embed_dim=16),
+    "beit_base_patch16_224": dict(patch_size=4, depth=1, num_heads=2, embed_dim=32),
+    "vit_small_patch16_dinov3": dict(patch_size=4, depth=1, num_heads=2, embed_dim=32),
 }
 
 

@@ -89,7 +89,7 @@ NOUNS = re.compile(
 )
 NEVER_ONE = {
     "len(CHARACTERS) classes", "len(self.stages) stages", "num_classes images", "sum(self.depths) blocks",
-    "loader batches",
+    "loader batches", "_each(heads) heads", "list(heads) heads", "stages stages",
 }  # fmt: skip
 
 

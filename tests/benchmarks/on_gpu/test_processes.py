@@ -42,6 +42,7 @@ def test_a_script_that_is_stopped_leaves_no_process_behind(number: int, place: P
     if not pid:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored behind `nohup`, which the script would go by
         script(place)
     notes = [place.scratch / name for name in ("one", "two")]
     until(lambda: all(note.exists() for note in notes))
