@@ -197,12 +197,11 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     ours = "not a checkpoint of this model: "
 
     torch.save(timm_model("distilled").state_dict(), path)
-    assert refusal(path) == (f"{ours}it is of a network with a distillation token, and model.name is one without")
+    said = "it is of a network with a distillation token, and model.name is one without"
+    assert refusal(path) == f"{ours}{said}"
     torch.save(timm.create_model("resnet18").state_dict(), path)
-    assert (
-        refusal(path)
-        == f"{ours}its names begin with bn1, conv1, fc, layer1, ...; it is of resnet18: set model.name to it"
-    )
+    said = "its names begin with bn1, conv1, fc, layer1, ...; it is of resnet18: set model.name to it"
+    assert refusal(path) == f"{ours}{said}"
     torch.save({key: value for key, value in weights.items() if key != "blocks.1.norm1.bias"}, path)
     assert refusal(path) == f"{ours}blocks.1.norm1.bias is missing"
     torch.save(weights | {"blocks.3.norm1.bias": torch.ones(48)}, path)

@@ -165,7 +165,8 @@ def test_where_all_are_damaged_it_says_so_and_touches_nothing(vitc, tiny):
 @pytest.mark.slow
 def test_two_processes_continue_from_the_same_checkpoint(vitc, tiny):
     """The first one decides; weights are those of a run that was not disturbed."""
-    two = ("trainer.devices=2", "trainer.strategy=ddp", "teacher.train=false", "trainer.log_every_n_steps=1")
+    two = ("trainer.devices=2", "trainer.strategy=ddp", "teacher.train=false", "trainer.log_every_n_steps=1",
+           "data.num_samples=256")  # fmt: skip
     arguments, run = ("train", "scala_digits", *tiny, OFTEN, *two), run_of(vitc.place)
     command = [vitc.executable, *arguments]
     done = subprocess.run([*command, "run_name=whole"], cwd=vitc.place, check=False, capture_output=True, text=True)

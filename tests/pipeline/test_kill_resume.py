@@ -11,7 +11,7 @@ from kill_resume import CASES
 from kills import Case, plans
 from same_run import differences
 
-CONTAINED = ("UVC", "Scala", "DC-ViT")  # in those with everything on, or with two processes
+CONTAINED = ("UVC", "Scala", "DC-ViT", "one-shot")  # in those with everything on, or with two processes
 TRIED = [case for case in CASES if case.title not in CONTAINED]
 
 

@@ -26,7 +26,7 @@ RUNS = {
     "scala, map": ("scala_digits", "vit_base_patch16_siglip_224", WIDTHS),
     "one shot, beit": ("magnitude_digits", "beit_base_patch16_224", (*TEACHER, "method.finetune_epochs=1")),
 }
-EXPORTED = ("uvc, dinov3", "dcvit, split swiglu", "one shot, beit")  # the rest by operators, tests/exporting
+EXPORTED = ("dcvit, split swiglu", "one shot, beit")  # the rest by operators, tests/exporting
 
 
 @pytest.mark.slow

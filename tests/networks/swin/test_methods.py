@@ -83,16 +83,15 @@ def test_a_run_and_its_export(vitc, method):
         CHECKED[method][1](vitc.place / folder, artifact.load(vitc.place / "out"), document)
         return
     assert list((vitc.place / folder).glob("architecture_*.png"))
-    formats = "safetensors,pt2" if method == "usdc" else "safetensors,onnx,pt2"  # graphs with gates take minutes
-    exported = vitc("export", folder, "--out", "out", "--formats", formats)
+    if method != "uvc":  # what `tests/exporting` writes of shifted windows, with gates and without
+        return
+    exported = vitc("export", folder, "--out", "out", "--formats", "safetensors,onnx,pt2")
     assert exported.code == 0, exported.error
     network = artifact.load(vitc.place / "out")
     from_pt2 = torch.export.load(vitc.place / "out" / "model.pt2").module()
     for batch in (1, 3):
         images = torch.randn(batch, 1, 8, 8)
         torch.testing.assert_close(from_pt2(images), network(images), rtol=0, atol=1e-5)
-        if method == "usdc":
-            continue
         session = onnxruntime.InferenceSession(vitc.place / "out" / "model.onnx")
         (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         torch.testing.assert_close(torch.from_numpy(logits), network(images), rtol=0, atol=1e-4)

@@ -41,6 +41,8 @@ def test_a_run_and_its_export(vitc, run):
     assert done.code == 0, done.error
     folder = f"runs/{experiment}/default"
     assert json.loads((vitc.place / folder / "result.json").read_text())["rows"]
+    if run not in ("uvc", "scala"):  # the rest by operators, tests/exporting
+        return
     exported = vitc("export", folder, "--out", "out", "--formats", "safetensors,pt2")
     assert exported.code == 0, exported.error
     network, written = artifact.load(vitc.place / "out"), Pt2Network(vitc.place / "out" / FILES["pt2"])
