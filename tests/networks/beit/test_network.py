@@ -12,13 +12,12 @@ from lightning_vitc import costs
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.prunable import kept_of, masked_weights
 from lightning_vitc.errors import UserError
-from lightning_vitc.networks.axes import sizes
 from lightning_vitc.networks.backbone import create_backbone, from_timm
 from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
-from tests.networks.test_layouts import named, sizes_along
+from tests.networks.layouts import check_layout
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 5, "in_chans": 1}
 IMAGES = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -65,11 +64,7 @@ def test_a_part_runs_as_it_is_masked_and_compacted(of_timm):
         torch.testing.assert_close(small(IMAGES), masked, rtol=0, atol=1e-5)
         torch.testing.assert_close(model(IMAGES, kept=kept), masked, rtol=0, atol=1e-5)
     assert ArchSpec.of(small) == kept.spec
-    weights, layout = small.state_dict(), dict(named(kept.spec))
-    assert layout.keys() == weights.keys()
-    for name, axes in layout.items():
-        known = sizes_along(axes, sizes(kept.spec), weights[name].shape)
-        assert all(size in (None, length) for size, length in zip(known, weights[name].shape, strict=True)), name
+    check_layout(kept.spec, small.state_dict())
 
 
 @pytest.mark.parametrize("rule", ["per_head", "per_qkv", "heads"])

@@ -5,14 +5,11 @@ from fractions import Fraction
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_vitc import costs
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.prunable import kept_of, masked_weights
 from lightning_vitc.errors import UserError
-from lightning_vitc.networks.axes import Inner, sizes
+from lightning_vitc.networks.axes import Inner
 from lightning_vitc.networks.backbone import create_backbone, from_timm
 from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.families.family import network_of
@@ -21,7 +18,7 @@ from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.weights.formats import with_timms_names
 from tests.networks.eva.tiny import DEPTH, HEADS, KINDS, NORMED, SMALL, backbone, of_timm
-from tests.networks.test_layouts import named, sizes_along
+from tests.networks.layouts import check_costs_and_layout
 
 IMAGES = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -58,20 +55,9 @@ def test_timms_weights_give_timms_logits(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_costs_and_layout_of_what_is_left(kind):
-    model = backbone(kind)
-    for spec in (model.spec, kept_of(model.spec, drawn_masks(model.spec)).spec, model.spec.at_width(0.5)):
-        with torch.device("meta"):
-            small = network_of(spec).build(spec, {}).eval().requires_grad_(False)
-            network_of(spec).place_buffers(small, torch.device("meta"))
-            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
-                small(torch.empty(1, 1, 16, 16))
-        assert costs.executed(spec) == counter.get_total_flops() // 2
-        assert costs.params(spec) == sum(parameter.numel() for parameter in small.parameters())
-        weights, layout, of_axis = small.state_dict(), dict(named(spec)), sizes(spec)
-        assert layout.keys() == weights.keys()
-        for name, axes in layout.items():
-            assert all(known in (None, length) for known, length in zip(
-                sizes_along(axes, of_axis, weights[name].shape), weights[name].shape, strict=True)), name  # fmt: skip
+    spec = backbone(kind).spec
+    for left in (spec, kept_of(spec, drawn_masks(spec)).spec, spec.at_width(0.5)):
+        check_costs_and_layout(left)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.axes import Inner, sizes
+from lightning_vitc.networks.axes import Inner
 from lightning_vitc.networks.backbone import create_backbone, from_spec, from_timm
 from lightning_vitc.networks.blocks import MLP, convolutions
 from lightning_vitc.networks.compaction import compact
@@ -25,6 +25,7 @@ from lightning_vitc.networks.kept import Kept
 from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
 from tests.networks.conv_nets import SPECS, images, mobilenet, network, of_use
+from tests.networks.layouts import check_layout
 
 FAMILIES = tuple(SPECS)
 EXACT: dict[str, Any] = {"rtol": 0, "atol": 1e-6}
@@ -91,15 +92,7 @@ def test_costs_names_and_axes_of_any_shape(spec: ArchSpec) -> None:
     assert costs.macs(spec) == counter.get_total_flops() // 2
     assert costs.params(spec) == sum(weight.numel() for weight in model.parameters())
     assert ArchSpec.of(model) == spec
-    layout, shape = shape_of(spec).layout(spec), shape_of(spec)
-    named = dict(layout.around)
-    for number, block in enumerate(layout.blocks):
-        named |= {shape.block_prefix(*spec.place(number)) + name: axes for name, axes in block.items()}
-    weights, of_axis = model.state_dict(), sizes(spec)
-    assert named.keys() == weights.keys()
-    for name, axes in named.items():
-        lengths = weights[name].shape
-        assert all(axis is None or of_axis[axis] == length for axis, length in zip(axes, lengths, strict=True)), name  # type: ignore[index]
+    check_layout(spec, model.state_dict())
 
 
 def random_channels(spec: ArchSpec) -> Kept:

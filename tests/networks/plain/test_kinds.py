@@ -5,21 +5,17 @@ from fractions import Fraction
 import pytest
 import timm
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_vitc import costs
 from lightning_vitc.budget.masks import Masks
 from lightning_vitc.budget.prunable import kept_of, masked
 from lightning_vitc.errors import UserError
-from lightning_vitc.networks.axes import sizes
 from lightning_vitc.networks.backbone import Backbone, create_backbone, from_timm
 from lightning_vitc.networks.compaction import compact
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import create_timm
-from tests.networks.test_layouts import named, sizes_along
+from tests.networks.layouts import check_costs_and_layout
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 5, "in_chans": 1}
 KINDS = {
@@ -72,18 +68,7 @@ def test_timms_weights_give_timms_logits(kind):
 def test_costs_and_layout_of_what_is_left(kind):
     spec = backbone(kind).spec
     for left in (spec, kept_of(spec, drawn_masks(spec)).spec, spec.at_width(0.5)):
-        with torch.device("meta"):
-            small = network_of(left).build(left, {}).eval().requires_grad_(False)
-            network_of(left).place_buffers(small, torch.device("meta"))
-            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
-                small(torch.empty(1, 1, 16, 16))
-        assert costs.executed(left) == counter.get_total_flops() // 2
-        assert costs.params(left) == sum(parameter.numel() for parameter in small.parameters())
-        weights, layout = small.state_dict(), dict(named(left))
-        assert layout.keys() == weights.keys()
-        for name, axes in layout.items():
-            known = sizes_along(axes, sizes(left), weights[name].shape)
-            assert all(size in (None, length) for size, length in zip(known, weights[name].shape, strict=True)), name
+        check_costs_and_layout(left)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,11 +22,9 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.exporting.deployed import OnnxNetwork, Pt2Network
 from lightning_vitc.exporting.write_formats import write_formats
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.axes import Tiled, sizes
 from lightning_vitc.networks.backbone import create_backbone
 from lightning_vitc.networks.blocks import Block, Stage, attention, mlp
 from lightning_vitc.networks.compaction import compact
-from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.families.t2t.layers import sinusoid
 from lightning_vitc.networks.families.t2t.network import T2TViT, build, initialize
 from lightning_vitc.networks.families.t2t.shape import TOKEN, TOKEN_LAYERS, Options
@@ -36,6 +34,8 @@ from lightning_vitc.networks.gates.skipping import set_gating
 from lightning_vitc.networks.slicing import RULES, slice_width
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import create_timm, known_names
+from tests.networks.layouts import check_layout
+from tests.networks.own_models import images
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 
@@ -43,10 +43,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensor
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-def images(model, count: int = 2) -> Tensor:
-    return torch.randn(count, model.spec.in_chans, *model.spec.img_size)
 
 
 # Any spec
@@ -83,20 +79,7 @@ def test_every_spec_is_built_named_counted_and_read_back(spec):
         len({branch.query, *branch.pieces}) == 1 for *_, branch in spec.branches() if branch.query
     ):
         assert costs.macs(spec) == counter.get_total_flops() // 2
-    layout, weights = shape_of(spec).layout(spec), model.state_dict()
-    names = layout.around | {
-        f"blocks.{number}.{name}": axes
-        for number, of_block in enumerate(layout.blocks)
-        for name, axes in of_block.items()
-    }
-    assert names.keys() == weights.keys()
-    of_axis = sizes(spec) | {TOKEN: spec.options.token_width}
-    for key, axes in names.items():
-        assert len(axes) == weights[key].ndim
-        for axis, length in zip(axes, weights[key].shape, strict=True):
-            times = axis.outer * axis.inner if isinstance(axis, Tiled) else 1
-            one = axis.axis if isinstance(axis, Tiled) else axis
-            assert one is None or times * of_axis[one] == length, key
+    check_layout(spec, model.state_dict(), **{TOKEN: spec.options.token_width})
 
 
 # The authors' formulas, written out
@@ -233,7 +216,7 @@ def test_training_by_graphs_and_with_recomputation(tiny):
         tiny.set_grad_checkpointing(how == "recomputed")
         features = tiny.forward_features
         if how == "one graph":
-            features = torch.compile(partial(T2TViT._features, tiny), backend="eager", fullgraph=True)
+            features = torch.compile(partial(T2TViT.features, tiny), backend="eager", fullgraph=True)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             tiny.forward_head(features(x)).float().square().sum().backward()
         found.append([weight.grad.clone() for weight in tiny.parameters() if weight.grad is not None])

@@ -86,6 +86,7 @@ def test_logits_are_those_of_the_formulas(tiny):
     with torch.no_grad():
         both = [one_image(tiny, one) for one in x]
         torch.testing.assert_close(tiny(x), torch.cat([logits for logits, _ in both]), rtol=0, atol=1e-5)
+        assert torch.equal(tiny.forward_head(tiny.forward_features(x)), tiny(x))
         for norm in (module for module in tiny.modules() if isinstance(module, torch.nn.BatchNorm2d)):
             norm.forward = norm.eval().forward
         tiny.training = True  # batch norms are left in evaluation

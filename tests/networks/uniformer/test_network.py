@@ -20,11 +20,9 @@ from lightning_vitc.budget.prunable import kept_of, masked_weights
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.axes import sizes
 from lightning_vitc.networks.backbone import create_backbone
 from lightning_vitc.networks.blocks import Block, Branch, Stage, attention, mlp
 from lightning_vitc.networks.compaction import compact
-from lightning_vitc.networks.families.family import shape_of
 from lightning_vitc.networks.families.uniformer.names import NAMES
 from lightning_vitc.networks.families.uniformer.network import UniFormer, build, initialize
 from lightning_vitc.networks.families.uniformer.shape import Options
@@ -35,6 +33,8 @@ from lightning_vitc.networks.kept import Kept
 from lightning_vitc.networks.slicing import RULES, slice_width
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import known_names
+from tests.networks.layouts import check_layout
+from tests.networks.own_models import images
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 
@@ -42,10 +42,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensor
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-def images(model, count: int = 2) -> Tensor:
-    return torch.randn(count, model.spec.in_chans, *model.spec.img_size)
 
 
 # Any spec
@@ -81,18 +77,7 @@ def test_every_spec_is_built_named_counted_and_read_back(spec):
     assert costs.params(spec) == sum(parameter.numel() for parameter in model.parameters())
     if all(len({branch.query, *branch.pieces}) == 1 for *_, branch in spec.branches() if branch.query):
         assert costs.macs(spec) == counter.get_total_flops() // 2
-    weights, layout, shape = model.state_dict(), shape_of(spec).layout(spec), shape_of(spec)
-    names = layout.around | {
-        shape.block_prefix(*spec.place(number)) + name: axes
-        for number, of_block in enumerate(layout.blocks)
-        for name, axes in of_block.items()
-    }
-    assert names.keys() == weights.keys()
-    of_axis = sizes(spec)
-    for key, axes in names.items():
-        assert len(axes) == weights[key].ndim, key
-        for axis, length in zip(axes, weights[key].shape, strict=True):
-            assert axis is None or of_axis[axis] == length, key
+    check_layout(spec, model.state_dict())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -321,7 +306,7 @@ def test_training_by_graphs_and_with_recomputation(tiny):
         tiny.set_grad_checkpointing(how == "recomputed")
         features = tiny.forward_features
         if how == "one graph":
-            features = torch.compile(partial(UniFormer._features, tiny), backend="eager", fullgraph=True)
+            features = torch.compile(partial(UniFormer.features, tiny), backend="eager", fullgraph=True)
         tiny.forward_head(features(x)).square().sum().backward()
         statistics = [value for name, value in tiny.state_dict().items() if "running" in name]
         found.append([*(weight.grad.clone() for weight in tiny.parameters()), *map(torch.clone, statistics)])

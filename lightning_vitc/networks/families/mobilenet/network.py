@@ -79,7 +79,7 @@ class Inverted(_Block):
 class MobileNet(ConvNet):
     """Images [B, C, H, W] -> logits [B, classes]."""
 
-    classifier_name = "classifier"
+    classifiers = ("classifier",)
 
     def __init__(self, spec: ArchSpec, rates: Mapping[str, float]):
         super().__init__(spec, rates)
@@ -87,7 +87,7 @@ class MobileNet(ConvNet):
         self.conv_stem, self.bn1 = convolution(spec.in_chans, o.stem, 3, 2), norm_of(o.stem, o.norm_eps)
         self.blocks = _stages(spec, rates)
         self.conv_head, self.bn2 = convolution(spec.feature_width, o.head, 1), norm_of(o.head, o.norm_eps)
-        self.add_classifier(o.head)
+        self.classifier = self.classifier_of(o.head)
 
     def embed(self, x: Tensor) -> Tensor:
         """Half of the grid, down and across."""

@@ -47,7 +47,7 @@ class BasicBlock(ConvBlock):
 class ResNet(ConvNet):
     """Images [B, C, H, W] -> logits [B, classes]."""
 
-    classifier_name = "fc"
+    classifiers = ("fc",)
 
     def __init__(self, spec: ArchSpec, rates: Mapping[str, float]):
         super().__init__(spec, rates)
@@ -59,7 +59,7 @@ class ResNet(ConvNet):
         for stage, depth in enumerate(spec.depths, 1):
             self.add_module(f"layer{stage}", nn.Sequential(*blocks[:depth]))
             blocks = blocks[depth:]
-        self.add_classifier(spec.feature_width)
+        self.fc = self.classifier_of(spec.feature_width)
 
     @property
     def blocks(self) -> list[ConvBlock]:

@@ -1,7 +1,6 @@
 """T2T-ViTs of any shape an ArchSpec can describe. State-dict keys are those of the authors' files."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,14 +11,12 @@ from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.families.t2t.layers import Block, Performer, TokensToToken, sinusoid
 from lightning_vitc.networks.families.t2t.shape import grid_sides, positions
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
-from lightning_vitc.networks.modules.compilation import Compilable, method_of
+from lightning_vitc.networks.modules.classifying import STD, Classifying, draw_linear
 from lightning_vitc.networks.modules.notes import renew_notes
 from lightning_vitc.networks.spec import ArchSpec
 
-STD = 0.02  # of fresh weights
 
-
-class T2TViT(Compilable, nn.Module):
+class T2TViT(Classifying):
     """Images [B, C, H, W] -> logits [B, classes], by timm's conventions.
 
     Positions and the performers' random features are parameters that are not trained.
@@ -31,13 +28,11 @@ class T2TViT(Compilable, nn.Module):
     """
 
     antialias_positions = False
-    pretrained_cfg: Any = None
 
     def __init__(self, spec: ArchSpec, rates: Mapping[str, float]):
-        super().__init__()
+        super().__init__(spec, rates)
         dim, side = spec.embed_dim, grid_sides(spec)[-1]
-        self.spec, self.num_classes, self.grid_size = spec, spec.num_classes, (side, side)
-        self.embed_dim = self.num_features = self.head_hidden_size = dim
+        self.embed_dim, self.grid_size = dim, (side, side)
         self.tokens_to_token = TokensToToken(spec)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(sinusoid(positions(spec)[0], dim), requires_grad=False)
@@ -46,40 +41,26 @@ class T2TViT(Compilable, nn.Module):
         pairs = zip(spec.blocks, drop_path, strict=True)
         self.blocks = nn.Sequential(*(Block(spec, block, drop, attn_drop, rate) for block, rate in pairs))
         self.norm = nn.LayerNorm(dim, eps=spec.options.norm_eps)
-        self.head_drop = nn.Dropout(rates.get("drop_rate", 0.0))
-        self.head = _head(spec)
+        self.head = self.classifier_of(dim)
 
     def embed(self, x: Tensor) -> Tensor:
         """Images -> the class token and the others, with their positions [B, N, D]."""
         x = self.tokens_to_token(x)
         return torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """Tokens [B, N, D] after the final norm."""
-        return method_of(self, T2TViT._features, self.compiled == "whole")(x)
-
-    def _features(self, x: Tensor) -> Tensor:
         return self.norm(self.blocks(self.embed(x)))
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits, or what the classifier reads [B, D], of tokens."""
-        x = self.head_drop(x[:, 0])
-        return x if pre_logits else self.head(x)
+    def pooled(self, x: Tensor) -> Tensor:
+        """The class token."""
+        return x[:, 0]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """timm's."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A new classifier."""
-        self.num_classes, self.spec = num_classes, replace(self.spec, num_classes=num_classes)
-        self.head = _head(self.spec).to(self.cls_token.device)
-        _draw(self.head)
-        renew_notes(self)
+    def draw(self, layer: nn.Module) -> None:
+        """As the authors do."""
+        if isinstance(layer, Performer):
+            layer.draw()
+        draw_linear(layer)
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:
         """For images of another size: positions are interpolated, as from a file of weights.
@@ -141,17 +122,4 @@ def initialize(model: T2TViT) -> None:
     """Draw fresh weights in place, as the authors do."""
     nn.init.trunc_normal_(model.cls_token, std=STD)
     for module in model.modules():
-        _draw(module)
-
-
-def _draw(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, Performer):
-        module.draw()
-
-
-def _head(spec: ArchSpec) -> nn.Module:
-    return nn.Linear(spec.embed_dim, spec.num_classes) if spec.num_classes else nn.Identity()
+        model.draw(module)

@@ -1,7 +1,6 @@
 """UniFormers of any shape an ArchSpec can describe. State-dict keys are those of the authors' files."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,34 +12,27 @@ from lightning_vitc.networks.families.uniformer.layers import PATCH_EPS, BatchNo
 from lightning_vitc.networks.families.uniformer.shape import is_convolutional
 from lightning_vitc.networks.modules.block import drops_of
 from lightning_vitc.networks.modules.buffers import place_buffers as place_buffers
-from lightning_vitc.networks.modules.compilation import Compilable, method_of
-from lightning_vitc.networks.modules.notes import renew_notes
+from lightning_vitc.networks.modules.classifying import Classifying, draw_linear
+from lightning_vitc.networks.modules.compilation import method_of
 from lightning_vitc.networks.modules.two_logits import TwoLogits
 from lightning_vitc.networks.spec import ArchSpec
 
-STD = 0.02  # of fresh linear layers
 
-
-class UniFormer(Compilable, nn.Module):
+class UniFormer(Classifying):
     """Images [B, C, H, W] -> logits [B, classes], by timm's conventions.
 
     Attributes:
         spec: the architecture.
     """
 
-    pretrained_cfg: Any = None
-
     def __init__(self, spec: ArchSpec, rates: Mapping[str, float]):
-        super().__init__()
-        self.spec, self.num_classes = spec, spec.num_classes
-        self.num_features = self.head_hidden_size = spec.feature_width
+        super().__init__(spec, rates)
         drops = iter(drops_of(rates, spec.depth))
         for number in range(len(spec.stages)):
             setattr(self, f"patch_embed{number + 1}", entrance(spec, number))
             setattr(self, f"blocks{number + 1}", nn.Sequential(*self._made(number, drops)))
         self.norm = BatchNorm(spec.feature_width)
-        self.head_drop = nn.Dropout(rates.get("drop_rate", 0.0))
-        self.head = _head(spec)
+        self.head = self.classifier_of(spec.feature_width)
 
     def _made(self, stage: int, drops: Iterator[dict[str, float]]) -> Iterator[nn.Module]:
         """The blocks of a stage."""
@@ -61,54 +53,34 @@ class UniFormer(Compilable, nn.Module):
         """A grid [B, H, W, D] into the next stage, where it is half as high and wide."""
         return getattr(self, f"patch_embed{stage + 1}")(x)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """The last grid [B, H, W, D] after the final norm."""
-        return method_of(self, UniFormer._features, self.compiled == "whole")(x)
-
-    def _features(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1).contiguous()
         for number in range(len(self.spec.stages)):
             x = getattr(self, f"blocks{number + 1}")(self.enter(number, x))
         return self.norm(x)
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits, or what the classifier reads [B, D], of a grid."""
-        x = self.head_drop(x.mean((1, 2)))
-        return x if pre_logits else self.head(x)
+    def pooled(self, x: Tensor) -> Tensor:
+        """The mean over positions."""
+        return x.mean((1, 2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """timm's."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A new classifier."""
-        self.num_classes, self.spec = num_classes, replace(self.spec, num_classes=num_classes)
-        self.head = _head(self.spec).to(self.norm.weight.device)
-        _draw(self.head)
-        renew_notes(self)
-
-    def set_input_size(self, img_size: tuple[int, int]) -> None:
-        """For images of another size; nothing of the weights depends on it."""
-        self.spec = self.spec.with_img_size(img_size)
-        renew_notes(self)
-
-    def no_weight_decay(self) -> set[str]:
-        """timm's convention; norms and biases are exempt without being named."""
-        return set()
+    def draw(self, layer: nn.Module) -> None:
+        """As the authors do."""
+        if isinstance(layer, nn.Conv2d | BatchNorm | nn.LayerNorm):
+            layer.reset_parameters()
+        draw_linear(layer)
 
 
 class LightUniFormer(UniFormer):
     """With a class token and tokens that are dropped; in training it gives `TwoLogits`, else those of the grid."""
 
+    classifiers = ("head", "head_cls")
+
     def __init__(self, spec: ArchSpec, rates: Mapping[str, float]):
         super().__init__(spec, rates)
         *_, before, width = spec.widths
         self.cls_token, self.cls_upsample = nn.Parameter(torch.zeros(1, 1, before)), nn.Linear(before, width)
-        self.norm_cls, self.head_cls = nn.LayerNorm(width, eps=PATCH_EPS), _head(spec)
+        self.norm_cls, self.head_cls = nn.LayerNorm(width, eps=PATCH_EPS), self.classifier_of(width)
 
     def _made(self, stage: int, drops: Iterator[dict[str, float]]) -> Iterator[nn.Module]:
         if is_convolutional(stage):
@@ -119,7 +91,8 @@ class LightUniFormer(UniFormer):
             first, last = (stage, at) == (2, 0), stage == 2 and at == len(blocks) - 1
             yield light.Block(self.spec, stage, block, first, last, **next(drops))
 
-    def _features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """The last grid [B, H, W, D] after the final norm."""
         return self._both(x)[0]
 
     def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,12 +112,6 @@ class LightUniFormer(UniFormer):
         grid, token = method_of(self, LightUniFormer._both, self.compiled == "whole")(x)
         logits = self.forward_head(grid)
         return TwoLogits(logits, self.head_cls(self.norm_cls(token)[:, 0])) if self.training else logits
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """New classifiers."""
-        super().reset_classifier(num_classes)
-        self.head_cls = _head(self.spec).to(self.norm.weight.device)
-        _draw(self.head_cls)
 
     def no_weight_decay(self) -> set[str]:
         """timm's convention."""
@@ -185,17 +152,4 @@ def build(spec: ArchSpec, rates: Mapping[str, float] | None = None, trained: boo
 def initialize(model: UniFormer) -> None:
     """Draw fresh weights in place, as the authors do."""
     for module in model.modules():
-        _draw(module)
-
-
-def _draw(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, (nn.Conv2d, BatchNorm, nn.LayerNorm)):
-        module.reset_parameters()
-
-
-def _head(spec: ArchSpec) -> nn.Module:
-    return nn.Linear(spec.feature_width, spec.num_classes) if spec.num_classes else nn.Identity()
+        model.draw(module)
