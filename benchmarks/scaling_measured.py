@@ -30,8 +30,9 @@ from lightning_vitc.callbacks.width_sampling import draw_widths
 from lightning_vitc.config import load_experiment
 from lightning_vitc.data.batches import TransformedBatches
 from lightning_vitc.data.sources import FileSource, Split
-from lightning_vitc.data.transforms import ImageSpec, training_transform
+from lightning_vitc.data.transforms import training_transform
 from lightning_vitc.dynamic.targets import targets_of
+from lightning_vitc.images.preprocessing import ImageSpec
 from lightning_vitc.methods.dense import Arguments as DenseArguments
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.methods.scala import Arguments as ScalaArguments

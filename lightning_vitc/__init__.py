@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_vitc.artifacts.artifact import load
+    from lightning_vitc.artifacts.artifact import load, transform
     from lightning_vitc.methods.dcvit import DCViT
     from lightning_vitc.methods.dense import Dense
     from lightning_vitc.methods.practise import Practise
@@ -36,6 +36,7 @@ _HOMES = {
     "create_backbone": "networks.backbone",
     "load": "artifacts.artifact",
     "set_gating": "networks.gates.skipping",
+    "transform": "artifacts.artifact",
 }
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "create_backbone",
     "load",
     "set_gating",
+    "transform",
 ]
 
 

@@ -11,9 +11,9 @@ import lightning_vitc
 PACKAGE = Path(lightning_vitc.__file__).parent
 CALLBACKS = (PACKAGE / "callbacks").resolve()
 FOLDERS = (
-    "errors", "files", "schema", "networks", "artifacts", "figures", "data", "config", "runs", "budget", "latency",
-    "training", "callbacks", "pipeline", "few_shot", "dynamic", "methods", "exporting", "measuring", "reporting",
-    "commands",
+    "errors", "files", "schema", "images", "networks", "artifacts", "figures", "data", "config", "runs", "budget",
+    "latency", "training", "callbacks", "pipeline", "few_shot", "dynamic", "methods", "exporting", "measuring",
+    "reporting", "commands",
 )  # fmt: skip
 
 

@@ -15,22 +15,30 @@ from safetensors import safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from lightning_vitc.artifacts.arch_json import (
+    AGAIN,
+    ARCH,
+    FORMAT,
+    SEVERAL,
+    classes_in,
+    preprocessing_in,
+    read_arch,
+    transform_in,
+)
 from lightning_vitc.artifacts.formats import FILES
 from lightning_vitc.artifacts.model_card import model_card
 from lightning_vitc.errors import UserError
 from lightning_vitc.files.directory_swap import swapped_in
-from lightning_vitc.files.records import opened, sealed
+from lightning_vitc.files.records import sealed
+from lightning_vitc.images.preprocessing import Transform
 from lightning_vitc.networks.elastic import ElasticViT, is_of_a_width
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.weights.files import read_weights
 from lightning_vitc.networks.weights.strict import load_strictly
 
-WEIGHTS, ARCH, CARD, SEVERAL = FILES["safetensors"], "arch.json", "README.md", "models.json"
-FORMAT, READ = 2, (1, 2)  # what is written, and what is read
-AGAIN = "; export the model again"  # how messages end: what helps, if it is an export and not of a run
+WEIGHTS, CARD = FILES["safetensors"], "README.md"
 DIGEST = "architecture_sha256"  # in the metadata of the weights
-SECTIONS = ("files", "formats", "budget", "accuracy", "costs", "dense", "preprocessing", "experiment", "provenance")
 Model = nn.Module  # a network, or an `ElasticViT`
 KINDS: dict[str, Callable[[nn.Module, dict[str, Any], dict[str, Tensor]], Model]] = {"elastic": ElasticViT.restored}
 
@@ -39,7 +47,7 @@ def load(directory: str | Path) -> Model:
     """The model in an exported directory, in evaluation mode, on the CPU: a plain ViT, or an `ElasticViT`.
 
     Its `classes` are the names of class 0, 1, ..., or `None` where the export has none; its `preprocessing` says how an
-    image becomes an input, in timm's words, and whether it is turned as EXIF says.
+    image becomes an input, in timm's words, and whether it is turned as EXIF says; its `transform` does that.
 
     Raises:
         UserError: where a file is missing, damaged, or does not belong to the other.
@@ -58,28 +66,20 @@ def load(directory: str | Path) -> Model:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / ARCH}: damaged: no such network ({error}){AGAIN}") from None
     model.classes, model.preprocessing = classes, preprocessing_in(document)  # type: ignore[assignment]
+    model.transform = transform_in(document, directory)  # type: ignore[assignment]
     return model
 
 
-def preprocessing_in(document: dict[str, Any]) -> dict[str, Any]:
-    """What `arch.json` says of it; in those of earlier versions `exif` is only in the experiment."""
-    data = (document.get("experiment") or {}).get("data")
-    earlier = bool(data.get("exif")) if isinstance(data, dict) else False
-    return {"exif": earlier, **(document.get("preprocessing") or {})}
-
-
-def classes_in(document: dict[str, Any], directory: str | Path, count: int) -> tuple[str, ...] | None:
-    """The names of the classes in `arch.json`, as many as the network has, or `None`.
+def transform(directory: str | Path) -> Transform:
+    """From an image of Pillow to what the model in an exported directory reads: float32 [C, H, W].
 
     Raises:
-        UserError: where they are damaged.
+        UserError: where the directory is no export, or does not say how.
     """
-    names = document.get("classes")
-    if not names:
-        return None
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{Path(directory) / ARCH}: damaged: classes are not {count} names{AGAIN}")
-    return tuple(names)
+    found = transform_in(read_arch(directory), directory)
+    if found is None:
+        raise UserError(f"{Path(directory) / ARCH}: does not say how an image becomes an input (preprocessing)")
+    return found
 
 
 def check(directory: str | Path, name: str) -> Path:
@@ -117,54 +117,6 @@ def _empty(architecture: dict[str, Any], path: Path) -> nn.Module:
         raise UserError(f"{path}: {error}") from None
     except (ArithmeticError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: no such network can be built ({type(error).__name__}: {error})") from None
-
-
-def read_arch(directory: str | Path) -> dict[str, Any]:
-    """The content of `arch.json`.
-
-    Raises:
-        UserError: where it is missing, damaged or of a later format.
-    """
-    path = Path(directory) / ARCH
-    try:
-        document = opened(path.read_bytes())
-        known = document["format"] in READ
-        sections = [document["architecture"] if known else {}, *(document.get(key) or {} for key in SECTIONS)]
-        if not all(isinstance(section, dict) for section in sections):
-            raise TypeError
-    except OSError:
-        if (Path(directory) / SEVERAL).is_file():
-            names = ", ".join(models_in(directory))
-            raise UserError(f"{directory}: holds several models; name one of its folders: {names}") from None
-        raise UserError(f"{path}: no such file; {_without_arch(Path(directory))}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged{AGAIN}") from None
-    if not known:
-        ours = " and ".join(map(str, READ))
-        raise UserError(f"{path}: format {document['format']} is not known to this version, which reads {ours}")
-    return document
-
-
-def _without_arch(directory: Path) -> str:
-    """What a directory is that is no export."""
-    if (directory / "config.json").is_file():
-        return f"for a folder of timm write local-dir:{directory}"
-    if any((directory / file).exists() for file in FILES.values()):
-        return "half of an export; export the model again"
-    return "expected a directory written by 'vitc export'"
-
-
-def models_in(directory: str | Path) -> list[str]:
-    """The folders of an export of several models.
-
-    Raises:
-        UserError: where the list of them is damaged.
-    """
-    path = Path(directory) / SEVERAL
-    try:
-        return [str(name) for name in list(opened(path.read_bytes())["models"])]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged{AGAIN}") from None
 
 
 Complete = Callable[[Path], dict[str, Any]]

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace) -> tuple[ArchSpec, str | None]:
     """The network, and the method that made it where that is known."""
     if Path(args.model).is_dir():
-        from lightning_vitc.artifacts.artifact import read_arch
+        from lightning_vitc.artifacts.arch_json import read_arch
 
         if args.arguments:
             raise UserError(f"{args.arguments[0]}: {args.model} is an exported network, which takes no timm arguments")

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_vitc.data.decoding import UnusableImageError
 from lightning_vitc.data.seeding import preserved_rng, seed_transforms
 from lightning_vitc.data.sources import ArraySource, Split
-from lightning_vitc.data.transforms import ImageSpec, Transform
+from lightning_vitc.images.decoding import UnusableImageError
+from lightning_vitc.images.preprocessing import ImageSpec, Transform
 
 Key = tuple[int, ...]
 """(index, epoch) or (index, epoch, repeat): which image of the split, and to what its augmentation belongs."""
@@ -134,4 +134,4 @@ class TransformedBatches(Dataset[Fetched]):
             return self._transform(image)
         except Exception as error:  # of Pillow, NumPy or torch
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UnusableImageError(path, f"data: cannot transform the image {path} ({reason})") from None
+            raise UnusableImageError(path, f"cannot transform the image {path} ({reason})", key="data") from None

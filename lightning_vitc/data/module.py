@@ -14,23 +14,18 @@ from torch import Tensor
 
 from lightning_vitc.data.batches import OnUnusable, TensorBatches, TransformedBatches
 from lightning_vitc.data.classes import ClassNames, read_class_file
-from lightning_vitc.data.decoding import UnusableImageError
 from lightning_vitc.data.loader import ImageLoader, ResumableLoader
 from lightning_vitc.data.mixing import BatchMixer
 from lightning_vitc.data.sampler import REPEATS, EpochBatchSampler, ShardBatchSampler
 from lightning_vitc.data.sources import ROLES, ArraySource, Split, Splits
 from lightning_vitc.data.splits import build_splits
-from lightning_vitc.data.transforms import (
-    ImageSpec,
-    evaluation_transform,
-    image_spec,
-    is_augmented,
-    training_transform,
-)
+from lightning_vitc.data.transforms import image_spec, is_augmented, training_transform
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
 from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.files.records import sealed
+from lightning_vitc.images.decoding import UnusableImageError
+from lightning_vitc.images.preprocessing import ImageSpec, evaluation_transform
 from lightning_vitc.schema import DataConfig
 
 

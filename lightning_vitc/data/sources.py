@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_vitc.data.decoding import open_image
 from lightning_vitc.data.seeding import stream
+from lightning_vitc.images.decoding import open_image
 from lightning_vitc.schema.split_names import TEST, VALIDATION
 
 ROLES = ("train", "validation", "test")  # of the splits of a data set

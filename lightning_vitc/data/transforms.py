@@ -1,51 +1,19 @@
-"""What the model expects of an image, and the timm transforms that produce it."""
+"""What a training makes of images: timm's transforms, by the keys of `data:`."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
 from timm.data.constants import DEFAULT_CROP_MODE, DEFAULT_CROP_PCT
 from timm.data.transforms_factory import create_transform
-from torch import Tensor
 from torchvision.transforms import Compose, Grayscale
 
 from lightning_vitc.data.policies import complete
 from lightning_vitc.data.sources import Splits
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
+from lightning_vitc.images.preprocessing import ImageSpec, Transform
 from lightning_vitc.schema import DataConfig
 from lightning_vitc.schema.data import are_deviations, are_means
-
-Transform = Callable[[Image.Image], Tensor]
-"""From an RGB image to float32 [C, H, W], normalized."""
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """The tensors a model wants: `size` is (height, width); `mean` and `std` have a value per channel.
-
-    `interpolation`, `crop_pct` (the side of the center crop, as a part of the resized image) and `crop_mode` (timm's:
-    `center` keeps the aspect and cuts, `squash` stretches, `border` pads) are those of evaluation.
-    """
-
-    size: tuple[int, int]
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "bicubic"
-    crop_pct: float = DEFAULT_CROP_PCT
-    crop_mode: str = DEFAULT_CROP_MODE
-
-    @property
-    def shows_the_whole(self) -> bool:
-        """Whether evaluation is a plain resize of a square image: nothing is cut off and nothing added."""
-        return self.crop_pct == 1.0 and (self.size[0] == self.size[1] or self.crop_mode == "squash")
-
-    @property
-    def timm_size(self) -> int | tuple[int, int]:
-        """An integer where the image is square: torchvision then keeps the aspect when it resizes."""
-        return self.size[0] if self.size[0] == self.size[1] else self.size
 
 
 def _per_channel(key: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
@@ -105,19 +73,6 @@ def is_augmented(config: DataConfig, splits: Splits) -> bool:
     return bool(
         list(config.scale) != [1.0, 1.0] or config.hflip or config.color_jitter or config.auto_augment or config.re_prob
     )
-
-
-def evaluation_transform(spec: ImageSpec) -> Transform:
-    """Resize and crop, then normalize: timm's transform of evaluation, to the bit."""
-    transform = create_transform(
-        spec.timm_size,
-        interpolation=spec.interpolation,
-        mean=spec.mean,
-        std=spec.std,
-        crop_pct=spec.crop_pct,
-        crop_mode=spec.crop_mode,
-    )
-    return transform if spec.channels == 3 else Compose([Grayscale(), transform])
 
 
 def training_transform(config: DataConfig, spec: ImageSpec) -> Transform:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts import arch_json, artifact
 from lightning_vitc.artifacts.formats import FILES, RUNNABLE
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
@@ -141,7 +141,7 @@ def open_format(directory: str | Path, form: str) -> nn.Module:
     if form == "safetensors":
         return artifact.load(directory)
     path = artifact.check(directory, FILES[form])
-    classes = ArchSpec.from_dict(artifact.read_arch(directory)["architecture"]).num_classes
+    classes = ArchSpec.from_dict(arch_json.read_arch(directory)["architecture"]).num_classes
     return Pt2Network(path, classes) if form == "pt2" else OnnxNetwork(path, classes)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts import arch_json, artifact
 from lightning_vitc.artifacts.formats import FILES, RUNNABLE
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import UserError
@@ -70,12 +70,12 @@ def candidate_of(
 
 def directories_of(path: Path) -> list[Path]:
     """The folders of an export of several models; the path itself where it is none."""
-    several = (path / artifact.SEVERAL).is_file()
-    return [path / name for name in artifact.models_in(path)] if several else [path]
+    several = (path / arch_json.SEVERAL).is_file()
+    return [path / name for name in arch_json.models_in(path)] if several else [path]
 
 
 def _of_directory(path: Path, dense: dict[ArchSpec, Candidate]) -> list[Candidate]:
-    document, model, name = artifact.read_arch(path), artifact.load(path), path.name
+    document, model, name = arch_json.read_arch(path), artifact.load(path), path.name
     reference = None
     if document.get("dense"):
         spec = ArchSpec.from_dict(document["dense"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts import arch_json, artifact
 from lightning_vitc.data.catalog import TREES
 from lightning_vitc.errors import UserError
 from lightning_vitc.errors.messages import counted
@@ -58,7 +58,7 @@ def evaluate_source(
         raise UserError(f"{fixed[0].partition('=')[0]}: {source} holds trained networks; leave the key out")
     if not Path(source).is_dir():
         raise UserError(f"{source}: no such directory; give a run or an exported model")
-    if any((Path(source) / name).is_file() for name in (artifact.ARCH, artifact.SEVERAL)):
+    if any((Path(source) / name).is_file() for name in (arch_json.ARCH, arch_json.SEVERAL)):
         pipeline, candidates = _exported(source, width, overrides, formats)
     elif formats is not None:
         raise UserError(f"--formats: {source} is no exported directory; leave the option out")
@@ -103,7 +103,7 @@ def _check_classes(source: str, split: str, pipeline: Pipeline, spec: ArchSpec) 
 def _exported(
     source: str, width: str | None, overrides: list[str], formats: list[str] | None
 ) -> tuple[Pipeline, list[Candidate]]:
-    document = artifact.read_arch(source)
+    document = arch_json.read_arch(source)
     pipeline = pipeline_of_export(source, document, overrides)
     model, name = artifact.load(source), Path(source).name
     if isinstance(model, ElasticViT):

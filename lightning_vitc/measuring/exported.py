@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts import arch_json
 from lightning_vitc.config import experiment_of
 from lightning_vitc.errors import UserError
 from lightning_vitc.pipeline.pipeline import Pipeline
@@ -25,9 +25,9 @@ def pipeline_of_export(directory: str | Path, document: dict[str, Any], override
     """
     written = document.get("experiment")
     if not isinstance(written, dict):
-        raise UserError(f"{directory}: {artifact.ARCH} names no experiment, whose data to evaluate on")
+        raise UserError(f"{directory}: {arch_json.ARCH} names no experiment, whose data to evaluate on")
     if isinstance(data := written.get("data"), dict):
-        written = {**written, "data": {**data, "exif": artifact.preprocessing_in(document)["exif"]}}
+        written = {**written, "data": {**data, "exif": arch_json.preprocessing_in(document)["exif"]}}
     experiment = experiment_of(written, overrides, check_files=False)
     classes = classes_of_export(directory, document, experiment.data)
     return Pipeline(experiment, RunDirectory(directory), classes=classes)

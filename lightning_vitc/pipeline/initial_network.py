@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts import arch_json, artifact
 from lightning_vitc.data.classes import shown
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks import backbone, costs
@@ -114,9 +114,9 @@ def _compressed(name: str) -> _Start:
 def _of_directory(name: str) -> _Start:
     if not Path(name).is_dir():
         raise UserError(f"'{name}' is neither an exported model nor a finished run; make it first")
-    if (Path(name) / artifact.ARCH).is_file() or not RunDirectory(name).config.is_file():
+    if (Path(name) / arch_json.ARCH).is_file() or not RunDirectory(name).config.is_file():
         network: Any = _without_gates(_plain(artifact.load(name), name), name)
-        return _Start(network, artifact.preprocessing_in(artifact.read_arch(name)), network.classes)
+        return _Start(network, arch_json.preprocessing_in(arch_json.read_arch(name)), network.classes)
     found, chosen = _of_run(RunDirectory(name))
     return _Start(_without_gates(chosen.module, name), found.facts["preprocessing"], tuple(found.facts["classes"]))
 

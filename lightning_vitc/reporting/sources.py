@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts import arch_json
 from lightning_vitc.artifacts.formats import RUNNABLE
 from lightning_vitc.errors import UserError
 from lightning_vitc.measuring.candidates import candidate_of, candidates_of, directories_of
@@ -59,7 +59,7 @@ def sources_of(paths: Sequence[str]) -> list[Source]:
     """
     paths = [str(folder) for path in paths for folder in directories_of(Path(path))]
     pairs = zip(paths, _labels(paths), strict=True)
-    return [(_of_directory if (Path(path) / artifact.ARCH).is_file() else _of_run)(path, name) for path, name in pairs]
+    return [(_of_directory if (Path(path) / arch_json.ARCH).is_file() else _of_run)(path, name) for path, name in pairs]
 
 
 def _labels(paths: Sequence[str]) -> list[str]:
@@ -109,7 +109,7 @@ def _row_of_run(label: str, pipeline: Pipeline, method: str, written: dict[str, 
 
 
 def _of_directory(path: str, label: str) -> Source:
-    document, (candidate, *others), name = artifact.read_arch(path), candidates_of([path]), Path(path).name
+    document, (candidate, *others), name = arch_json.read_arch(path), candidates_of([path]), Path(path).name
     accuracy, formats = document.get("accuracy") or {}, document.get("formats") or {}
     if others or "top1" not in accuracy or not document.get("dense"):
         raise UserError(f"{path}: not one network with an accuracy and a dense model; name its run instead")

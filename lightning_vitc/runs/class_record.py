@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_vitc.artifacts.artifact import classes_in
+from lightning_vitc.artifacts.arch_json import classes_in
 from lightning_vitc.data.catalog import EVALUATED, TREES
 from lightning_vitc.data.classes import ClassNames, as_file, natural_order, read_class_file
 from lightning_vitc.data.tree import class_folders

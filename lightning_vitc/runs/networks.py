@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts import arch_json, artifact
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.elastic import ElasticViT
@@ -91,19 +91,19 @@ def stored(directory: Path) -> Stored | None:
     Raises:
         UserError: where it is damaged.
     """
-    if not (directory / FOLDER / artifact.SEVERAL).is_file():
+    if not (directory / FOLDER / arch_json.SEVERAL).is_file():
         return None
     try:
         return _read(directory)
     except UserError as error:
-        raise UserError(str(error).removesuffix(artifact.AGAIN)) from None
+        raise UserError(str(error).removesuffix(arch_json.AGAIN)) from None
 
 
 def _read(directory: Path) -> Stored:
     found, numbered = Stored(), []
-    for name in artifact.models_in(directory / FOLDER):
+    for name in arch_json.models_in(directory / FOLDER):
         folder = directory / FOLDER / name
-        found.facts = document = artifact.read_arch(folder)
+        found.facts = document = arch_json.read_arch(folder)
         if document.get("variant"):
             found.variants[name] = partial(artifact.load, folder)
         if rows := document.get("rows"):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
 import lightning_vitc
-from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts import arch_json, artifact
 from lightning_vitc.errors import UserError
 from lightning_vitc.files import directory_swap
 from lightning_vitc.files.records import opened
@@ -365,7 +365,7 @@ def test_several_models_in_one_directory(model, tmp_path):
     assert "models.json" not in names(tmp_path / "both")
 
 
-@pytest.mark.parametrize("section", artifact.SECTIONS)
+@pytest.mark.parametrize("section", arch_json.SECTIONS)
 def test_a_damaged_section(saved, section):
     document = opened((saved / "arch.json").read_bytes()) | {section: ["not", "a section"]}
     (saved / "arch.json").write_text(json.dumps(document))
@@ -376,7 +376,7 @@ def test_a_damaged_section(saved, section):
 def test_a_damaged_list_of_models(model, tmp_path, text):
     artifact.save_several({"a": (model, FACTS, None), "b": (model, FACTS, None)}, tmp_path / "both")
     (tmp_path / "both" / "models.json").write_text(text)
-    for read in (artifact.load, artifact.models_in):
+    for read in (artifact.load, arch_json.models_in):
         with pytest.raises(UserError, match=r"both/models\.json: damaged; export the model again$"):
             read(tmp_path / "both")
 
@@ -388,7 +388,7 @@ def test_an_earlier_export_is_replaced(model, saved):
     (saved / "model.onnx").write_text("of the earlier model")
     artifact.save(compact(model, None), saved, FACTS | {"method": "uvc"})
     assert names(saved) == ["README.md", "arch.json", "model.safetensors"]
-    assert artifact.read_arch(saved)["method"] == "uvc"
+    assert arch_json.read_arch(saved)["method"] == "uvc"
     assert names(saved.parent) == ["model"]
 
 
@@ -404,7 +404,7 @@ def test_a_link_stays_a_link(model, saved):
     link.symlink_to(saved)
     artifact.save(model, link, FACTS | {"method": "uvc"})
     assert link.is_symlink()
-    assert artifact.read_arch(saved)["method"] == "uvc"
+    assert arch_json.read_arch(saved)["method"] == "uvc"
     assert names(saved.parent) == ["latest", "model"]
 
 

@@ -12,8 +12,9 @@ from timm.data import create_transform, resolve_data_config
 from lightning_vitc.data import batches
 from lightning_vitc.data.batches import TensorBatches, TransformedBatches
 from lightning_vitc.data.sources import ArraySource, Split, Splits
-from lightning_vitc.data.transforms import ImageSpec, evaluation_transform, is_augmented, training_transform
+from lightning_vitc.data.transforms import is_augmented, training_transform
 from lightning_vitc.errors import UserError
+from lightning_vitc.images.preprocessing import ImageSpec, evaluation_transform
 from lightning_vitc.schema import DataConfig
 
 AUGMENTED = dict(scale=[0.3, 1.0], hflip=0.5, auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.5, color_jitter=0.4)

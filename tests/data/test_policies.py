@@ -14,7 +14,8 @@ from lightning_vitc.data.batches import TransformedBatches
 from lightning_vitc.data.policies import complete, posterized
 from lightning_vitc.data.seeding import seed_transforms
 from lightning_vitc.data.sources import ArraySource, Split
-from lightning_vitc.data.transforms import ImageSpec, Transform, training_transform
+from lightning_vitc.data.transforms import training_transform
+from lightning_vitc.images.preprocessing import ImageSpec, Transform
 from lightning_vitc.schema import DataConfig
 
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "experiments").glob("*.yaml"))

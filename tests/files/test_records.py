@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lightning_vitc.artifacts import artifact
+from lightning_vitc.artifacts import arch_json
 from lightning_vitc.config import load_experiment
 from lightning_vitc.data import VisionData
 from lightning_vitc.data.classes import as_file, read_class_file
@@ -104,9 +104,9 @@ def test_of_a_run(finished, tmp_path):
 def test_of_an_export(finished, vitc):
     assert vitc("export", str(finished), "--out", "x", "--width", ".5,1").code == 0
     folder = vitc.place / "x"
-    assert_noticed(lambda path: artifact.models_in(path.parent), folder / "models.json", every=1)
+    assert_noticed(lambda path: arch_json.models_in(path.parent), folder / "models.json", every=1)
     assert_noticed(
-        lambda path: artifact.read_arch(path.parent), folder / artifact.models_in(folder)[0] / "arch.json", 61
+        lambda path: arch_json.read_arch(path.parent), folder / arch_json.models_in(folder)[0] / "arch.json", 61
     )
 
 

@@ -14,11 +14,16 @@ _UNSCALED = {"I": "32-bit integers", "F": "floating-point numbers"}  # Pillow's 
 
 
 class UnusableImageError(UserError):
-    """An image that cannot be decoded or transformed; `path` names it."""
+    """An image that cannot be decoded or transformed.
 
-    def __init__(self, path: str, problem: str, remedy: str = "replace it") -> None:
-        super().__init__(f"{problem}; {remedy}, or set data.on_error=skip")
-        self.path = path
+    Attributes:
+        path: of the file.
+        problem: which file, and what of it; the message adds the key of a training that helps.
+    """
+
+    def __init__(self, path: str, problem: str, remedy: str = "replace it", key: str = "data.root") -> None:
+        super().__init__(f"{key}: {problem}; {remedy}, or set data.on_error=skip")
+        self.path, self.problem = path, problem
 
 
 def open_image(path: str, exif: bool = False) -> Image.Image:
@@ -33,18 +38,29 @@ def open_image(path: str, exif: bool = False) -> Image.Image:
     """
     try:
         with Path(path).open("rb") as file, Image.open(file) as image:  # by name, Pillow garbles TIFFs on their side
-            upright = ImageOps.exif_transpose(image) if exif else image
-            whole = _in_8_bits(upright, getattr(image, "tag_v2", {})) if _has_16_bits(image) else upright
-            kind = _UNSCALED.get(whole.mode)
-            if kind is None:
-                return _without_transparency(whole).convert("RGB")
+            return in_rgb(image, exif)
+    except _NoRangeError as error:
+        problem = f"cannot read the image {path}: {error}"
+        raise UnusableImageError(path, problem, "save it with 8 or 16 bits") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise UnusableImageError(path, f"data.root: cannot read the image {path} ({type(error).__name__})") from None
-    raise UnusableImageError(
-        path,
-        f"data.root: cannot read the image {path}: its pixels are {kind}, of an unknown range",
-        "save it with 8 or 16 bits",
-    )
+        raise UnusableImageError(path, f"cannot read the image {path} ({type(error).__name__})") from None
+
+
+def in_rgb(image: Image.Image, exif: bool = False) -> Image.Image:
+    """The same for an image of Pillow.
+
+    Raises:
+        ValueError: for pixels of a range that the image does not tell.
+    """
+    upright = ImageOps.exif_transpose(image) if exif else image
+    whole = _in_8_bits(upright, getattr(image, "tag_v2", {})) if _has_16_bits(image) else upright
+    if kind := _UNSCALED.get(whole.mode):
+        raise _NoRangeError(f"its pixels are {kind}, of an unknown range")
+    return _without_transparency(whole).convert("RGB")
+
+
+class _NoRangeError(ValueError):
+    """Pixels of which it is not known how bright white is."""
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_vitc.data.decoding import UnusableImageError, open_image
+from lightning_vitc.images.decoding import UnusableImageError, open_image
 
 
 def _saved(path, pixels: np.ndarray, mode: str | None = None) -> str:
