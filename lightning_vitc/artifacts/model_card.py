@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from lightning_vitc.artifacts import serving
 from lightning_vitc.artifacts.formats import FILES
 from lightning_vitc.errors.messages import counted
 from lightning_vitc.networks import costs
@@ -13,10 +14,7 @@ from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema.split_names import evaluated_on
 
 _LOAD = {
-    "onnx": ("import onnxruntime", 'session = onnxruntime.InferenceSession("model.onnx")',
-             '(logits,) = session.run(None, {"images": images})  # float32 [B, C, H, W], any B'),
-    "int8": ("import onnxruntime", 'session = onnxruntime.InferenceSession("model.int8.onnx")'),
-    "pt2": ("import torch", 'model = torch.export.load("model.pt2").module()'),
+    "pt2": ("import torch", 'model = torch.export.load("model.pt2").module()  # images [B, C, H, W] -> logits'),
     "timm": ("import timm", 'model = timm.create_model("local-dir:timm", pretrained=True).eval()',
              "# with norm_layer=partial(torch.nn.LayerNorm, eps=...) where timm/config.json has a norm_eps"),
 }  # fmt: skip
@@ -38,8 +36,8 @@ def model_card(spec: ArchSpec, facts: dict[str, Any]) -> str:
         f"# {spec.name}, dense" if method == "dense" else f"# Compressed {spec.name} ({method})",
         _table(["", ""], _properties(spec, facts)),
         *_formats(facts),
-        "## Load it",
-        *_loading(facts),
+        "## From a photograph to names",
+        *_loading(spec, facts),
         *_provenance(facts),
     ]
     return "\n\n".join(sections) + "\n"
@@ -65,6 +63,7 @@ def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("MACs that run, values of narrow heads padded", f"{n:,}") for n in costs.executed_beside(spec).values()]
     rows += [(name.replace("_", " "), f"{value:,}") for name, value in (facts.get("costs") or {}).items()]
     rows += [(name, f"{value:.2f} %") for name, value in (facts.get("accuracy") or {}).items()]
+    rows += [(f"{name} of the dense network", f"{value:.2f} %") for name, value in _of_dense(facts).items()]
     if name := _data_name(facts):
         rows.append(("data", f"{name}, {evaluated_on(facts)}"))
     rows += [
@@ -79,6 +78,11 @@ def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
     if facts.get("kind") == "elastic":
         rows.append(("widths", ", ".join(row["width"] for row in facts["widths"])))
     return [*rows, ("license", facts.get("license") or "unknown: set it with vitc export --license")]
+
+
+def _of_dense(facts: dict[str, Any]) -> dict[str, float]:
+    """Its accuracies, beside those of a network that was made of it."""
+    return {} if facts.get("method") == "dense" else facts.get("dense_accuracy") or {}
 
 
 def _shape(spec: ArchSpec) -> str:
@@ -107,15 +111,18 @@ def _formats(facts: dict[str, Any]) -> list[str]:
     return ["## Files", _table(["file", "bytes", "top-1", "largest difference of a logit"], rows)]
 
 
-def _loading(facts: dict[str, Any]) -> list[str]:
-    lines = ["import lightning_vitc", 'model = lightning_vitc.load("this directory")']
-    if facts.get("kind") == "elastic":
-        lines.append(f'model.set_width("{facts["widths"][0]["width"]}")')
-    blocks = ["\n".join(["```python", *lines, "```"])]
+def _loading(spec: ArchSpec, facts: dict[str, Any]) -> list[str]:
+    """Code from a photograph to names, and how the other files are opened."""
+    code = [serving.pytorch(spec, facts)]
     for name in facts.get("formats") or {}:
-        if name in _LOAD:
-            blocks.append("\n".join(["```python", *_LOAD[name], "```"]))
-    return [*blocks, "`arch.json` holds the architecture, the preprocessing and where the model comes from."]
+        if name in ("onnx", "int8"):
+            code.append(serving.onnx(spec, facts, FILES[name]))
+        elif name in _LOAD:
+            code.append("\n".join(_LOAD[name]))
+    words = serving.in_words(facts.get("preprocessing") or {})
+    blocks = [f"```python\n{block}\n```" for block in code]
+    about = "`arch.json` holds the architecture, the preprocessing and where the model comes from."
+    return [*([words] if words else []), *blocks, about]
 
 
 def _provenance(facts: dict[str, Any]) -> list[str]:

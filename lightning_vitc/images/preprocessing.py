@@ -39,6 +39,11 @@ class ImageSpec:
         return self.crop_pct == 1.0 and (self.size[0] == self.size[1] or self.crop_mode == "squash")
 
     @property
+    def resized(self) -> tuple[int, int]:
+        """(height, width) that evaluation resizes to before it cuts: timm's, rounded down."""
+        return int(self.size[0] / self.crop_pct), int(self.size[1] / self.crop_pct)
+
+    @property
     def timm_size(self) -> int | tuple[int, int]:
         """An integer where the image is square: torchvision then keeps the aspect when it resizes."""
         return self.size[0] if self.size[0] == self.size[1] else self.size
@@ -57,20 +62,33 @@ def evaluation_transform(spec: ImageSpec) -> Transform:
     return transform if spec.channels == 3 else Compose([Grayscale(), transform])
 
 
+def image_spec_of(preprocessing: Mapping[str, Any]) -> ImageSpec | None:
+    """The tensors that the `preprocessing` of an export describes.
+
+    Args:
+        preprocessing: `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode` in timm's meaning.
+
+    Returns:
+        `None` where it is not known what the network was trained on.
+    """
+    if not {"input_size", "mean", "std"} <= preprocessing.keys():
+        return None
+    channels, height, width = preprocessing["input_size"]
+    how = {key: preprocessing[key] for key in ("interpolation", "crop_pct", "crop_mode") if key in preprocessing}
+    mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
+    return ImageSpec(size=(height, width), channels=channels, mean=mean, std=std, **how)
+
+
 def transform_of(preprocessing: Mapping[str, Any]) -> Transform | None:
     """The transform that the `preprocessing` of an export describes; it takes images of Pillow in any mode.
 
     Args:
-        preprocessing: `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode` in timm's meaning, and
-            `exif`: whether an image is turned as its EXIF says.
+        preprocessing: see `image_spec_of`; and `exif`: whether an image is turned as its EXIF says.
 
     Returns:
-        From an image to float32 [C, H, W], or `None` where it is not known what the network was trained on.
+        From an image to float32 [C, H, W], or `None` where it is not known.
     """
-    if not {"input_size", "mean", "std"} <= preprocessing.keys():
+    spec = image_spec_of(preprocessing)
+    if spec is None:
         return None
-    channels, *size = preprocessing["input_size"]
-    how = {key: preprocessing[key] for key in ("interpolation", "crop_pct", "crop_mode") if key in preprocessing}
-    mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
-    spec = ImageSpec(size=(size[0], size[1]), channels=channels, mean=mean, std=std, **how)
     return Compose([partial(in_rgb, exif=bool(preprocessing.get("exif"))), evaluation_transform(spec)])
