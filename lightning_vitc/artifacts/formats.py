@@ -16,7 +16,7 @@ RUNNABLE = ("safetensors", "onnx", "pt2", "int8")
 _NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "int8": ("onnx", "onnxscript", "onnxruntime")}
 
 
-def parse_formats(text: str, known: tuple[str, ...] = tuple(FILES)) -> list[str]:
+def parse_formats(text: str, known: tuple[str, ...] = tuple(FILES), option: str = "--formats") -> list[str]:
     """Formats by name from `safetensors,onnx`, each once.
 
     Raises:
@@ -26,8 +26,8 @@ def parse_formats(text: str, known: tuple[str, ...] = tuple(FILES)) -> list[str]
     for name in chosen:
         if name not in known:
             hint = did_you_mean(name, known)
-            raise UserError(f"--formats: {name!r} is not one of {', '.join(known)}{hint}")
+            raise UserError(f"{option}: {name!r} is not one of {', '.join(known)}{hint}")
         for package in _NEEDS.get(name, ()):
             if find_spec(package) is None:
-                raise UserError(f"--formats: {name} needs {package}; pip install 'lightning-vitc[export]'")
+                raise UserError(f"{option}: {name} needs {package}; pip install 'lightning-vitc[export]'")
     return list(dict.fromkeys(chosen))

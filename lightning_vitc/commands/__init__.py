@@ -7,6 +7,7 @@ COMMANDS = {
     "cost": "multiply-accumulates and parameters, whole and by part",
     "benchmark": "latency, throughput, memory and size beside the dense model",
     "export": "write the compressed model of a run",
+    "predict": "what a compressed model sees on images: names and probabilities",
     "report": "one page over finished runs: table, accuracy over cost, architectures",
     "slurm": "write the batch script of an experiment, and submit it",
     "list": "experiments, methods, callbacks and data sets",

@@ -397,3 +397,8 @@ def test_a_bomb_and_a_broken_png_are_unreadable_images_too(vision_data, tree):
     (tree / "train" / "cat" / "big.png").write_bytes(bytes(data))
     message = _message(vision_data("folder", root=str(tree)).setup)  # big.png sorts first
     assert "big.png" in message
+
+
+def test_exif_is_a_key(vision_data, tree):
+    assert vision_data("folder", root=str(tree), exif=True).splits.test.source.exif
+    assert not vision_data("folder", root=str(tree)).splits.test.source.exif

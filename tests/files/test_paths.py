@@ -23,8 +23,8 @@ NO_PATHS = {
 }  # fmt: skip
 NO_PATH_ARGUMENTS = {
     "experiment",  # `find_experiment` expands it
-    "overrides", "arguments", "batch_sizes", "device", "dtypes", "formats", "width", "variant", "license", "split",
-    "time",
+    "overrides", "arguments", "batch_sizes", "device", "dtypes", "format", "formats", "width", "variant", "license",
+    "split", "time",
 }  # fmt: skip
 SCHEMAS = {name: _schema(entry.arguments, {}) for name, entry in registry.methods().items()} | {
     name: _schema(registry.NoKeys, {name: entry.arguments}) for name, entry in registry.callbacks().items()

@@ -110,8 +110,3 @@ def test_a_transparent_palette_is_no_reason_to_warn(tmp_path, name, recwarn):
     image.save(tmp_path / name, transparency=bytes(range(0, 160, 10)) if name == "p.png" else 3)
     assert np.array_equal(open_image(str(tmp_path / name)), image.convert("RGB"))
     assert not recwarn.list
-
-
-def test_exif_is_a_key(vision_data, tree):
-    assert vision_data("folder", root=str(tree), exif=True).splits.test.source.exif
-    assert not vision_data("folder", root=str(tree)).splits.test.source.exif
