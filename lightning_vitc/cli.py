@@ -91,6 +91,8 @@ def _run_command(name: str, argv: list[str]) -> int:
     try:
         args = parser.parse_intermixed_args(argv)  # options may stand between key=value arguments
     except SystemExit:
+        if named := [word for word in argv[:1] if not word.startswith("-") and hasattr(module, "more_help")]:
+            print(f"\n{module.more_help(*named)}")
         return 0
     return module.run(args)
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "predict": "what a compressed model sees on images: names and probabilities",
     "report": "one page over finished runs: table, accuracy over cost, architectures",
     "slurm": "write the batch script of an experiment, and submit it",
+    "show": "every key of an experiment or of a run, with its value, where that comes from, and what it means",
     "list": "experiments, methods, callbacks and data sets",
 }
 """Every command with the line that `vitc --help` prints; the module is `lightning_vitc.commands.<name>`."""

@@ -74,6 +74,13 @@ def _schema(method: type, callbacks: Mapping[str, type]) -> type:
     return make_dataclass("Typed", places, bases=(Experiment,))
 
 
+def schema_of(experiment: Experiment) -> type:
+    """`Experiment` with the keys of its method and of its callbacks in their places."""
+    known = registry.callbacks()
+    arguments = {name: known[name].arguments for name in experiment.callbacks}
+    return _schema(registry.methods()[experiment.method_name].arguments, arguments)
+
+
 def _choose_method(values: Mapping[str, Any]) -> registry.Entry:
     section = values.get("method", {})
     if not isinstance(section, dict):

@@ -98,6 +98,7 @@ def _arguments(tree: ast.Module, path: Path) -> type:
         return NoKeys
     # dataclasses and get_type_hints look a class up in sys.modules, so the part needs a module of its own
     module = ModuleType(f"{__name__}.{path.parent.name}.{path.stem}")
+    module.__file__ = str(path)
     sys.modules[module.__name__] = module
     flags = 0
     for node in _executable(tree, vars(module)):

@@ -82,6 +82,24 @@ def read_with_bases(path: Path, recipe: Any = None) -> dict[str, Any]:
     return values if wanted is None else values | {"recipe": wanted}
 
 
+def origins(path: Path, recipe: Any = None) -> dict[str, str]:
+    """The file that sets each key of an experiment, `base/digits.yaml`, by the key's full name."""
+    found: dict[str, str] = {}
+    for file, layer in _layers(path, recipe, (), set()):
+        found |= dict.fromkeys(flat(layer), f"{file.parent.name}/{file.name}")
+    return found
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `{"section.key": value}`."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    merged: dict[str, Any] = {}
+    for key, value in values.items():
+        merged |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return merged
+
+
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """`above` over `below`: sections key by key, everything else (lists too) as a whole."""
     merged = dict(below)

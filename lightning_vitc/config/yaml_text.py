@@ -108,6 +108,12 @@ def parse(text: str, *, shown: str, lines: bool = False) -> Any:
         raise UserError(f"{shown}: the YAML contains itself or is nested too deeply") from None
 
 
+def inline(value: Any) -> str:
+    """A value as it is written behind its key."""
+    text = yaml.dump(_escape(value), Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10**9)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def dump(experiment: Experiment) -> str:
     """The resolved experiment as YAML with a digest; loading it again gives the same experiment."""
     values = _escape(experiment.to_container())

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_vitc.config import load_experiment
+from lightning_vitc.config.sources import flat
 from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.candidates import STAGES, in_parts, read_stages
 from lightning_vitc.few_shot.metric_set import FILE, PICTURE
 from lightning_vitc.few_shot.units import candidates_of
 from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.runs.class_record import classes_of_run
-from lightning_vitc.runs.directory import FREE, RunDirectory, flat, write_json
+from lightning_vitc.runs.directory import FREE, RunDirectory, write_json
 
 if TYPE_CHECKING:
     from lightning_vitc.pipeline.pipeline import Pipeline

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_vitc.config import registry
+from lightning_vitc.config.sources import flat
 from lightning_vitc.errors import UserError
 from lightning_vitc.pipeline import results
 from lightning_vitc.pipeline.finished import pick, store_networks
@@ -18,7 +19,7 @@ from lightning_vitc.pipeline.processes import part, say
 from lightning_vitc.pipeline.start import startable
 from lightning_vitc.pipeline.trainers import check_trainer
 from lightning_vitc.runs.class_record import write_record
-from lightning_vitc.runs.directory import RunDirectory, flat
+from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.runs.image_record import images_in_words, write_images
 from lightning_vitc.runs.last_checkpoint import LAST, PREVIOUS
 from lightning_vitc.schema import Experiment

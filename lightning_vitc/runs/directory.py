@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_vitc.config import dump, load_experiment
+from lightning_vitc.config.sources import flat
 from lightning_vitc.config.yaml_text import read_file
 from lightning_vitc.errors import UserError
 from lightning_vitc.files.atomic import write_atomically
@@ -221,13 +222,3 @@ def _remove(entry: Path) -> None:
 
 def _is_of_batch(entry: Path) -> bool:
     return any(entry.match(pattern) for pattern in BATCH_FILES)
-
-
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `{"section.key": value}`."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    merged: dict[str, Any] = {}
-    for key, value in values.items():
-        merged |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return merged

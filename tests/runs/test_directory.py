@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lightning_vitc.config import load_experiment
+from lightning_vitc.config.sources import flat
 from lightning_vitc.errors import UserError
-from lightning_vitc.runs.directory import FREE, RunDirectory, flat, read_json
+from lightning_vitc.runs.directory import FREE, RunDirectory, read_json
 from lightning_vitc.schema import Experiment
 
 HOLD = """
