@@ -9,6 +9,8 @@ COMMANDS = {
     "export": "write the compressed model of a run",
     "predict": "what a compressed model sees on images: names and probabilities",
     "report": "one page over finished runs: table, accuracy over cost, architectures",
+    "runs": "the runs there are: state, budget, accuracy, age and size",
+    "rm": "delete runs, and nothing that is none",
     "slurm": "write the batch script of an experiment, and submit it",
     "show": "every key of an experiment or of a run, with its value, where that comes from, and what it means",
     "list": "experiments, methods, callbacks and data sets",
