@@ -1,6 +1,8 @@
 """`vitc runs` and `vitc rm`, on directories as runs leave them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,17 +49,21 @@ def test_a_run_that_is_finished():
     assert overview(finished("done"))[1:7] == ("complete", "uvc_digits", "uvc", "macs 50%", [91.25, 95.5], "test")
 
 
-def test_a_run_that_is_running(fork):
+LOCK = (
+    "import sys; from pathlib import Path; from lightning_vitc.files.folder_lock import FolderLock; "
+    "lock = FolderLock(Path(sys.argv[1])); lock.take(); print('taken', flush=True); sys.stdin.read()"
+)
+
+
+def test_a_run_that_is_running():
     path = finished("busy")
     assert not is_taken(path)
-    code = "import time; from lightning_vitc.files.folder_lock import FolderLock; l = FolderLock(path); l.take(); "
-    process = fork(code + "(path / 'taken').touch(); time.sleep(60)", "lock", path=path)
-    while not (path / "taken").exists():
-        assert process.is_alive()
-    assert overview(path).state == "running"
-    assert main(["rm", str(path)]) == 2
-    process.kill()
-    process.join()
+    command = [sys.executable, "-c", LOCK, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"taken\n"
+        assert overview(path).state == "running"
+        assert main(["rm", str(path)]) == 2
+        process.stdin.close()
     assert overview(path).state == "complete"
     FolderLock(path).take()  # asking has kept nobody out
 
@@ -115,7 +121,8 @@ def test_what_others_begin_with_is_kept(capsys):
     assert main(["rm", str(dense)]) == 2
     assert f"{pruned.resolve()} (teacher.run) begins with it" in capsys.readouterr().err
     assert main(["rm", str(dense), str(pruned)]) == 0
-    dense, pruned = finished("dense", experiment="dense_digits"), finished("p", f"teacher.run={dense}", "teacher.train=false", "teacher.epochs=null")  # fmt: skip
+    finished("dense", experiment="dense_digits")
+    finished("p", f"teacher.run={dense}", "teacher.train=false", "teacher.epochs=null")
     assert main(["rm", "--force", str(dense)]) == 0
     assert (dense.exists(), pruned.exists()) == (False, True)
 
