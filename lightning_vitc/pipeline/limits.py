@@ -55,7 +55,7 @@ def check_batch_norms(run: "Pipeline") -> None:
     """Refuse batches of one image, of which batch norms have no statistics.
 
     Raises:
-        UserError: f leaves a process, or a part of it, one image.
+        UserError: for a batch that leaves a process, or a part of its step, one image.
     """
     trainer, spec = run.experiment.trainer, run.dense_spec
     for data in [run.data, *([run.teacher_recipe()[0]] if run.experiment.teacher.train else [])]:

@@ -59,6 +59,19 @@ def test_whole_blocks(vitc, arguments, plan):
     assert json.loads(done.out)["plan"] == plan
 
 
+@pytest.mark.parametrize(
+    ("experiment", "count", "half"),
+    [("scala_uniformer_s", 13, 1_121_081_216), ("scala_uniformer_xs", 7, 512_003_584),
+     ("scala_mobilenetv2", 17, 97_131_840), ("scala_swin_t", 13, 1_161_481_728)],
+)  # fmt: skip
+def test_widths_of_an_imagenet_recipe(vitc, experiment, count, half):
+    """Of networks of their real size, which are counted and not built."""
+    done = vitc("plan", experiment, "--json")
+    assert (done.code, done.error) == (0, "")
+    macs = {network["name"]: network["macs"] for network in json.loads(done.out)["plan"]["networks"]}
+    assert (len(macs), macs["width_0.50"]) == (count, half)
+
+
 def test_a_budget_within_a_block_can_be_met(vitc):
     """By dropping the whole block, as the plan says."""
     done = vitc("plan", "practise_digits", *FEW, "budget.macs=99.9%", "--json")

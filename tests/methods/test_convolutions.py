@@ -35,3 +35,15 @@ def test_a_run_and_what_becomes_of_it(vitc, method):
     timed = vitc("benchmark", "out", "--repeats", "1", "--warmup", "0")
     assert timed.code == 0, timed.error
     assert vitc("report", folder, "--out", "page.html").code == 0
+
+
+@pytest.mark.slow
+def test_dry_run_of_the_imagenet_recipe_of_scala(vitc):
+    """With statistics of every width, those that are not trained included."""
+    keys = ("data.name=fake", "data.num_samples=8", "data.batch_size=4", "data.num_classes=5", "data.num_workers=0",
+            "trainer.max_steps=1", "trainer.accelerator=cpu", "trainer.precision=32-true", "method.granularity=0.25",
+            "method.full_warmup_epochs=0", "model.img_size=32", "model.depths=[1,2]")  # fmt: skip
+    done = vitc("train", "scala_mobilenetv2", *keys)
+    assert done.code == 0, done.error
+    rows = json.loads((vitc.place / "runs/scala_mobilenetv2/default/result.json").read_text())["rows"]
+    assert [row["width"] for row in rows] == [0.25, 0.40625, 0.46875, 0.5, 0.53125, 0.59375, 0.75, 1.0]

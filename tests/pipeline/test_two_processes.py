@@ -264,18 +264,26 @@ def test_gradients_are_reduced_once_a_step_without_a_scan_for_unused_parameters(
                 assert sum(sizes) - notes["trained"] < 0.05 * notes["trained"]
 
 
-BATCH_NORMS = ("scala_mobilenetv2_digits", "model.depths=[1]", "data.num_samples=64", "trainer.max_epochs=1",
-               "optimizer.warmup_epochs=0", "method.granularity=0.25", *UNTAUGHT)  # fmt: skip
+ONE_EPOCH = ("data.num_samples=64", "trainer.max_epochs=1", "optimizer.warmup_epochs=0")
+BATCH_NORMS = {
+    "scala": ("scala_mobilenetv2_digits", *ONE_EPOCH, *UNTAUGHT, "model.depths=[1]", "method.granularity=0.25"),
+    "search": ("uvc_uniformer_digits", *ONE_EPOCH, "model.embed_dim=[8,16,16,24]", "model.depths=[1,1,1,1]",
+               "teacher.epochs=1", "teacher.warmup_epochs=0", "method.finetune_epochs=1", "method.gate_every=1",
+               "budget.macs=90%"),
+}  # fmt: skip
 
 
 @pytest.mark.slow
-def test_ranks_have_the_same_statistics_of_batch_norms(place):
+@pytest.mark.parametrize("stage", BATCH_NORMS)
+def test_ranks_have_the_same_statistics_of_batch_norms(place, stage):
     """Every rank normalizes by batches of its own; what it keeps of them, and every width's, is that of all."""
-    first, second = (rank["scala"] for rank in run(place, 2, BATCH_NORMS).ranks)
+    first, second = (rank[stage] for rank in run(place, 2, BATCH_NORMS[stage]).ranks)
     assert first["images"] != second["images"]
     assert first["end"] == second["end"] != first["start"]
+    assert first["draws"] == second["draws"]
+    assert first.get("decision") == second.get("decision")
     assert first["statistics"] == second["statistics"]
-    assert len({tuple(values) for values in first["statistics"]}) == 4  # widths
+    assert len({tuple(values) for values in first["statistics"]}) == 4 * (stage == "scala")  # widths
 
 
 @pytest.mark.slow

@@ -4,9 +4,6 @@ import json
 
 import pytest
 import torch
-from hunt import Hunt
-from kills import Case, Plan
-from same_run import differences
 
 from lightning_vitc.artifacts import artifact
 from lightning_vitc.artifacts.formats import FILES
@@ -72,19 +69,6 @@ def test_dry_run_of_the_imagenet_recipe(vitc, method):
     done = vitc("train", f"{method}_t2t_vit_14", *keys)
     assert done.code == 0, done.error
     assert method in done.out
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_as_if_nothing_had_been(tmp_path):
-    keys = (*SMALL, "model.name=t2t_vit_14", "trainer.max_epochs=2", "method.granularity=0.25")
-    case = Case("T2T", "scala_digits", keys, ("dense", "scala", "evaluation"))
-    hunt = Hunt(case, tmp_path)
-    hunt.vitc.place.mkdir()
-    hunt.finish("whole")
-    hit = hunt.hit(Plan("scala", 0.5))
-    hunt.finish()
-    assert hit
-    assert differences(hunt.whole, hunt.run) == []
 
 
 @pytest.mark.parametrize("init", ["reuse", "reinit", "least_squares"])

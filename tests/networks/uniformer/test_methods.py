@@ -59,14 +59,15 @@ def test_a_run_and_its_export(vitc, method):
 
 
 @pytest.mark.slow
-def test_dry_run_of_the_imagenet_recipe(vitc):
+@pytest.mark.parametrize("experiment", ["scala_uniformer_s", "scala_uniformer_xs"])
+def test_dry_run_of_an_imagenet_recipe(vitc, experiment):
     keys = (
         "data.name=fake", "data.num_samples=8", "data.batch_size=4", "data.num_classes=5", "data.num_workers=0",
-        "trainer.max_steps=2", "trainer.accelerator=cpu", "method.full_warmup_epochs=0", "method.granularity=0.25",
-        "model.img_size=64", "model.depths=[1,1,1,1]", "model.embed_dim=[16,32,64,128]", "model.num_heads=[2,4]",
+        "trainer.max_steps=1", "trainer.accelerator=cpu", "method.full_warmup_epochs=0", "method.granularity=0.25",
+        "model.img_size=64", "model.depths=[1,1,2,1]", "model.embed_dim=[16,32,64,128]", "model.num_heads=[2,4]",
         "trainer.precision=32-true",
     )  # fmt: skip
-    done = vitc("train", "scala_uniformer_s", *keys)
+    done = vitc("train", experiment, *keys)
     assert done.code == 0, done.error
     assert "width_0.25" in done.out
 
