@@ -13,7 +13,7 @@ CALLBACKS = (PACKAGE / "callbacks").resolve()
 FOLDERS = (
     "errors", "files", "schema", "images", "networks", "artifacts", "figures", "data", "config", "runs", "budget",
     "latency", "training", "callbacks", "pipeline", "few_shot", "dynamic", "methods", "exporting", "measuring",
-    "reporting", "commands",
+    "reporting", "sweeping", "commands",
 )  # fmt: skip
 
 

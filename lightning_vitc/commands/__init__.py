@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "train": "run an experiment, or continue it",
+    "sweep": "every combination of values of some keys, a run each, and one table over seeds",
     "evaluate": "top-1 and top-5 accuracy of a run or of a compressed model",
     "plan": "what a method can reach for its model, and whether the budget is satisfiable",
     "cost": "multiply-accumulates and parameters, whole and by part",

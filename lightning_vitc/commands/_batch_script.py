@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,35 @@ def write_script(experiment: Experiment, name: str, overrides: list[str]) -> Pat
 
 def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
     """The text of the batch script."""
+    output = f"{RunDirectory.of(experiment).path.absolute()}/slurm-%j.log"
+    lines = _header(experiment, f"{experiment.name}-{experiment.run_name}", output)
+    return "\n".join([*lines, "", f"{_srun(experiment)} {shlex.join(_command(experiment, name, overrides))}", ""])
+
+
+def array_script(runs: Sequence[tuple[Experiment, Sequence[str]]], name: str, place: Path, jobs: int) -> str:
+    """The text of a batch script that is a job array: each of its tasks is a job of its own, which trains one run.
+
+    Args:
+        runs: typed, and their `key=value`.
+        name: of the experiment, as given by the user.
+        place: where the tasks' logs go.
+        jobs: tasks at a time.
+    """
+    first = runs[0][0]
+    commands = [shlex.join(_command(experiment, name, overrides)) for experiment, overrides in runs]
+    output = f"{place.absolute()}/slurm-%A_%a.log"
+    lines = _header(first, f"{first.name}-sweep", output, array=f"0-{len(runs) - 1}%{jobs}")
+    return "\n".join([*lines, "", "runs=(", *(f"    {shlex.quote(command)}" for command in commands), ")",
+                      f'eval "{_srun(first)} ${{runs[$SLURM_ARRAY_TASK_ID]}}"', ""])  # fmt: skip
+
+
+def _header(experiment: Experiment, job: str, output: str, **more: str) -> list[str]:
+    """What sbatch is asked, and what is done before `srun`."""
     slurm = experiment.slurm
-    tasks = _tasks(experiment)
-    directory = RunDirectory.of(experiment).path
     options: dict[str, object] = {
-        "job-name": f"{experiment.name}-{experiment.run_name}",
+        "job-name": job,
         "nodes": slurm.nodes,
-        "ntasks-per-node": tasks,
+        "ntasks-per-node": _tasks(experiment),
         "cpus-per-task": slurm.cpus_per_task,
         "gpus-per-node": slurm.gpus_per_node or None,
         "time": slurm.time,
@@ -55,19 +78,25 @@ def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
         "partition": slurm.partition,
         "constraint": slurm.constraint,
         "mem": slurm.mem,
-        "output": f"{directory.absolute()}/slurm-%j.log",
+        **more,
+        "output": output,
         "open-mode": "append",
         "requeue": True,  # after a node failed or was taken away; the run continues
         "signal": f"SIGUSR1@{slurm.signal_seconds}",  # to the tasks: save, and back into the queue
     }
+    asked = [f"#SBATCH --{_option(key, value)}" for key, value in options.items() if value is not None]
+    return ["#!/bin/bash", *asked, "", "set -euo pipefail", f"cd {shlex.quote(str(Path.cwd()))}", *slurm.setup]
+
+
+def _srun(experiment: Experiment) -> str:
+    """Since Slurm 22.05 srun does not take the cores of a task over from sbatch: without them, each task has one."""
+    return f"srun --kill-on-bad-exit=1 --cpus-per-task={experiment.slurm.cpus_per_task}"
+
+
+def _command(experiment: Experiment, name: str, overrides: Sequence[str]) -> list[str]:
+    """One run. -P: no folder of the submit directory, such as one called `timm`, takes the place of a package."""
     placement = [f"trainer.{key}={value}" for key, value in _placement(experiment).items()]
-    # -P: no folder of the submit directory, such as one called `timm`, takes the place of an installed package.
-    command = shlex.join([sys.executable, "-P", "-m", "lightning_vitc", "train", name, *overrides, *placement])
-    header = [f"#SBATCH --{_option(key, value)}" for key, value in options.items() if value is not None]
-    # Since Slurm 22.05 srun does not take the cores of a task over from sbatch: without them, each task has one.
-    srun = f"srun --kill-on-bad-exit=1 --cpus-per-task={slurm.cpus_per_task}"
-    return "\n".join(["#!/bin/bash", *header, "", "set -euo pipefail", f"cd {shlex.quote(str(Path.cwd()))}",
-                      *slurm.setup, "", f"{srun} {command}", ""])  # fmt: skip
+    return [sys.executable, "-P", "-m", "lightning_vitc", "train", name, *overrides, *placement]
 
 
 def submit(script_path: Path) -> str:

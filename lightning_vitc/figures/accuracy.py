@@ -1,12 +1,13 @@
 """Pictures, drawn without a screen and closed after use."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lightning_vitc.figures.legend import legend_below
 from lightning_vitc.figures.markers import DOTS, STARS
 from lightning_vitc.networks.units import Unit
 
@@ -36,6 +37,33 @@ def accuracy_over_macs(series: Mapping[str, Sequence[Point]], title: str = "") -
     widen(axes)
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+class Spread(NamedTuple):
+    """A point over several seeds: MACs, mean top-1 and its standard deviation, in percent."""
+
+    macs: float
+    mean: float
+    deviation: float
+
+
+def accuracy_with_spread(series: Mapping[str, Sequence[Spread]], title: str = "") -> Figure:
+    """Top-1 over MACs with error bars of one standard deviation; a line for a series of several networks."""
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    unit = Unit.of(int(point.macs) for points in series.values() for point in points)
+    for number, (name, points) in enumerate(series.items()):
+        again, color = divmod(number, len(SERIES_COLORS))
+        macs, means, deviations = zip(*sorted(points), strict=True)
+        axes.errorbar([each / unit.size for each in macs], means, yerr=deviations, color=SERIES_COLORS[color],
+                      marker=DOTS[again % len(DOTS)], capsize=3, label=name)  # fmt: skip
+    axes.set(xlabel=f"{unit.letter}MACs per image", ylabel="top-1 (%)", title=title)
+    axes.set_xlim(left=0)
+    widen(axes)
+    axes.grid(alpha=0.3)
+    legend_below(figure, figure.get_figheight())
     return figure
 
 

@@ -1,0 +1,1 @@
+"""Several runs of one experiment: which, how they are run, and what they say together."""
