@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_vitc.artifacts.artifact import load, transform
+    from lightning_vitc.methods.compensate import Compensate
     from lightning_vitc.methods.dcvit import DCViT
     from lightning_vitc.methods.dense import Dense
     from lightning_vitc.methods.practise import Practise
@@ -28,6 +29,7 @@ _HOMES = {
     "UVC": "methods.uvc",
     "ArchSpec": "networks.spec",
     "CompressionModule": "training.module",
+    "Compensate": "methods.compensate",
     "DCViT": "methods.dcvit",
     "Dense": "methods.dense",
     "Practise": "methods.practise",
@@ -43,6 +45,7 @@ __all__ = [
     "USDC",
     "UVC",
     "ArchSpec",
+    "Compensate",
     "CompressionModule",
     "DCViT",
     "Dense",

@@ -12,8 +12,8 @@ PACKAGE = Path(lightning_vitc.__file__).parent
 CALLBACKS = (PACKAGE / "callbacks").resolve()
 FOLDERS = (
     "errors", "files", "schema", "images", "networks", "artifacts", "figures", "data", "config", "runs", "budget",
-    "latency", "training", "callbacks", "pipeline", "few_shot", "dynamic", "methods", "exporting", "measuring",
-    "reporting", "sweeping", "commands",
+    "latency", "compensation", "training", "callbacks", "pipeline", "few_shot", "dynamic", "methods", "exporting",
+    "measuring", "reporting", "sweeping", "commands",
 )  # fmt: skip
 
 

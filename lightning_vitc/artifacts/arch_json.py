@@ -11,7 +11,8 @@ from lightning_vitc.images.preprocessing import Transform, transform_of
 ARCH, SEVERAL = "arch.json", "models.json"
 FORMAT, READ = 2, (1, 2)  # what is written, and what is read
 AGAIN = "; export the model again"  # how messages end: what helps, if it is an export and not of a run
-SECTIONS = ("files", "formats", "budget", "accuracy", "costs", "dense", "preprocessing", "experiment", "provenance")
+SECTIONS = ("files", "formats", "budget", "accuracy", "costs", "dense", "preprocessing", "experiment", "provenance",
+            "settings")  # fmt: skip
 
 
 def read_arch(directory: str | Path) -> dict[str, Any]:

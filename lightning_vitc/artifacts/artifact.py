@@ -7,6 +7,7 @@ a network that switches between them: files of two exports do not pass for one.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from lightning_vitc.errors import UserError
 from lightning_vitc.files.directory_swap import swapped_in
 from lightning_vitc.files.records import sealed
 from lightning_vitc.images.preprocessing import Transform
-from lightning_vitc.networks.elastic import ElasticViT, is_of_a_width
+from lightning_vitc.networks.elastic import Elastic, is_beside
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.weights.files import read_weights
@@ -39,35 +40,57 @@ from lightning_vitc.networks.weights.strict import load_strictly
 
 WEIGHTS, CARD = FILES["safetensors"], "README.md"
 DIGEST = "architecture_sha256"  # in the metadata of the weights
-Model = nn.Module  # a network, or an `ElasticViT`
-KINDS: dict[str, Callable[[nn.Module, dict[str, Any], dict[str, Tensor]], Model]] = {"elastic": ElasticViT.restored}
+Model = nn.Module  # a network, or an `Elastic` one
+# the classes of elastic networks; their homes may stand above, so they are found by name when one is loaded
+KINDS = {"elastic": "networks.elastic.ElasticViT", "compensated": "compensation.elastic.CompensatedViT"}
 
 
-def load(directory: str | Path) -> Model:
-    """The model in an exported directory, in evaluation mode, on the CPU: a plain ViT, or an `ElasticViT`.
+def load(directory: str | Path, *, width: str | float | None = None, budget: str | float | None = None) -> Model:
+    """The model in an exported directory, in evaluation mode, on the CPU: a plain ViT, or one that holds several.
 
     Its `classes` are the names of class 0, 1, ..., or `None` where the export has none; its `preprocessing` says how an
     image becomes an input, in timm's words, and whether it is turned as EXIF says; its `transform` does that.
 
+    Args:
+        directory: written by `vitc export`.
+        width: of an `ElasticViT`, the one that runs at first.
+        budget: of a `CompensatedViT`, likewise: `70%` of the dense network, or a number such as `1.2G`.
+
     Raises:
-        UserError: where a file is missing, damaged, or does not belong to the other.
+        UserError: where a file is missing, damaged, or does not belong to the other; for a width or a budget that the
+            model does not switch, or does not have.
     """
     directory = Path(directory)
     document = read_arch(directory)
     _must_be_there(directory, WEIGHTS)
     network: Any = _empty(document["architecture"], directory / ARCH)
     weights = read_weights(directory / WEIGHTS)
-    more = {name: weights.pop(name) for name in list(weights) if "kind" in document and is_of_a_width(name)}
+    more = {name: weights.pop(name) for name in list(weights) if "kind" in document and is_beside(name)}
     load_strictly(network, weights, str(directory / WEIGHTS), assign=True)
     check(directory, WEIGHTS)
     classes = classes_in(document, directory, network.num_classes)
     try:
-        model = KINDS[document["kind"]](network, document, more) if "kind" in document else network.eval()
+        model = _class_of(document["kind"]).restored(network, document, more) if "kind" in document else network.eval()
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / ARCH}: damaged: no such network ({error}){AGAIN}") from None
     model.classes, model.preprocessing = classes, preprocessing_in(document)  # type: ignore[assignment]
     model.transform = transform_in(document, directory)  # type: ignore[assignment]
+    for what, value in (("width", width), ("budget", budget)):
+        if value is not None:
+            _switch(model, what, value, directory)
     return model
+
+
+def _class_of(kind: str) -> Any:
+    module, _, name = KINDS[kind].rpartition(".")
+    return getattr(import_module(f"lightning_vitc.{module}"), name)
+
+
+def _switch(model: Model, what: str, value: str | float, directory: Path) -> None:
+    switch: Callable[[str | float], None] | None = getattr(model, f"set_{what}", None)
+    if switch is None:
+        raise UserError(f"{what}: {directory} does not switch its {what}; leave it out")
+    switch(value)
 
 
 def transform(directory: str | Path) -> Transform:
@@ -126,7 +149,7 @@ def save(model: Model, directory: str | Path, facts: dict[str, Any], complete: C
     """Write the directory whole, or leave what is there.
 
     Args:
-        model: a compacted model, or one that switches its width.
+        model: a compacted model, or one that holds several.
         directory: a new one, or an earlier export, which is replaced.
         facts: `method`, `budget`, `accuracy`, `preprocessing`, `provenance`, ... for `arch.json` and the card.
         complete: writes other formats into the folder it is given, and returns more facts.
@@ -180,8 +203,8 @@ def _replace(directory: str | Path, fill: Callable[[Path], None]) -> None:
 
 
 def _write(model: Model, folder: Path, facts: dict[str, Any], complete: Complete | None) -> None:
-    fields, weights = model.stored() if isinstance(model, ElasticViT) else ({}, model.state_dict())
-    full = model.full if isinstance(model, ElasticViT) else model
+    fields, weights = model.stored() if isinstance(model, Elastic) else ({}, model.state_dict())
+    full = model.full if isinstance(model, Elastic) else model
     architecture = json.loads(ArchSpec.of(full).to_json())
     (folder / WEIGHTS).write_bytes(_serialize(weights, _digest_of_architecture(architecture, {**fields, **facts})))
     facts = {**facts, **(complete(folder) if complete else {})}
@@ -212,8 +235,8 @@ def _serialize(weights: dict[str, Tensor], digest: str) -> bytes:
 
 
 def _digest_of_architecture(architecture: dict[str, Any], document: dict[str, Any]) -> str:
-    """Of the shape, of the names of the classes, and of what `ElasticViT.stored` adds."""
-    how = {key: document[key] for key in ("kind", "widths", "classes") if document.get(key)}
+    """Of the shape, of the names of the classes, and of what `Elastic.stored` adds."""
+    how = {key: document[key] for key in ("kind", "widths", "settings", "classes") if document.get(key)}
     return _digest(json.dumps({**architecture, **how}, sort_keys=True).encode())
 
 

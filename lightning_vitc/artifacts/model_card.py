@@ -77,6 +77,8 @@ def _properties(spec: ArchSpec, facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("orientation", "as EXIF says"))
     if facts.get("kind") == "elastic":
         rows.append(("widths", ", ".join(row["width"] for row in facts["widths"])))
+    if facts.get("kind") == "compensated":
+        rows.append(("budgets", f"any in {facts['settings']['quantity']}, set by model.set_budget"))
     return [*rows, ("license", facts.get("license") or "unknown: set it with vitc export --license")]
 
 

@@ -45,7 +45,9 @@ def pytorch(spec: ArchSpec, facts: Mapping[str, Any]) -> str:
         spec: of the network, at its full width.
         facts: of `artifact.save`.
     """
-    width = f'\nmodel.set_width("{facts["widths"][0]["width"]}")' if facts.get("kind") == "elastic" else ""
+    switch = {"elastic": lambda: f'\nmodel.set_width("{facts["widths"][0]["width"]}")',
+              "compensated": lambda: '\nmodel.set_budget("70%")'}  # fmt: skip
+    width = switch[facts["kind"]]() if facts.get("kind") in switch else ""
     if image_spec_of(facts.get("preprocessing") or {}) is None:
         return f'import lightning_vitc\n\nmodel = lightning_vitc.load(".")  # the folder of this file{width}'
     shape = f"[{spec.in_chans}, {spec.img_size[0]}, {spec.img_size[1]}]"

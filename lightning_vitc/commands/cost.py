@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"whose paper, with --convention paper (default: that of an export, else {costs.DEFAULT_PAPER})",
     )
     parser.add_argument("--width", help="a width ratio, e.g. 0.5")
+    parser.add_argument("--budget", help="of an exported directory that switches it, such as 70%%")
     parser.add_argument("--img-size", type=int, help="input size in pixels")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -60,7 +61,13 @@ def _read(args: argparse.Namespace) -> tuple[ArchSpec, str | None]:
         if args.arguments:
             raise UserError(f"{args.arguments[0]}: {args.model} is an exported network, which takes no timm arguments")
         document = read_arch(args.model)
+        if args.budget is not None:
+            from lightning_vitc.artifacts.artifact import load
+
+            return load(args.model, budget=args.budget).spec, document.get("method")  # type: ignore[return-value]
         return ArchSpec.from_dict(document["architecture"]), document.get("method")
+    if args.budget is not None:
+        raise UserError(f"--budget: {args.model} is no exported directory; leave the option out")
     import torch
 
     from lightning_vitc.config import parse_arguments

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run directory, or an exported directory; with --weights an experiment",
     )  # fmt: skip
     parser.add_argument("--width", help="a width ratio of the run's method; default: every row of its table")
+    parser.add_argument("--budget", help="of an export that switches it, 70%% or several: 70%%,50%%; default: dense")
     parser.add_argument(
         "--weights", metavar="FILE", type=path_argument,
         help="evaluate this file's weights in the network of an experiment, at any width of Scala",
@@ -41,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
 
     hush()
     if args.weights is None:
-        rows = evaluate_source(args.source, args.width, args.split, args.overrides, formats)
+        rows = evaluate_source(args.source, args.width, args.split, args.overrides, formats, args.budget)
+    elif args.budget is not None:
+        raise UserError("--budget: a file of weights is one network; leave the option out")
     elif formats is not None:
         raise UserError("--formats: a file of weights has none of its own; leave the option out")
     else:
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"{evaluated_on(rows[0])}:")  # the same of all rows
     for row in rows:
-        columns = "".join(f", {key} {row[key]}" for key in ("format", "width") if key in row)
+        columns = "".join(f", {key} {row[key]}" for key in ("format", "width", "budget") if key in row)
         accuracies = f"top-1 {row['top1']:.2f} %, top-5 {row['top5']:.2f} %"
         print(f"{row['name']}{columns}: {accuracies} ({row['macs']:,} MACs)")
     return 0

@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=path_argument, help="a finished run directory")
     parser.add_argument("--out", metavar="DIR", required=True, type=path_argument, help="where to write the model")
     parser.add_argument("--width", help="a width ratio, or several: .25,.5 (a folder each); default: the full width")
-    parser.add_argument("--variant", help="a network of the table by its name, or 'elastic': all widths in one file")
+    parser.add_argument(
+        "--variant", help="a network of the table by its name, or 'elastic': all widths, or budgets, in one file"
+    )
     parser.add_argument(
         "--formats", default="safetensors", help=f"comma-separated, of {', '.join(FILES)} (default: %(default)s)"
     )

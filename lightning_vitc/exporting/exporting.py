@@ -13,6 +13,7 @@ from lightning_vitc.artifacts.formats import FILES, RUNNABLE
 from lightning_vitc.errors import RunFailure, UserError
 from lightning_vitc.exporting.deployed import OnnxNetwork, Pt2Network
 from lightning_vitc.exporting.write_formats import write_formats
+from lightning_vitc.networks.elastic import ElasticViT
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import create_timm
 from lightning_vitc.pipeline.evaluation import evaluate
@@ -93,6 +94,8 @@ class _Exports:
             raise UserError(f"--formats: {others[0]} holds one width; name it by --width instead of --variant {name}")
         model = self.pipeline.variants[name]()
         if width is not None:
+            if not isinstance(model, ElasticViT):
+                raise UserError(f"--width: {name} does not switch its width; leave the option out")
             model = model.restricted(width.split(","))
         accuracy = {f"top1 at width {row['width']:g}": row["top1"] for row in self.result["rows"] if "width" in row}
         return model, self._facts({}, accuracy if width is None else {}), None

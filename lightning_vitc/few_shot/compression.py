@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from lightning_vitc.compensation.dropped import compensate_block
 from lightning_vitc.few_shot.block_plan import BlockPlan
 from lightning_vitc.few_shot.elimination import Elimination
 from lightning_vitc.few_shot.units import members
@@ -78,7 +79,11 @@ class Attentions:
         drawn: dict[str, Any] = dict(seed=self.seed, images=self.images)
         units = units_that_stay(network, candidate, self.plan.hidden, units=self.keys.units, **drawn)
         self.units[candidate] = units.tolist()
-        return drop_attention(network, candidate, units, init=self.keys.init, **drawn)
+        if self.keys.init != "compensate":
+            return drop_attention(network, candidate, units, init=self.keys.init, **drawn)
+        small = drop_attention(network, candidate, units, **drawn)
+        compensate_block(network, small, candidate, self.images)
+        return small
 
     compress_last = compress
 

@@ -2,20 +2,17 @@
 
 import io
 import time
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from lightning_vitc.errors import UserError
 from lightning_vitc.few_shot.synthetic import synthesize
 from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.networks.backbone import Backbone
-from lightning_vitc.networks.weights.files import read_weights
+from lightning_vitc.runs.tensor_record import read_tensors, write_tensors
 from lightning_vitc.runs.tensorboard import cleared_board
 from lightning_vitc.schema import SyntheticConfig
 
@@ -28,11 +25,8 @@ SEEN = 64  # pixels: smaller images are enlarged in the picture
 
 def metric_set(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> Tensor:
     """Images [count, C, H, W], normalized: of the run's directory, or made and put there."""
-    made, path = run.record("synthetic", lambda: _make(run, original, recipe)), run.directory.path / FILE
-    content = path.read_bytes() if path.is_file() else b""  # which is damage, too
-    if made.get("sha256", found := sha256(content).hexdigest()) != found:
-        raise UserError(f"{path}: damaged; not the images that synthetic.json was written for")
-    return read_weights(path)["images"]
+    made = run.record("synthetic", lambda: _make(run, original, recipe))
+    return read_tensors(run.directory.path / FILE, made)["images"]
 
 
 def _make(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> dict[str, Any]:
@@ -43,12 +37,11 @@ def _make(run: "Pipeline", original: Backbone, recipe: SyntheticConfig) -> dict[
         seed=run.experiment.seed,
     )  # fmt: skip
     seconds = time.monotonic() - started
-    content = save({"images": images})
-    write_atomically(run.directory.path / FILE, content)
+    written = write_tensors(run.directory.path / FILE, {"images": images})
     mean, std = (torch.tensor(values)[:, None, None] for values in (look.mean, look.std))
     pixels = F.interpolate((images * std + mean).clamp(0, 1), scale_factor=max(1, SEEN // images.shape[-1]))
     _show(run, make_grid(pixels, nrow=10, pad_value=0.5))
-    return {"count": len(images), "seconds": round(seconds, 3), "sha256": sha256(content).hexdigest()}
+    return {"count": len(images), "seconds": round(seconds, 3), **written}
 
 
 def beta_of(name: str, recipe: SyntheticConfig) -> float:

@@ -16,7 +16,7 @@ from lightning_vitc.errors.suggest import did_you_mean
 from lightning_vitc.measuring.exported import pipeline_of_export
 from lightning_vitc.measuring.subjects import Candidate
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.elastic import ElasticViT
+from lightning_vitc.networks.elastic import Elastic, ElasticViT
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import create_timm, is_model, known_names
@@ -83,6 +83,7 @@ def _of_directory(path: Path, dense: dict[ArchSpec, Candidate]) -> list[Candidat
     if isinstance(model, ElasticViT):
         networks = {f"{name} at {float(width):g}": model.network_at(width) for width in model.cuts}
         return [candidate_of(key, ArchSpec.of(network), network, reference) for key, network in networks.items()]
+    model = model.network if isinstance(model, Elastic) else model  # as large as it is
     files = {form: artifact.check(path, FILES[form]) for form in RUNNABLE[1:] if (path / FILES[form]).is_file()}
     expected = (document.get("costs") or {}).get("expected_macs")
     spec = ArchSpec.of(model)

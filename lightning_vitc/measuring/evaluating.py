@@ -1,6 +1,7 @@
 """`vitc evaluate`: accuracies of a run's networks, or of an exported directory in any of its formats."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightning_vitc.errors.messages import counted
 from lightning_vitc.exporting.deployed import open_format
 from lightning_vitc.measuring.exported import pipeline_of_export
 from lightning_vitc.networks import costs
-from lightning_vitc.networks.elastic import ElasticViT
+from lightning_vitc.networks.elastic import Elastic, ElasticViT
 from lightning_vitc.networks.spec import ArchSpec, as_ratio
 from lightning_vitc.pipeline.evaluation import evaluate
 from lightning_vitc.pipeline.finished import networks_of_run, pick
@@ -37,7 +38,12 @@ class Candidate:
 
 
 def evaluate_source(
-    source: str, width: str | None, split: str, overrides: list[str], formats: list[str] | None = None
+    source: str,
+    width: str | None,
+    split: str,
+    overrides: list[str],
+    formats: list[str] | None = None,
+    budget: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows with `name`, `macs`, `params`, `top1` and `top5` of a run's networks, or of an exported model.
 
@@ -50,6 +56,7 @@ def evaluate_source(
         split: `validation` or `test`.
         overrides: of the experiment.
         formats: of an exported directory; its rows then have a `format`. Default: the PyTorch model.
+        budget: of an exported network that switches it, one or several with commas; default: the dense one.
 
     Raises:
         UserError: where there is no such network.
@@ -59,7 +66,9 @@ def evaluate_source(
     if not Path(source).is_dir():
         raise UserError(f"{source}: no such directory; give a run or an exported model")
     if any((Path(source) / name).is_file() for name in (arch_json.ARCH, arch_json.SEVERAL)):
-        pipeline, candidates = _exported(source, width, overrides, formats)
+        pipeline, candidates = _exported(source, width, overrides, formats, budget)
+    elif budget is not None:
+        raise UserError(f"--budget: {source} is no exported directory; leave the option out")
     elif formats is not None:
         raise UserError(f"--formats: {source} is no exported directory; leave the option out")
     else:
@@ -101,15 +110,19 @@ def _check_classes(source: str, split: str, pipeline: Pipeline, spec: ArchSpec) 
 
 
 def _exported(
-    source: str, width: str | None, overrides: list[str], formats: list[str] | None
+    source: str, width: str | None, overrides: list[str], formats: list[str] | None, budget: str | None
 ) -> tuple[Pipeline, list[Candidate]]:
     document = arch_json.read_arch(source)
     pipeline = pipeline_of_export(source, document, overrides)
     model, name = artifact.load(source), Path(source).name
+    if budget is not None and not hasattr(model, "set_budget"):
+        raise UserError(f"--budget: {source} does not switch its budget; leave the option out")
     if isinstance(model, ElasticViT):
         candidates = _at_widths(model, name, width, formats)
     elif width is not None:
         raise UserError(f"--width: {source} is one exported network; leave the option out")
+    elif isinstance(model, Elastic):
+        candidates = list(_within_budgets(model, name, budget, formats))
     else:
         spec = ArchSpec.of(model)
         macs = (document.get("costs") or {}).get("expected_macs") or costs.macs(spec)
@@ -118,6 +131,14 @@ def _exported(
         ]
         candidates = candidates or [Candidate(name, model, spec, macs)]
     return pipeline, candidates
+
+
+def _within_budgets(model: Any, name: str, budget: str | None, formats: list[str] | None) -> Iterator[Candidate]:
+    if formats not in (None, ["safetensors"]):
+        raise UserError("--formats: a network that switches its budget has only safetensors")
+    for each in (budget or "100%").split(","):
+        model.set_budget(each)
+        yield Candidate(name, model.network, model.spec, costs.macs(model.spec), {"budget": each})
 
 
 def _at_widths(model: ElasticViT, name: str, width: str | None, formats: list[str] | None) -> list[Candidate]:

@@ -61,7 +61,7 @@ class Arguments:
     finetune: Literal["progressive", "one_shot"] = "progressive"  # one_shot: all blocks at once, as many epochs
     trained: Literal["near", "whole"] = "near"  # near: up to the block after the last compressed one
     extra_blocks: int = bounded(0, ge=0)  # compress so many more than needed, each by less
-    init: Literal["reuse", "reinit", "least_squares"] = "reuse"  # of the small MLP; least_squares is ours
+    init: Literal["reuse", "reinit", "least_squares", "compensate"] = "reuse"  # of the small MLP; the last two are ours
     units: Literal["random", "activation"] = "random"  # hidden units that stay; activation: the largest after GELU
     matched: Literal["all", "class"] = "all"  # tokens that are compared in training
     score: Literal["kl", "mse"] = "kl"

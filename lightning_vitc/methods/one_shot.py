@@ -20,7 +20,7 @@ from lightning_vitc.methods.dense import Dense
 from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.pipeline.post_training import decided_masks, post_train, teacher_of
-from lightning_vitc.schema import BudgetConfig, Experiment, PostTrainingArguments, must_be_trained
+from lightning_vitc.schema import BudgetConfig, Experiment, PostTrainingArguments, bounded, must_be_trained
 from lightning_vitc.training.teacher import must_train_both_heads
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Arguments(PostTrainingArguments):
     """Keys of `method:` for one-shot pruning."""
 
     criterion: Literal["magnitude", "random"] = "magnitude"  # what leaves a block: the smallest norms, or any
+    start: Literal["cut", "compensate"] = "cut"  # of the post-training; compensate folds in what is cut off (ours)
+    start_images: int = bounded(256, gt=0)  # training images, unaugmented, that compensate looks at
 
     def validate(self, experiment: Any = None) -> None:
         """Rules with the experiment's other keys; a violation is a ValueError naming the key."""

@@ -58,6 +58,8 @@ class Arguments(SearchArguments):
     warmup_gate: float = bounded(0.5, gt=0, le=1)  # of every gate before the search
     gate_lr: float = bounded(0.05, gt=0)
     gate_every: int = bounded(50, gt=0)  # optimizer steps between updates of the gates
+    start: Literal["cut", "compensate"] = "cut"  # of the post-training; compensate folds in what is cut off (ours)
+    start_images: int = bounded(256, gt=0)  # training images, unaugmented, that compensate looks at
 
     @property
     def share_of_skipping(self) -> float | None:

@@ -1,8 +1,8 @@
-"""One network that switches its width at run time: Scala's widths in one file."""
+"""Several networks in one file, switched at run time: Scala's widths."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -25,7 +25,38 @@ class Cut(NamedTuple):
     heads: Heads = "both"
 
 
-class ElasticViT(nn.Module):
+class Elastic(nn.Module):
+    """A network that holds smaller ones: what is exported are its weights, and how the others follow from them.
+
+    Its tensors beside the weights have a slash in their names, which no name of a weight has.
+
+    Attributes:
+        kind: the name of the class in `arch.json`, see `artifacts.artifact.KINDS`.
+        full: the largest network.
+    """
+
+    kind: str
+    full: nn.Module
+
+    @property
+    def network(self) -> nn.Module:
+        """The standalone network that runs."""
+        raise NotImplementedError
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What belongs into `arch.json`, and all tensors."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Drop the smaller networks that are kept; they are made again."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.forget()  # of another device or type from now on
+        return super()._apply(fn, recurse)
+
+
+class ElasticViT(Elastic):
     """Images [B, C, H, W] -> logits [B, classes] at the width that `set_width` chose last; the widest at first.
 
     A width's slices are cut out when it is first set and kept as contiguous weights of their own, so that it runs
@@ -36,6 +67,8 @@ class ElasticViT(nn.Module):
         cuts: the widths that were trained; what is cut at width 1 does not matter.
         statistics: of a network with batch norms, those of every width but 1, by their names.
     """
+
+    kind = "elastic"
 
     def __init__(self, full: nn.Module, cuts: Mapping[Fraction, Cut], statistics: Statistics | None = None):
         super().__init__()
@@ -108,8 +141,7 @@ class ElasticViT(nn.Module):
         """Drop the slices that are kept; they are cut again from the weights of `full`."""
         self._networks.clear()
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "ElasticViT":
-        self.forget()  # of another device or type from now on
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self.statistics = {
             width: {name: fn(tensor) for name, tensor in named.items()} for width, named in self.statistics.items()
         }
@@ -124,13 +156,13 @@ class ElasticViT(nn.Module):
             f"{AT_WIDTH}{width}/{name}": tensor
             for width in self.cuts for name, tensor in self.statistics.get(width, {}).items()
         }  # fmt: skip
-        return {"kind": "elastic", "widths": widths}, self.full.state_dict() | statistics
+        return {"kind": self.kind, "widths": widths}, self.full.state_dict() | statistics
 
     @classmethod
     def restored(
         cls, full: nn.Module, document: dict[str, Any], more: Mapping[str, Tensor] | None = None
     ) -> "ElasticViT":
-        """The network of `stored`; `more` are its weights that are not the full network's, see `is_of_a_width`.
+        """The network of `stored`; `more` are its weights that are not the full network's, see `is_beside`.
 
         Raises:
             KeyError, TypeError, ValueError: for a document that `stored` did not make.
@@ -145,6 +177,6 @@ class ElasticViT(nn.Module):
         return cls(full, cuts, statistics).eval()
 
 
-def is_of_a_width(name: str) -> bool:
-    """Whether what is stored under a name belongs to one of several widths, and not to the full network."""
-    return name.startswith(AT_WIDTH)
+def is_beside(name: str) -> bool:
+    """Whether what is stored under a name is not of the full network."""
+    return "/" in name

@@ -31,7 +31,7 @@ def fit_second_layer(network: Backbone, small: Backbone, block: int, images: Ten
     gram = torch.zeros(units, units, dtype=torch.float64, device=device)
     moment = torch.zeros(units, fc2.out_features, dtype=torch.float64, device=device)
     for part in images.split(SEEN_AT_ONCE):
-        activations, lacking = _of_block(network, small, block, part.to(device))
+        activations, lacking = seen_by(network, small, block, part.to(device))
         gram += activations.T @ activations
         moment += activations.T @ lacking
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
@@ -41,8 +41,8 @@ def fit_second_layer(network: Backbone, small: Backbone, block: int, images: Ten
         fc2.bias.add_(change[:, -1])
 
 
-def _of_block(network: Backbone, small: Backbone, block: int, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Activations with a one [B N, h + 1], and what the compressed block's output lacks [B N, D], before LayerScale."""
+def seen_by(network: Backbone, small: Backbone, block: int, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Activations and a one [B N, h + 1], and what the compressed block's output lacks [B N, D], before LayerScale."""
     before, now = (one.eval().running()[block] for one in (network, small))
     after: Any = small.blocks[block]
     x, seen = small.entering(block, images), []

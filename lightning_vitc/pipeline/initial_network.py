@@ -15,7 +15,7 @@ from lightning_vitc.data.classes import shown
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks import backbone, costs
 from lightning_vitc.networks.backbone import Backbone, create_backbone, from_spec, timm_kwargs
-from lightning_vitc.networks.elastic import ElasticViT
+from lightning_vitc.networks.elastic import Elastic
 from lightning_vitc.networks.families.family import CLASSIFIERS
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import RATES
@@ -136,7 +136,7 @@ def _of_run(directory: RunDirectory) -> tuple[Stored, Network]:
 
 
 def _plain(network: Any, name: str) -> nn.Module:
-    if isinstance(network, ElasticViT):
+    if isinstance(network, Elastic):
         raise UserError(f"model.name: {name} holds several networks in one; export the one to start from")
     return network
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from lightning_vitc.budget.masks import Masks, as_indices, from_indices
 from lightning_vitc.budget.prunable import kept_of, pruned_spec
 from lightning_vitc.budget.target import Target
+from lightning_vitc.compensation.calibration import SEEN_AT_ONCE, Calibration
+from lightning_vitc.compensation.in_order import compensated
 from lightning_vitc.latency.fitting import fit
 from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.spec import ArchSpec
@@ -68,8 +71,26 @@ def post_train(
     The method's keys say how, see `PostTrainingArguments`.
     """
     keys, kept = run.arguments, kept_of(network.spec, masks)
+    weights = compensated_weights(run, network, masks) if getattr(keys, "start", "cut") == "compensate" else None
     taught = Distillation("soft", keys.distillation, keys.temperature, keys.kd_reduction)
     recipe = keys.finetuning(run.optimizer)
-    cut = partial(run.compacted, network, kept)
+
+    def cut() -> Backbone:
+        small = run.compacted(network, kept)
+        if weights is not None:
+            small.load_state_dict(weights)
+        return small
+
     module = run.fit("finetune", lambda: Supervised(cut(), recipe, teacher, taught), epochs=keys.finetune_epochs)
     return module.backbone, kept.sources
+
+
+def compensated_weights(run: "Pipeline", network: Backbone, masks: Masks) -> dict[str, Tensor]:
+    """Of what is left, with what goes folded into it; solved for on training images by all processes together."""
+
+    def solve() -> dict[str, Tensor]:
+        processes, images = run.processes, run.data.spread_images("train", run.arguments.start_images)
+        seen = Calibration.of(images, SEEN_AT_ONCE, processes.rank, processes.count)
+        return compensated(deepcopy(network).to(processes.device), masks, seen).cpu().state_dict()
+
+    return run.computed("compensated", solve)

@@ -4,6 +4,7 @@ A stage that is finished is loaded instead of trained, so running them again con
 """
 
 import platform
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from torch import Tensor
 
 from lightning_vitc.data import VisionData
 from lightning_vitc.errors import RunFailure, UserError
@@ -22,6 +24,7 @@ from lightning_vitc.pipeline.processes import Processes, say
 from lightning_vitc.pipeline.trainers import stage_trainer
 from lightning_vitc.runs.directory import RunDirectory, read_json, write_json
 from lightning_vitc.runs.last_checkpoint import LAST, drop_previous, must_be_whole, place_in, settle
+from lightning_vitc.runs.tensor_record import SUFFIX, read_tensors, write_tensors
 from lightning_vitc.schema import Experiment
 from lightning_vitc.training.finite_loss import NotFinite
 from lightning_vitc.training.module import CompressionModule
@@ -112,6 +115,27 @@ class Stages:
             self.processes.wait()
         return read_json(file)
 
+    def computed(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors that all processes compute together, once, without training; kept as `<name>.safetensors`.
+
+        Args:
+            name: of the file, and of the record of it.
+            compute: gives the same in every process.
+
+        Raises:
+            UserError: where they are not there and the pipeline is read-only, or are damaged.
+        """
+        file, made = self.directory.path / f"{name}{SUFFIX}", {}
+        if not self._is_recorded(file.with_suffix(".json")):
+            self.tell(f"at the beginning of {name}, which is computed without training")
+            started = time.monotonic()
+            tensors = compute()
+            self.seconds[name] = time.monotonic() - started
+            made = write_tensors(file, tensors) if self.processes.rank == 0 else {}
+        made = self.record(name, lambda: {**made, "seconds": round(self.seconds[name], 3)})
+        self.seconds[name] = made["seconds"]
+        return read_tensors(file, made)
+
     @cached_property
     def processes(self) -> Processes:
         """The processes of the run, started if they are not."""
@@ -152,6 +176,12 @@ class Stages:
             drop_previous(folder)  # first: nobody returns to a stage that is marked
             _mark_done(folder, trainer, select)
         trainer.strategy.barrier()
+
+    def _is_recorded(self, file: Path) -> bool:
+        """Whether a record is there, or cannot be made any more: one process looks."""
+        if self.read_only or self.processes.count == 1:
+            return self.read_only or file.exists()
+        return self.processes.decided_by_first(file.exists)
 
     def tell(self, where: str) -> None:
         """Say, of a run that continues, where that is: at the first thing that is not done yet."""

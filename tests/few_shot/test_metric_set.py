@@ -25,7 +25,7 @@ def test_a_changed_image_is_refused(tmp_path):
     digest = sha256(content).hexdigest()
     assert torch.equal(read(tmp_path, sha256=digest), IMAGES)
     (tmp_path / FILE).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(UserError, match=f"{FILE}: damaged; not the images that synthetic.json was written for"):
+    with pytest.raises(UserError, match=f"{FILE}: damaged; not what synthetic.json was written for"):
         read(tmp_path, sha256=digest)
     assert not torch.equal(read(tmp_path), IMAGES), "the record of an earlier version, which is believed"
     (tmp_path / FILE).unlink()
