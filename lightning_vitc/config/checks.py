@@ -32,6 +32,8 @@ TEACHER_RECIPE = ("epochs", "batch_size", "mixup", "cutmix", "smoothing", "lr", 
 def check_rules(experiment: Experiment) -> None:
     """Refuse values that do not go together."""
     _check_model(experiment.model)
+    if experiment.model.frozen_blocks and not getattr(experiment.method, "freezes", False):
+        raise UserError(f"model.frozen_blocks: the method '{experiment.method_name}' freezes none; leave it out")
     _check_data(experiment.data, experiment.model.in_chans or 3)
     _check_own_rules(experiment.method, experiment, "method")
     _check_teacher(experiment.teacher)
@@ -120,8 +122,8 @@ def _check_latency(budget: BudgetConfig, given: list[str]) -> None:
 
 
 OF_COMPRESSED = (
-    "name", "img_size", "new_head", "resample_antialias", "grad_checkpointing", "drop_rate", "proj_drop_rate",
-    "attn_drop_rate", "drop_path_rate",
+    "name", "img_size", "new_head", "resample_antialias", "frozen_blocks", "grad_checkpointing", "drop_rate",
+    "proj_drop_rate", "attn_drop_rate", "drop_path_rate",
 )  # fmt: skip
 
 

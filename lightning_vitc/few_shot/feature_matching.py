@@ -1,7 +1,7 @@
 """Training networks to give the tokens of the original (DC-ViT, Section 3.2.1): no label is read."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_vitc.errors import UserError
 from lightning_vitc.networks.backbone import Backbone
+from lightning_vitc.networks.layers import layer_of
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import OptimizerConfig
 from lightning_vitc.training.module import CompressionModule, StepResult
@@ -118,6 +119,18 @@ class FeatureMatching(CompressionModule):
                 nn.utils.clip_grad_value_(trained, gradient_clip_val)
             elif gradient_clip_val:
                 nn.utils.clip_grad_norm_(trained, gradient_clip_val)
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """timm's convention, in every network."""
+        of_first = super().group_matcher(coarse)
+
+        def layer(name: str) -> int:
+            if not name.startswith("others."):
+                return of_first(name)
+            _, network, inside = name.split(".", 2)
+            return layer_of(inside, self.networks[network].spec)
+
+        return layer
 
     def no_weight_decay(self) -> set[str]:
         """timm's names, in every network."""

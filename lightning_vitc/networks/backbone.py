@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from lightning_vitc.networks.families.family import network_of
 from lightning_vitc.networks.kept import Kept, gather
+from lightning_vitc.networks.layers import is_before
 from lightning_vitc.networks.modules.compilation import Compile, method_of
 from lightning_vitc.networks.modules.norms import set_eps
 from lightning_vitc.networks.shared_weights import shared
@@ -25,7 +26,14 @@ from lightning_vitc.schema import ModelConfig
 
 SKELETONS = 64  # sub-networks that are kept ready
 BranchGate = Callable[[int, int, Tensor], Tensor]
-NOT_TIMMS = ("name", "pretrained", "new_head", "resample_antialias", "grad_checkpointing")  # keys of `model`
+NOT_TIMMS = (
+    "name",
+    "pretrained",
+    "new_head",
+    "resample_antialias",
+    "frozen_blocks",
+    "grad_checkpointing",
+)  # of `model`
 
 
 class Backbone(nn.Module):
@@ -38,6 +46,7 @@ class Backbone(nn.Module):
         blocks: all of them, over the stages.
         compiled: what of it is trained as a graph.
         constants: names of parameters that no training changes.
+        frozen: with the stem, the first so many blocks rest; see `freeze`.
         pretrained_cfg: timm's (normalization, crop, ...), where the model has one.
     """
 
@@ -47,10 +56,12 @@ class Backbone(nn.Module):
     rates: dict[str, float]
     num_classes: int
     constants: frozenset[str] = frozenset()
+    frozen: int = 0
     pretrained_cfg: Any = None
     distilled_training: bool = False
     # these are timm's and `Compilable`'s
     reset_classifier: Callable[..., None]
+    get_classifier: Callable[..., Any]
     no_weight_decay: Callable[[], set[str]]
     forward_features: Callable[..., Tensor]
     forward_head: Callable[..., Tensor]
@@ -140,6 +151,24 @@ class Backbone(nn.Module):
         """Train the parameters whose names are chosen, and no others; constants never."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(chosen(name) and name not in self.constants)
+
+    def freeze(self, blocks: int) -> None:
+        """Let the stem and the first blocks rest, from now on and in training too; of 0 blocks the stem trains as well.
+
+        Their weights get no gradient, so that autograd builds no graph of them; nothing is dropped at random in them,
+        and their running statistics stay.
+        """
+        self.frozen = blocks
+        self.train_only(lambda name: not (blocks and is_before(name, blocks, self.spec)))
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Any:
+        """torch's, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for name, part in self.named_modules() if self.frozen else ():
+            if name and is_before(f"{name}.", self.frozen, self.spec):
+                part.training = False
+        return self
 
     def set_norm_eps(self, eps: float) -> None:
         """The epsilon of every LayerNorm from now on, of sub-networks too."""

@@ -1,5 +1,6 @@
 """What a method can reach for a model, and whether the budget is satisfiable, before anything is trained."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -79,7 +80,7 @@ def check_start(experiment: Experiment, measure: bool = True) -> None:
     if measure or experiment.budget.latency_ms is None:
         _, plan = planned(experiment)
         plan.check(experiment.budget)
-    build_optimizer(nn.Linear(1, 1), experiment.optimizer, total_steps=1, warmup_steps=0)
+    build_optimizer(nn.Linear(1, 1), replace(experiment.optimizer, layer_decay=None), total_steps=1, warmup_steps=0)
 
 
 def _targets(plan: Plan) -> dict[str, int | float]:

@@ -13,14 +13,17 @@ class ModelConfig:
     """A timm Vision Transformer, or the directory of one that was compressed.
 
     Keys that are left out keep the value of the named model. A compressed one, which is an exported directory or a
-    finished run, takes only `img_size`, `new_head`, `resample_antialias`, `grad_checkpointing` and the rates of
-    dropping.
+    finished run, takes only `img_size`, `new_head`, `resample_antialias`, `frozen_blocks`, `grad_checkpointing` and the
+    rates of dropping.
     """
 
     name: str = path(MISSING)
     new_head: bool = False  # a new classifier, also where the number of classes is the same
     pretrained: bool | str = weights(False)  # false, true (the hub) or the path of a file
     resample_antialias: bool = True  # of learned positions, where the weights are of another image size; T2T's never
+    frozen_blocks: int = bounded(
+        0, ge=0
+    )  # of a pretrained network the stem and the first so many blocks stay as they are
     grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, more time
     img_size: int | None = bounded(None, gt=0)
     patch_size: int | None = bounded(None, gt=0)

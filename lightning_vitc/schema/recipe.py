@@ -18,6 +18,7 @@ class OptimizerConfig:
         metadata=rule("two numbers >= 0 and < 1", lambda v: len(v) == 2 and min(v) >= 0 and max(v) < 1),
     )
     eps: float = bounded(1e-8, gt=0)
+    layer_decay: float | None = bounded(None, gt=0, le=1)  # the rate of every layer by that of the next one (timm)
     warmup_epochs: float = bounded(0.0, ge=0)
     warmup_lr: float = bounded(1e-6, ge=0)
     min_lr: float = bounded(1e-5, ge=0)  # where a cosine ends

@@ -15,6 +15,7 @@ from lightning_vitc.budget.plan import Plan, plan_of_choices
 from lightning_vitc.networks import costs
 from lightning_vitc.networks.backbone import Backbone
 from lightning_vitc.networks.batch_statistics import agree
+from lightning_vitc.networks.layers import layer_of
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import Experiment, OptimizerConfig
 from lightning_vitc.training.finite_loss import FiniteLoss
@@ -195,6 +196,16 @@ class CompressionModule(LightningModule):
     def no_weight_decay(self) -> set[str]:
         """timm's convention: names of parameters that are not decayed."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """timm's convention: the layer of a parameter, for `optimizer.layer_decay`; of none, the last one."""
+        spec = self.backbone.spec
+
+        def layer(name: str) -> int:
+            outside, _, inside = name.partition("backbone.")
+            return spec.depth + 1 if outside else layer_of(inside, spec)
+
+        return layer
 
     def _write(self, terms: dict[str, Tensor], batch_idx: int) -> None:
         """Write what this step computed, as the mean over processes, before a checkpoint of the step is saved.

@@ -24,6 +24,7 @@ def build_optimizer(
 
     Biases, norms and whatever `model.no_weight_decay()` names are not decayed. Parameters in `own_rates` form groups
     of their own, one a rate, with that learning rate in place of `recipe.lr`, on the same schedule, and no decay.
+    With `recipe.layer_decay` d, layer l of L has the rate d^(L - 1 - l) `recipe.lr`, by `model.group_matcher` (timm).
 
     Raises:
         UserError: for an optimizer timm does not know.
@@ -31,10 +32,14 @@ def build_optimizer(
     settings: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "eps": recipe.eps}
     if "adam" in recipe.name or "lamb" in recipe.name:
         settings["betas"] = tuple(recipe.betas)
+    if recipe.layer_decay is not None:
+        settings["layer_decay"] = recipe.layer_decay
     try:
         optimizer = create_optimizer_v2(model, opt=recipe.name, **settings)
     except (AssertionError, ValueError) as error:
         raise UserError(f"optimizer.name: {recipe.name!r} cannot be built by timm.optim ({error})") from None
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_scale", 1.0)
     by_rate: dict[float, list[nn.Parameter]] = {}
     for name, lr in (own_rates or {}).items():
         by_rate.setdefault(lr, []).append(model.get_parameter(name))

@@ -22,6 +22,8 @@ class Shape(Protocol):
     """`shape.py`: it imports no torch."""
 
     EXAMPLES: Sequence[str]  # models of the family, for messages
+    BEFORE: Sequence[str]  # what the names begin with of what is before the blocks: of weights, and of modules with "."
+    BEHIND: Sequence[str]  # of what is behind them and belongs to the last one: all but the classifier and its own
     Options: type  # a frozen dataclass of numbers, texts and tuples of them
     PAPERS: Mapping[str, Callable[[ArchSpec], Parts]]  # `parts` as the authors of a method count, by its name
 

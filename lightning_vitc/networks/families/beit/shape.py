@@ -12,6 +12,7 @@ from lightning_vitc.networks.spec import ArchSpec
 
 parts, positions, attended, at_size = plain.parts, plain.positions, plain.attended, plain.at_size
 narrow, paired, block_prefix, entry = plain.narrow, plain.paired, plain.block_prefix, plain.entry
+BEFORE, BEHIND = plain.BEFORE, plain.BEHIND
 EXAMPLES = ("beit_base_patch16_224",)
 PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = plain.PAPERS
 TABLE = "attn.relative_position_bias_table"

@@ -19,7 +19,7 @@ from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
 parts, positions, attended, at_size = plain.parts, plain.positions, plain.attended, plain.at_size
-block_prefix, entry = plain.block_prefix, plain.entry
+block_prefix, entry, BEFORE, BEHIND = plain.block_prefix, plain.entry, plain.BEFORE, plain.BEHIND
 EXAMPLES = ("vit_small_patch16_dinov3", "eva02_tiny_patch14_224")
 PAPERS: Mapping[str, Callable[[ArchSpec], Parts]] = plain.PAPERS
 MIXED = "mixed"

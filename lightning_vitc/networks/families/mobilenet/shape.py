@@ -18,6 +18,7 @@ from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
 EXAMPLES = ("mobilenetv2_100",)
+BEFORE, BEHIND = ("conv_stem.", "bn1."), ("conv_head.", "bn2.")
 STEM = "stem"  # the axis of its channels, which are the first block's hidden ones
 SEEN = 3 * 3  # positions that a depthwise convolution sees, and the stem
 EXPANSION = 6  # hidden channels by those of the stream

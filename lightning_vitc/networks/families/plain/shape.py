@@ -26,6 +26,8 @@ from lightning_vitc.networks.spec import ArchSpec
 EXAMPLES = ("vit_small_patch16_224", "deit_small_distilled_patch16_224", "deit3_small_patch16_224")
 PART_NAMES = ("patch_embed", "qkv", "qk", "av", "proj", "mlp", "norm", "classifier", "gates")
 BLOCK = ((("norm1", "attn", "ls1", "gate1")), ("norm2", "mlp", "ls2", "gate2"))  # timm's names, by branch
+BEFORE = ("cls_token", "dist_token", "reg_token", "pos_embed", "pos_drop.", "patch_embed.", "patch_drop.", "norm_pre.")
+BEHIND = ("norm.",)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from lightning_vitc.networks.gates.shapes import gate_axes
 from lightning_vitc.networks.spec import ArchSpec
 
 EXAMPLES = ("resnet34",)
+BEFORE: tuple[str, ...] = ("conv1.", "bn1.")
+BEHIND: tuple[str, ...] = ()
 STEM = 7 * 7  # positions that the first convolution sees
 SEEN = 3 * 3  # and the others
 

@@ -28,6 +28,7 @@ from lightning_vitc.networks.spec import ArchSpec
 
 EXAMPLES = ("swin_tiny_patch4_window7_224",)
 GATES = ("gate1", "gate2")
+BEFORE, BEHIND = ("patch_embed.",), ("norm.",)
 
 
 @dataclass(frozen=True)

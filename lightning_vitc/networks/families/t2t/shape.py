@@ -28,6 +28,7 @@ from lightning_vitc.networks.spec import ArchSpec
 
 EXAMPLES = ("t2t_vit_14",)
 GATES = ("gate1", "gate2")
+BEFORE, BEHIND = ("cls_token", "pos_embed", "tokens_to_token."), ("norm.",)
 TOKEN = "token"  # the axis of the tokens inside of the token layers
 FIRST, LATER = 7 * 7, 3 * 3  # positions that are put side by side
 TOKEN_LAYERS = ("performer", "softmax")

@@ -30,6 +30,7 @@ from lightning_vitc.networks.spec import ArchSpec
 EXAMPLES = ("uniformer_small", "uniformer_small_plus", "uniformer_xs")
 MLP = 1  # the position of a block's MLP; the mixer or the attention is before it
 GATES = ("gate1", "gate2")
+BEFORE, BEHIND = ("cls_token", "patch_embed1."), ("norm.",)
 STEM = "stem"  # the axis of the channels between the two convolutions of a stem
 POSITION, MIXED = 3 * 3, 5 * 5  # pixels that the depthwise convolutions see
 
