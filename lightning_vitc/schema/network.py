@@ -21,9 +21,7 @@ class ModelConfig:
     new_head: bool = False  # a new classifier, also where the number of classes is the same
     pretrained: bool | str = weights(False)  # false, true (the hub) or the path of a file
     resample_antialias: bool = True  # of learned positions, where the weights are of another image size; T2T's never
-    frozen_blocks: int = bounded(
-        0, ge=0
-    )  # of a pretrained network the stem and the first so many blocks stay as they are
+    frozen_blocks: int = bounded(0, ge=0)  # the stem and so many blocks stay as they are pretrained
     grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, more time
     img_size: int | None = bounded(None, gt=0)
     patch_size: int | None = bounded(None, gt=0)

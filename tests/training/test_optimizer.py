@@ -4,8 +4,10 @@ import re
 import pytest
 import timm
 import torch
+from timm.optim import param_groups_layer_decay
 
 from lightning_vitc.errors import UserError
+from lightning_vitc.few_shot.feature_matching import FeatureMatching
 from lightning_vitc.methods.dense import Dense
 from lightning_vitc.networks.backbone import from_timm
 from lightning_vitc.schema import OptimizerConfig
@@ -180,3 +182,45 @@ def test_own_rates_are_those_of_groups_without_decay():
         torch.testing.assert_close(parameter.detach(), before[name] * (0.9 if decayed else 1.0))
     scheduler.step()
     assert {group["lr"] / group["initial_lr"] for group in optimizer.param_groups} == {lr_factor(1, recipe, 10, 0)}
+
+
+# Rates by depth
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_layer_decay_is_timms(name):
+    model, recipe = backbone(name, depth=3), OptimizerConfig(lr=0.5, weight_decay=0.2, layer_decay=0.75)
+    theirs = param_groups_layer_decay(timm.create_model(name, **SMALL | {"depth": 3}), 0.2, model.no_weight_decay(),
+                                      layer_decay=0.75)  # fmt: skip
+    optimizer, scheduler = build_optimizer(Dense(model, recipe), recipe, 10, 0)
+    ours = [(group["lr"], group["weight_decay"], [*map(tuple, map(torch.Tensor.size, group["params"]))])
+            for group in optimizer.param_groups]  # fmt: skip
+    assert ours == [(0.5 * group["lr_scale"], group["weight_decay"], [tuple(one.size()) for one in group["params"]])
+                    for group in theirs]  # fmt: skip
+    scheduler.step()
+    assert {group["lr"] / group["initial_lr"] for group in optimizer.param_groups} == {lr_factor(1, recipe, 10, 0)}
+
+
+def test_layer_decay_by_hand():
+    """Of two blocks: the stem at d^3, the blocks at d^2 and d, the last norm with the last block, the classifier at 1."""
+    module = Dense(backbone("vit_tiny_patch16_224"), RECIPE)
+    recipe = OptimizerConfig(lr=1.0, layer_decay=0.5)
+    optimizer, _ = build_optimizer(module, recipe, 10, 0, {"backbone.head.bias": 3.0})
+    rates = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    found = {name.removeprefix("backbone."): rates[id(one)] for name, one in module.named_parameters()}
+    wanted = {"pos_embed": 0.125, "patch_embed.proj.bias": 0.125, "blocks.0.norm1.weight": 0.25,
+              "blocks.1.mlp.fc2.weight": 0.5, "norm.bias": 0.5, "head.weight": 1.0, "head.bias": 3.0}  # fmt: skip
+    assert {name: found[name] for name in wanted} == wanted
+
+
+def test_layer_decay_of_networks_side_by_side():
+    module = FeatureMatching({"one": backbone("vit_tiny_patch16_224"), "two": backbone("vit_tiny_patch16_224")}, RECIPE,
+                             None)  # fmt: skip
+    layer = module.group_matcher()
+    assert [layer(f"{start}.blocks.1.norm1.bias") for start in ("backbone", "others.two")] == [2, 2]
+    assert layer("duals.weight") == 3
+
+
+def test_without_layer_decay_there_are_two_groups():
+    optimizer, _ = build_optimizer(backbone(), OptimizerConfig(lr=1.0), 10, 0)
+    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 1.0]
