@@ -198,11 +198,12 @@ def test_layer_decay_is_timms(name):
     assert ours == [(0.5 * group["lr_scale"], group["weight_decay"], [tuple(one.size()) for one in group["params"]])
                     for group in theirs]  # fmt: skip
     scheduler.step()
-    assert {group["lr"] / group["initial_lr"] for group in optimizer.param_groups} == {lr_factor(1, recipe, 10, 0)}
+    fallen = [group["lr"] / group["initial_lr"] for group in optimizer.param_groups]
+    assert fallen == pytest.approx([lr_factor(1, recipe, 10, 0)] * len(fallen))
 
 
 def test_layer_decay_by_hand():
-    """Of two blocks: the stem at d^3, the blocks at d^2 and d, the last norm with the last block, the classifier at 1."""
+    """Of two blocks: the stem at d^3, the blocks at d^2 and d, the last norm as the last block, the classifier at 1."""
     module = Dense(backbone("vit_tiny_patch16_224"), RECIPE)
     recipe = OptimizerConfig(lr=1.0, layer_decay=0.5)
     optimizer, _ = build_optimizer(module, recipe, 10, 0, {"backbone.head.bias": 3.0})
