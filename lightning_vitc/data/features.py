@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_vitc.data.batches import Fetched, TransformedBatches
+from lightning_vitc.data.batches import Fetched
 from lightning_vitc.data.loader import ImageLoader
 from lightning_vitc.data.module import VisionData
 from lightning_vitc.data.sampler import ShardBatchSampler
 from lightning_vitc.data.sources import Split, Splits
-from lightning_vitc.data.transforms import ImageSpec, evaluation_transform
+from lightning_vitc.data.transforms import ImageSpec
 from lightning_vitc.errors import UserError
 from lightning_vitc.files.atomic import write_atomically
 
@@ -42,9 +42,10 @@ class FeatureBatches(Dataset[Fetched]):
 class FeatureData(VisionData):
     """The training and validation images of a data set as features, in the order in which the images would come.
 
-    The images are seen as in an evaluation, once. The first process computes the features of the module that is to be
-    trained, which offers `features(images)`, and writes them into a file; all processes read it. Labels are smoothed
-    as those of images, and not mixed.
+    The images are seen as in an evaluation, once; the next one takes the place of a training image that cannot be used,
+    for the order of batches counts on every one. The first process computes the features of the module that is to be
+    trained, which offers `features(images)`, and writes them into a file; all processes read it. Labels are smoothed as
+    those of images, and not mixed.
 
     Args:
         data: the images.
@@ -67,7 +68,7 @@ class FeatureData(VisionData):
         module, device = trainer.lightning_module, trainer.strategy.root_device
         before = module.training
         module.to(device).eval()
-        content = {}
+        content: dict[str, Tensor] = {}
         for role in ("train", "validation"):
             content |= self._computed(role, lambda images: module.features(images.to(device)).cpu())
         module.train(before)
@@ -103,11 +104,7 @@ class FeatureData(VisionData):
         split: Split = getattr(self.splits, role)
         if not len(split):
             return {}
-        if role == "train":  # the order of training counts on every image
-            look = evaluation_transform(self.spec)
-            images: Any = TransformedBatches(split, look, on_unusable="replace" if self._skip else "raise")
-        else:
-            images = super()._evaluation_batches(split)
+        images = self._evaluation_batches(split, "replace" if role == "train" else "leave_out")
         batches = ShardBatchSampler(len(split), batch_size=self.config.eval_batch_size or self.config.batch_size)
         pairs = [(features(images), targets) for images, targets in ImageLoader(images, batches, **super()._options)]
         found, targets = zip(*pairs, strict=True)

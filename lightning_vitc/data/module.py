@@ -294,10 +294,12 @@ class VisionData(LightningDataModule):
     def _evaluation_loader(self, split: Split) -> ImageLoader:
         return ImageLoader(self._evaluation_batches(split), self._shard(split, *self._place), **self._options)
 
-    def _evaluation_batches(self, split: Split) -> TensorBatches | TransformedBatches:
+    def _evaluation_batches(
+        self, split: Split, unusable: OnUnusable = "leave_out"
+    ) -> TensorBatches | TransformedBatches:
         if isinstance(split.source, ArraySource) and self.spec.shows_the_whole:
             return TensorBatches(split, self.spec)
-        on_unusable: OnUnusable = "leave_out" if self._skip else "raise"  # a replacement would count twice
+        on_unusable = unusable if self._skip else "raise"  # a replacement would count twice
         return TransformedBatches(split, evaluation_transform(self.spec), on_unusable=on_unusable)
 
     def _check_readable(self, split: Split, name: str) -> None:

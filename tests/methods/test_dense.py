@@ -1,6 +1,5 @@
 """Fine-tuning of a pretrained network: a probe first, blocks that rest, and what of it is refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
 from lightning_vitc.files.checkpoint import read_checkpoint
 from lightning_vitc.networks.layers import is_before
-from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.pipeline.planning import planned
 
 TINY = ("data.name=fake", "data.num_samples=24", "data.num_classes=5", "data.batch_size=8", "model.img_size=28",
@@ -26,7 +24,7 @@ def state(run: Path, stage: str) -> dict[str, torch.Tensor]:
 def test_a_probe_then_the_blocks_that_do_not_rest(tmp_path: Path, finished_run: Any, vitc_in: Any) -> None:
     keys = (*TINY, "model.frozen_blocks=2", "method.probe_epochs=2", "seed=1")
     run = finished_run(tmp_path, "dense_caltech", *keys)
-    spec = ArchSpec.from_json(json.dumps(json.loads((run / "networks" / "models.json").read_text())["dense"]))
+    spec, _ = planned(load_experiment(str(run / "config.yaml"), check_files=False))
     probe, dense = state(run, "probe"), state(run, "dense")
     named = {key: key.removeprefix("backbone.") for key in dense if key.startswith("backbone.")}
     for key, name in named.items():

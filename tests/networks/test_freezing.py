@@ -13,7 +13,7 @@ NETWORKS = {
     "beit_base_patch16_224": dict(img_size=32, embed_dim=32, depth=3, num_heads=2),
     "swin_tiny_patch4_window7_224": dict(img_size=32, window_size=2, embed_dim=16, depths=[1, 3], num_heads=[1, 2]),
     "t2t_vit_14": dict(img_size=32, embed_dim=32, depth=3, num_heads=2),
-    "uniformer_small": dict(img_size=32, embed_dim=[16, 32, 64, 64], depths=[1, 1, 2, 1], num_heads=[2, 2]),
+    "uniformer_small": dict(img_size=32, embed_dim=[16, 32, 64, 64], depths=[3, 1, 1, 1], num_heads=[2, 2]),
     "resnet34": dict(img_size=32, depths=[1, 2, 1, 1]),
     "mobilenetv2_100": dict(img_size=32),
 }
