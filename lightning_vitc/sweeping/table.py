@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from lightning_vitc.figures.accuracy import Spread, accuracy_with_spread
 from lightning_vitc.networks.units import Unit
 from lightning_vitc.runs.directory import RunDirectory
-from lightning_vitc.sweeping.combinations import Combination
+from lightning_vitc.sweeping.combinations import NAMELESS, Combination
 
 SEED = "seed"
 COLUMNS = ("network", "width", "macs", "share", "params", "top1", "top5", "dense_top1", "wall_seconds")
@@ -110,7 +110,8 @@ def picture(points: Sequence[Point], title: str) -> Figure:
     """Top-1 over MACs with the standard deviation over seeds; what differs beside budget and seed is a series."""
     series: dict[str, list[Spread]] = {}
     for point in points:
-        values = [f"{key.rpartition('.')[2]} {value}" for key, value in point.values.items() if "budget." not in key]
+        values = [value if key == NAMELESS else f"{key.rpartition('.')[2]} {value}"
+                  for key, value in point.values.items() if not key.startswith("budget.")]  # fmt: skip
         series.setdefault(", ".join(values) or title, []).append(
             Spread(point.mean("macs"), point.mean("top1"), point.spread("top1"))
         )
