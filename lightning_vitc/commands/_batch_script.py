@@ -16,21 +16,23 @@ from lightning_vitc.files.atomic import write_atomically
 from lightning_vitc.pipeline.start import startable
 from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.schema import Experiment
+from lightning_vitc.sweeping.combinations import Combination
 
 
-def write_script(experiment: Experiment, name: str, overrides: list[str]) -> Path:
+def write_script(experiment: Experiment, name: str, overrides: list[str], data_is_here: bool = True) -> Path:
     """Write `<run directory>/train.sbatch` and return its path.
 
     Args:
         experiment: typed, with the `slurm` section to use.
         name: of the experiment, as given by the user.
         overrides: `key=value` of the user, repeated in the script.
+        data_is_here: what the run would refuse is found out before; else only the nodes can.
 
     Raises:
         UserError: where sbatch or the run would refuse it.
     """
     directory = RunDirectory.of(experiment)
-    _check(experiment, directory)
+    check(experiment, directory, data_is_here)
     directory.open(experiment)  # the script belongs to the run: the same checks, the same config.yaml
     try:
         path = directory.path / "train.sbatch"
@@ -47,19 +49,33 @@ def script(experiment: Experiment, name: str, overrides: list[str]) -> str:
     return "\n".join([*lines, "", f"{_srun(experiment)} {shlex.join(_command(experiment, name, overrides))}", ""])
 
 
-def array_script(runs: Sequence[tuple[Experiment, Sequence[str]]], name: str, place: Path, jobs: int) -> str:
-    """The text of a batch script that is a job array: each of its tasks is a job of its own, which trains one run.
+def write_array(runs: Sequence[Combination], name: str, place: Path, jobs: int, data_is_here: bool = True) -> Path:
+    """Write `<place>/sweep.sbatch`, a job array: each task is a job of its own, which trains one run.
 
     Args:
-        runs: typed, and their `key=value`.
+        runs: that are not complete.
         name: of the experiment, as given by the user.
-        place: where the tasks' logs go.
+        place: a folder, also of the tasks' logs.
         jobs: tasks at a time.
+        data_is_here: see `write_script`.
+
+    Raises:
+        UserError: see `write_script`.
     """
-    first = runs[0][0]
-    commands = [shlex.join(_command(experiment, name, overrides)) for experiment, overrides in runs]
-    output = f"{place.absolute()}/slurm-%A_%a.log"
-    lines = _header(first, f"{first.name}-sweep", output, array=f"0-{len(runs) - 1}%{jobs}")
+    for run in runs:
+        check(run.experiment, RunDirectory(run.directory), data_is_here)
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / "sweep.sbatch"
+    write_atomically(path, array_script(runs, name, place, jobs).encode())
+    return path
+
+
+def array_script(runs: Sequence[Combination], name: str, place: Path, jobs: int) -> str:
+    """The text of the job array."""
+    first = runs[0].experiment
+    commands = [shlex.join(_command(run.experiment, name, run.overrides)) for run in runs]
+    output, tasks = f"{place.absolute()}/slurm-%A_%a.log", f"0-{len(runs) - 1}%{jobs}"
+    lines = _header(first, f"{first.name}-sweep", output, array=tasks)
     return "\n".join([*lines, "", "runs=(", *(f"    {shlex.quote(command)}" for command in commands), ")",
                       f'eval "{_srun(first)} ${{runs[$SLURM_ARRAY_TASK_ID]}}"', ""])  # fmt: skip
 
@@ -78,13 +94,19 @@ def _header(experiment: Experiment, job: str, output: str, **more: str) -> list[
         "partition": slurm.partition,
         "constraint": slurm.constraint,
         "mem": slurm.mem,
+        "qos": slurm.qos,
+        "reservation": slurm.reservation,
+        "exclude": slurm.exclude,
+        "mail-user": slurm.mail_user,
+        "mail-type": slurm.mail_type,
         **more,
         "output": output,
         "open-mode": "append",
         "requeue": True,  # after a node failed or was taken away; the run continues
         "signal": f"SIGUSR1@{slurm.signal_seconds}",  # to the tasks: save, and back into the queue
     }
-    asked = [f"#SBATCH --{_option(key, value)}" for key, value in options.items() if value is not None]
+    asked = [f"--{_option(key, value)}" for key, value in options.items() if value is not None]
+    asked = [f"#SBATCH {option}" for option in (*asked, *slurm.extra)]
     return ["#!/bin/bash", *asked, "", "set -euo pipefail", f"cd {shlex.quote(str(Path.cwd()))}", *slurm.setup]
 
 
@@ -137,7 +159,12 @@ def _placement(experiment: Experiment) -> dict[str, Any]:
     return {"num_nodes": slurm.nodes, "devices": _tasks(experiment), "accelerator": accelerator}
 
 
-def _check(experiment: Experiment, directory: RunDirectory) -> None:
+def check(experiment: Experiment, directory: RunDirectory, data_is_here: bool = True) -> None:
+    """Refuse what sbatch or the run would.
+
+    Raises:
+        UserError: see `write_script`.
+    """
     slurm, size = experiment.slurm, experiment.data.batch_size
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", slurm.time):
         raise UserError(
@@ -147,5 +174,5 @@ def _check(experiment: Experiment, directory: RunDirectory) -> None:
         size, batch_size=size, seed=experiment.seed, world_size=slurm.nodes * _tasks(experiment),
         accumulate=experiment.trainer.accumulate_grad_batches,
     )  # fmt: skip
-    if not directory.is_complete():  # else the job prints its table
+    if data_is_here and not directory.is_complete():  # else the job prints its table
         startable(_placed(experiment), directory, measure=False)  # a latency is measured where the job runs

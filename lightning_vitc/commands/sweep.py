@@ -53,16 +53,12 @@ def _list(runs: list[Combination]) -> None:
 
 
 def _write_array(runs: list[Combination], args: argparse.Namespace, out: Path) -> None:
-    from lightning_vitc.commands._batch_script import array_script, submit
-    from lightning_vitc.files.atomic import write_atomically
+    from lightning_vitc.commands._batch_script import submit, write_array
     from lightning_vitc.sweeping.running import pending
 
     if not (missing := pending(runs)):
         raise UserError(f"all {counted(len(runs), 'run')} are complete; leave --slurm out for their table")
-    out.mkdir(parents=True, exist_ok=True)
-    text = array_script([(each.experiment, each.overrides) for each in missing], args.experiment, out, args.jobs)
-    path = out / "sweep.sbatch"
-    write_atomically(path, text.encode())
+    path = write_array(missing, args.experiment, out, args.jobs)
     print(path)
     print(submit(path) if args.submit else f"submit it with: sbatch {shlex.quote(str(path))}")
 

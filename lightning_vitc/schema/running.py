@@ -71,6 +71,18 @@ class SlurmConfig:
     partition: str | None = one_line()
     constraint: str | None = one_line()
     mem: str | None = one_line()
+    qos: str | None = one_line()
+    reservation: str | None = one_line()
+    exclude: str | None = one_line()  # nodes that are not taken
+    mail_user: str | None = one_line()  # an address
+    mail_type: str | None = one_line()  # when a mail is sent, e.g. END,FAIL
+    extra: list[str] = field(  # further options of sbatch, e.g. "--gres=gpu:a100:4"
+        default_factory=list,
+        metadata=rule(
+            "a list of options of sbatch of one line, such as --gres=gpu:4",
+            lambda v: all(is_one_line(option) and option.startswith("-") for option in v),
+        ),
+    )
     signal_seconds: int = bounded(120, gt=0)  # before the time limit, to save and be requeued
     setup: list[str] = field(  # shell lines before `srun`, e.g. "module load cuda"
         default_factory=list,

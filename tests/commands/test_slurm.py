@@ -18,6 +18,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 EVERYTHING = (
     "slurm.nodes=4", "slurm.gpus_per_node=8", "slurm.cpus_per_task=12", "slurm.time=2-00:00:00", "slurm.account=lab",
     "slurm.partition=long", "slurm.constraint=a100&ib", "slurm.mem=400G",
+    "slurm.qos=high", "slurm.reservation=week 9", "slurm.exclude=node[3-5]", "slurm.mail_user=a@b.c",
+    "slurm.mail_type=END,FAIL", "slurm.extra=['--gres=gpu:a100:8', --exclusive]",
     "slurm.setup=['module load cuda/12', 'source \"/my env/bin/activate\"']",
 )  # fmt: skip
 
@@ -44,10 +46,17 @@ def test_the_whole_script(here):
 #SBATCH --partition=long
 #SBATCH --constraint='a100&ib'
 #SBATCH --mem=400G
+#SBATCH --qos=high
+#SBATCH --reservation='week 9'
+#SBATCH --exclude='node[3-5]'
+#SBATCH --mail-user=a@b.c
+#SBATCH --mail-type=END,FAIL
 #SBATCH --output={here}/runs/scala_digits/default/slurm-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=SIGUSR1@120
+#SBATCH --gres=gpu:a100:8
+#SBATCH --exclusive
 
 set -euo pipefail
 cd {here}
@@ -118,11 +127,12 @@ def test_the_script_itself_where_a_folder_has_the_name_of_a_package(tmp_path, vi
 
 
 def test_command_and_flags(vitc):
-    done = vitc("slurm", "scala_digits", "seed=3", "--nodes", "2", "--gpus-per-node", "4", "--time", "01:00:00")
+    flags = ("--nodes", "2", "--gpus-per-node", "4", "--time", "01:00:00", "--partition", "long")
+    done = vitc("slurm", "scala_digits", "seed=3", *flags)
     path = "runs/scala_digits/default/train.sbatch"
     assert (done.code, done.out, done.error) == (0, f"{path}\nsubmit it with: sbatch {path}\n", "")
     text = (vitc.place / path).read_text()
-    for line in ("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--time=01:00:00"):
+    for line in ("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--time=01:00:00", "--partition=long"):
         assert f"#SBATCH {line}\n" in text
     assert "train scala_digits seed=3 trainer.num_nodes=2 trainer.devices=4 trainer.accelerator=gpu\n" in text
 
@@ -133,6 +143,14 @@ def test_command_and_flags(vitc):
         (["scala_digit"], "scala_digit: unknown experiment; did you mean 'scala_digits'? See 'vitc list'"),
         (["scala_digits", "--nodes", "0"], "slurm.nodes: 0 is out of range; it must be > 0"),
         (["scala_digits", "--nodes", "many"], None),
+        (
+            ["scala_digits", "slurm.extra=[gres=gpu:4]"],
+            "slurm.extra: ['gres=gpu:4'] is not a list of options of sbatch of one line, such as --gres=gpu:4",
+        ),
+        (
+            ["scala_digits", "--array", "5"],
+            "--array: '5' is no range of seeds; give 0-4, or 0-4%2 for two at a time",
+        ),
         (["scala_digits", "slurm.node=2"], "slurm.node: unknown key; did you mean 'slurm.nodes'?"),
         (
             ["scala_digits", "--time", "soon"],
@@ -170,6 +188,24 @@ def test_refusals(vitc, arguments, message):
     assert done.error.count("\n") == 1
     assert done.error == f"error: {message}\n" if message else done.error.startswith("error: ")
     assert not (vitc.place / "runs").exists()
+
+
+def test_data_that_only_the_nodes_have(vitc):
+    arguments = ("slurm", "scala_digits", "data.name=folder", "data.root=/nodes/only", "model.in_chans=3")
+    assert "/nodes/only" in vitc(*arguments).error
+    assert vitc(*arguments, "--no-data-check").code == 0
+    assert (vitc.place / "runs/scala_digits/default/train.sbatch").is_file()
+
+
+def test_an_array_of_seeds(vitc):
+    done = vitc("slurm", "dense_digits", "run_name=x", "--array", "3-5%2", "--partition", "long")
+    path = "runs/dense_digits/sweep/sweep.sbatch"
+    assert (done.code, done.out) == (0, f"{path}\nsubmit it with: sbatch {path}\n")
+    text = (vitc.place / path).read_text()
+    assert "#SBATCH --array=0-2%2\n" in text
+    assert "#SBATCH --partition=long\n" in text
+    for seed in (3, 4, 5):
+        assert f"seed={seed} run_name=x-seed{seed} " in text
 
 
 def test_a_share_of_the_batches_of_one_process_is_enough(vitc):
