@@ -21,13 +21,14 @@ DOT, STAR = 6, 14  # points
 
 @dataclass(frozen=True)
 class Point:
-    """A network in the picture: its cost, and top-1 in percent."""
+    """A network in the picture: its cost, and top-1 in percent, over seeds where there are several."""
 
     label: str
     series: str
     cost: float
     top1: float
     dense: bool = False
+    spread: float = 0.0  # standard deviation of top-1 over seeds
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
@@ -98,6 +99,11 @@ def _draw_series(axes: Axes, points: Sequence[Point], sizes: Mapping[Point, floa
     line: dict[str, Any] = dict(marker=DOTS[again % len(DOTS)], markersize=DOT, linewidth=1.4, zorder=3)
     stars: dict[str, Any] = dict(marker=STARS[again % len(STARS)], markersize=STAR, markeredgecolor=DENSE,
                                  markeredgewidth=0.7, linestyle="none", zorder=2)  # fmt: skip
+    several = [(point.cost, point.top1, point.spread) for point in ours if point.spread]
+    bars: dict[str, Any] = dict(fmt="none", ecolor=color, elinewidth=1, capsize=2, zorder=2)
+    if several:
+        costs, means, deviations = zip(*several, strict=True)
+        axes.errorbar(costs, means, deviations, **bars)
     for group, look in ((plain, line), (dense, stars)):
         whole = [number for number, point in enumerate(group) if sizes[point] == look["markersize"]]
         axes.plot([point.cost for point in group], [point.top1 for point in group], color=color, markevery=whole,

@@ -60,16 +60,19 @@ def page(
     )  # fmt: skip
     templates.filters["counted"] = counted
     units = {key: Unit.of(row[key] for row in rows) for key in ("macs", "params", "bytes")}
+    settings_differ = any(row.get("settings") for row in rows)
     return templates.get_template(TEMPLATE).render(
-        rows=rows, units=units, tiles=_tiles(rows), fronts=fronts, sections=sections, place=place, settings=settings
-    )
+        rows=rows, any_settings=settings_differ, units=units, tiles=_tiles(rows), fronts=fronts, sections=sections,
+        place=place, settings=settings,
+    )  # fmt: skip
 
 
 def _tiles(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """What to see first: a number, what it is, and of which network."""
     smaller = [row for row in rows if not row["dense"] and row["share"] < 1]  # than the dense model
     best = max(smaller or rows, key=lambda row: row["top1"])
-    tiles = [(f"{best['top1']:.2f} %", "highest top-1", f"{best['run']}, {best['name']}")]
+    over = f" ± {best['top1_std']:.2f}" if "n" in best else ""
+    tiles = [(f"{best['top1']:.2f}{over} %", "highest top-1", f"{best['run']}, {best['name']}")]
     dense = {row["run"]: row["top1"] for row in rows if row["dense"]}
     close = [row for row in smaller if row["top1"] >= dense.get(row["run"], 101.0) - CLOSE]
     if close:

@@ -22,7 +22,8 @@ from lightning_vitc.networks.units import Unit
 from lightning_vitc.pipeline.results import environment
 from lightning_vitc.reporting.curves import curves_figure, read_curves
 from lightning_vitc.reporting.page import Picture, Section, page
-from lightning_vitc.reporting.sources import Entry, Source, sources_of
+from lightning_vitc.reporting.seeds import Group, groups_of
+from lightning_vitc.reporting.sources import Entry, sources_of
 
 DOCUMENT, PAGE = "report.json", "index.html"
 CSS_PIXELS = 96  # an inch
@@ -48,10 +49,11 @@ def report(sources: Sequence[str], out: str, settings: Settings) -> list[dict[st
     found = sources_of(sources)
     entries = [entry for source in found for entry in source.entries]
     _measure(entries, settings)
-    rows = [entry.row for entry in entries]
+    groups = groups_of(found)
+    rows = [row for group in groups for row in group.rows]
     try:
         with swapped_in(target) as folder:
-            _write(found, rows, folder, settings)
+            _write(groups, rows, folder, settings)
     except OSError as error:
         raise UserError(f"--out: {out} cannot be written ({error.strerror or error})") from None
     return rows
@@ -70,8 +72,8 @@ def _measure(entries: list[Entry], settings: Settings) -> None:
             entry.row.update({key: found[key] for key in ("latency_ms", "speedup", "realised", "peak_bytes")})
 
 
-def _write(sources: list[Source], rows: list[dict[str, Any]], folder: Path, settings: Settings) -> None:
-    size, splits = settings.batch_sizes[0], {source.split for source in sources}
+def _write(groups: list[Group], rows: list[dict[str, Any]], folder: Path, settings: Settings) -> None:
+    size, splits = settings.batch_sizes[0], {source.split for group in groups for source in group.sources}
     accuracy = f"top-1 (%), {splits.pop()}" if len(splits) == 1 else "top-1 (%)"
     unit = Unit.of(row["macs"] for row in rows)
     over_macs = _points(rows, lambda row: row["macs"] / unit.size)
@@ -84,19 +86,21 @@ def _write(sources: list[Source], rows: list[dict[str, Any]], folder: Path, sett
                 for name, figure in fronts.items()}  # fmt: skip
     _log_to_tensorboard(folder, pictures)
     place = environment(device_name(torch.device(settings.device)))
-    sections = [_section(source, folder, number) for number, source in enumerate(sources)]
+    sections = [_section(group, folder, number) for number, group in enumerate(groups)]
     (folder / PAGE).write_text(page(rows, list(pictures.values()), sections, place, settings))
     document = {"rows": rows, "environment": place, "batch_size": size, "repeats": settings.repeats}
     (folder / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _points(rows: list[dict[str, Any]], cost: Callable[[dict[str, Any]], float]) -> list[Point]:
-    return [Point(row["name"], row["run"], cost(row), row["top1"], row["dense"]) for row in rows]
+    return [
+        Point(row["name"], row["run"], cost(row), row["top1"], row["dense"], row.get("top1_std", 0)) for row in rows
+    ]
 
 
-def _section(source: Source, folder: Path, number: int) -> Section:
-    """The pictures of one source: architectures of its networks and its training curves."""
-    pictures = []
+def _section(group: Group, folder: Path, number: int) -> Section:
+    """The pictures of a group's first source: architectures of its networks and its training curves."""
+    pictures, source = [], group.sources[0]
     for place, drawing in enumerate(source.drawings):
         figure = architecture_figure(drawing.spec, source.dense, drawing.sources)
         pictures.append(_saved(folder, f"architecture_{number}_{place}", figure, f"architecture of {drawing.name}"))
@@ -104,7 +108,7 @@ def _section(source: Source, folder: Path, number: int) -> Section:
     for name, curves, label in (("loss", losses, "training loss"), ("accuracy", accuracies, "validation top-1 (%)")):
         if curves:
             pictures.append(_saved(folder, f"{name}_{number}", curves_figure(curves, label), label))
-    return Section(source.label, pictures, source.facts)
+    return Section(group.label, pictures, group.facts)
 
 
 def _saved(folder: Path, name: str, figure: Figure, title: str) -> Picture:

@@ -1,5 +1,6 @@
 """What `vitc report` compares: the networks of finished runs, and exported directories in each of their formats."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from lightning_vitc.artifacts import arch_json
 from lightning_vitc.artifacts.formats import RUNNABLE
+from lightning_vitc.config.sources import flat
 from lightning_vitc.errors import UserError
 from lightning_vitc.measuring.candidates import candidate_of, candidates_of, directories_of
 from lightning_vitc.measuring.subjects import Candidate
@@ -14,9 +16,13 @@ from lightning_vitc.networks import costs
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.pipeline.finished import networks_of_run
 from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.runs.directory import FREE, RunDirectory
 from lightning_vitc.runs.networks import Network
+from lightning_vitc.runs.overview import runs_in
+from lightning_vitc.schema import Experiment
 from lightning_vitc.schema.split_names import WORDS, evaluated_on, split_of
 
+OWN = ("seed", "name", "callbacks.width_sampling.seed")  # of a run, beside what `FREE` names
 BUDGETS = ("macs", "params", "latency_ms", "drop_blocks")
 
 
@@ -49,17 +55,44 @@ class Source:
     split: str  # in words
     facts: dict[str, Any] = field(default_factory=dict)
     metrics: Path | None = None
+    experiment: str = ""  # of a run
+    settings: dict[str, str] = field(default_factory=dict)  # of a run, see `settings_of`
 
 
 def sources_of(paths: Sequence[str]) -> list[Source]:
     """The sources at the paths, with labels that tell them apart; every folder of an export of several models is one.
 
+    Of a folder of runs all are taken. What is not finished is left out with a warning, as long as something is left.
+
     Raises:
         UserError: where a path is neither a finished run nor an exported network with an accuracy.
     """
-    paths = [str(folder) for path in paths for folder in directories_of(Path(path))]
+    paths = _finished([str(folder) for path in paths for folder in _directories(Path(path))])
     pairs = zip(paths, _labels(paths), strict=True)
     return [(_of_directory if (Path(path) / arch_json.ARCH).is_file() else _of_run)(path, name) for path, name in pairs]
+
+
+def _directories(path: Path) -> list[Path]:
+    """The runs of a folder that holds runs; else the exports of one of several; else the path itself."""
+    known = any((path / name).is_file() for name in (arch_json.ARCH, arch_json.SEVERAL, "config.yaml"))
+    return (not known and path.is_dir() and runs_in([str(path)])) or directories_of(path)
+
+
+def _finished(paths: Sequence[str]) -> list[str]:
+    """Without the runs that are not complete, unless there is nothing else."""
+    open_ones = [path for path in paths if (Path(path) / "config.yaml").is_file()
+                 and not RunDirectory(path).is_complete()]  # fmt: skip
+    if len(open_ones) == len(paths):
+        return [*paths]
+    for path in open_ones:
+        warnings.warn(f"{path}: left out: the run is not complete", stacklevel=2)
+    return [path for path in paths if path not in open_ones]
+
+
+def settings_of(experiment: Experiment) -> dict[str, str]:
+    """All keys that decide a run's result, but the seed."""
+    keys = flat(experiment.to_container())
+    return {key: str(value) for key, value in keys.items() if not key.startswith(FREE) and key not in OWN}
 
 
 def _labels(paths: Sequence[str]) -> list[str]:
@@ -81,7 +114,7 @@ def _of_run(path: str, label: str) -> Source:
     dense = candidate_of(dense_name, pipeline.dense_spec, trained[0] if trained else None)
     entries = []
     for network in networks:
-        row = _row_of_run(label, pipeline, result["method"], written[network.name])
+        row = _row_of_run(label, pipeline, pipeline.experiment.label or result["method"], written[network.name])
         row["executed_macs"] = network.executed.get("executed_macs")
         made = candidate_of(f"{label} {network.name}", network.spec, network.module, dense, macs=network.macs,
                             data=pipeline.data)  # fmt: skip
@@ -90,7 +123,9 @@ def _of_run(path: str, label: str) -> Source:
              "data": pipeline.experiment.data.name, "evaluated on": evaluated_on(result),
              "training": f"{result['wall_seconds']:,.0f} s", **_environment(result["environment"])}  # fmt: skip
     drawings, metrics = _drawings(networks, pipeline.dense_spec), pipeline.directory.path / "metrics.jsonl"
-    return Source(label, entries, pipeline.dense_spec, drawings, WORDS[split_of(result)], facts, metrics)
+    experiment = pipeline.experiment
+    return Source(label, entries, pipeline.dense_spec, drawings, WORDS[split_of(result)], facts, metrics,
+                  experiment.name, settings_of(experiment))  # fmt: skip
 
 
 def _row_of_run(label: str, pipeline: Pipeline, method: str, written: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lightning_vitc.schema import Experiment
 FREE = ("slurm", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
         "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "trainer.compile",
         "data.num_workers", "data.pin_memory", "data.root", "data.classes", "data.on_error", "threads",
-        "model.grad_checkpointing", "output_dir", "run_name", "description", "recipe", "callbacks.checkpoint",
+        "model.grad_checkpointing", "output_dir", "run_name", "description", "label", "recipe", "callbacks.checkpoint",
         "method.trials_at_once")  # fmt: skip
 RESULT = "result.json"
 BATCH_FILES = ("train.sbatch", "slurm-*.log")  # of `vitc slurm`: there before the run is, and used while it starts

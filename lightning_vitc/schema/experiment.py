@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from lightning_vitc.schema.budget import BudgetConfig
 from lightning_vitc.schema.data import DataConfig
-from lightning_vitc.schema.fields import MISSING, bounded, file_name, path
+from lightning_vitc.schema.fields import MISSING, bounded, file_name, one_line, path
 from lightning_vitc.schema.network import ModelConfig, is_directory_name
 from lightning_vitc.schema.recipe import OptimizerConfig, TeacherConfig
 from lightning_vitc.schema.running import SlurmConfig, TrainerConfig
@@ -17,6 +17,7 @@ class Experiment:
 
     name: str = file_name("")  # default: the name of the file; not inherited from a base
     description: str = ""  # one line for `vitc list`; not inherited from a base
+    label: str | None = one_line()  # what its method is called in tables and pictures; default: method.name
     recipe: Literal["paper", "released"] | None = None  # as the paper says, or as its authors' code does
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
