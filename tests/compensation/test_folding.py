@@ -100,3 +100,12 @@ def test_a_batch_norm_behind_takes_the_constant() -> None:
     wanted = norm(layer(x)) + by.float().view(-1, 1, 1)
     Outlet(layer, norm).shift_stream(by)
     torch.testing.assert_close(norm(layer(x)), wanted)
+
+
+def test_without_a_bias_means_are_regressed_too() -> None:
+    """As least squares of the rows as they are, which no constant helps."""
+    a, layer = activations(), nn.Linear(PIECES, WIDTH, bias=False)
+    wanted = layer(a).detach().double().numpy()
+    fold(Outlet(layer), KEPT, joint_of(a, KEPT), "regression", 1e-12)
+    expected = np.linalg.lstsq(a[:, KEPT].double().numpy(), wanted, rcond=None)[0].T
+    np.testing.assert_allclose(layer.weight[:, KEPT].detach().numpy(), expected, atol=1e-4)
