@@ -35,10 +35,10 @@ def compensated(
         how: what becomes of that which goes.
         ridge: of the mean variance of the pieces that stay.
     """
-    return _InOrder(network, masks, calibration, how, ridge).run()
+    return InOrder(network, masks, calibration, how, ridge).run()
 
 
-class _InOrder:
+class InOrder:
     """One pass over the blocks; the copy keeps its shape, with zeros where pieces have gone."""
 
     def __init__(self, network: Backbone, masks: Masks, calibration: Calibration, how: Fold, ridge: float):
@@ -52,6 +52,7 @@ class _InOrder:
 
     @torch.no_grad()
     def run(self) -> Backbone:
+        """What is left; `streams` are then those behind its last block."""
         self.streams = [self.network.stem(images.to(self.device)) for images in self.calibration.batches.values()]
         starts = {sum(self.spec.depths[:stage]): stage for stage in range(len(self.spec.depths))}
         for number, (own, running) in enumerate(zip(self.own, self.masks.branches.tolist(), strict=True)):

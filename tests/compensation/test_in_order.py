@@ -11,7 +11,8 @@ from lightning_vitc.budget.masks import ATTN, MLP, Masks
 from lightning_vitc.budget.prunable import kept_of, pruned_spec
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.compensation.calibration import Calibration
-from lightning_vitc.compensation.in_order import compensated
+from lightning_vitc.compensation.deciding import removable
+from lightning_vitc.compensation.in_order import InOrder, compensated
 from lightning_vitc.compensation.outlets import Outlet, kept_pieces
 from lightning_vitc.networks.spec import ArchSpec
 from tests.compensation.small import KINDS, images, network, outlets, thinned
@@ -44,6 +45,21 @@ def test_what_is_compensated_is_what_is_exported_and_counted(kind: str) -> None:
     plain = compact(small, None)
     assert ArchSpec.of(plain) == small.spec
     torch.testing.assert_close(plain(seen), small(seen), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_the_streams_that_layers_are_fitted_to_are_those_of_the_pruned_network(kind: str) -> None:
+    """Also behind a block that is gone, one without its attention, and norms of what is left."""
+    whole = network(kind)
+    masks, seen = thinned(whole), images(whole)
+    last = whole.spec.depth - 1
+    masks.branches[removable(whole.spec)[0]] = False
+    if whole.spec.blocks[last].branches[ATTN] is not None:
+        masks.branches[last, ATTN] = False
+    work = InOrder(whole, masks, Calibration.of(seen, 8), "regression", 1e-3)
+    small = work.run()
+    torch.testing.assert_close(small.tail(torch.cat(work.streams)), small.forward_features(seen), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
