@@ -31,7 +31,7 @@ def main() -> None:
     """Train what is missing, then write; or say what is missing."""
     args = _arguments()
     setting = Setting(args.runs, args.seeds, args.caltech.absolute(), args.cifar.absolute(), args.weights.absolute(),
-                      args.images, args.blocks, args.budgets)  # fmt: skip
+                      args.images, args.blocks, args.budgets, tuple(args.set))  # fmt: skip
     hush()
     if args.dry:
         print("\n".join(plan(setting, args.sections, args.jobs)))
@@ -43,7 +43,11 @@ def main() -> None:
                 part.prepare(setting, planned)  # type: ignore[misc]
             execute([planned.run for planned in phase], setting.folder, args.jobs)
         results = [planned.run.result(setting.folder) for phase in phases_of(setting, name) for planned in phase]
-        write_section(DOCUMENT, name, f"{said(setting, name)}\n\n{part.body(setting)}", results)
+        body = f"{said(setting, name)}\n\n{part.body(setting)}"
+        if setting.more:  # a trial is no result
+            print(body)
+        else:
+            write_section(DOCUMENT, name, body, results)
 
 
 def _arguments() -> argparse.Namespace:
@@ -54,6 +58,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, nargs="+", default=Setting.images, help="unlabeled photographs")
     parser.add_argument("--blocks", type=int, nargs="+", default=Setting.blocks, help="less, whose MACs are left")
     parser.add_argument("--budgets", type=int, nargs="+", default=Setting.budgets, help="percent of the MACs")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="of every run, to try the study itself"
+    )
     parser.add_argument("--dry", action="store_true", help="say what would run, and how long it takes here")
     parser.set_defaults(seeds=[0, 1])
     return parser.parse_args()

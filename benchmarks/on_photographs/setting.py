@@ -49,11 +49,12 @@ class Setting:
     images: Sequence[int] = (50, 500)  # unlabeled photographs
     blocks: Sequence[int] = (1, 3, 5)  # less, whose MACs are left
     budgets: Sequence[int] = (50, 30)  # percent of the MACs
+    more: tuple[str, ...] = ()  # keys of every run, for a trial of the study itself
 
     @property
     def original(self) -> Planned:
         """The fine-tuned network: probe, six epochs of the last six blocks."""
-        keys = (f"data.root={self.caltech}", f"model.pretrained={self.weights}")
+        keys = (f"data.root={self.caltech}", f"model.pretrained={self.weights}", *self.more)
         epochs, probed = 6, TRAIN["caltech"] + TEST["caltech"]
         run = Run("dense", "dense_caltech", ORIGINAL, keys)
         return Planned(run, probed + epochs * TRAIN["caltech"] / 2, epochs * TRAIN["caltech"] / 2)
@@ -61,7 +62,7 @@ class Setting:
     def of_original(self, name: str, experiment: str, seed: int, *keys: str) -> Run:
         """A run that starts from it."""
         teacher = f"teacher.run={self.original.run.directory(self.folder)}"
-        return Run(name, experiment, seed, (f"data.root={self.caltech}", teacher, *keys))
+        return Run(name, experiment, seed, (f"data.root={self.caltech}", teacher, *keys, *self.more))
 
 
 Phases = list[list[Planned]]  # a phase reads what the ones before have made

@@ -16,7 +16,8 @@ PASSES = 2.4  # images of full width that a step of four widths comes to, an ima
 
 def separate(setting: Setting, seed: int) -> Run:
     """Four networks, of which the widest teaches the others' widths."""
-    return Run("separate", "separate_cifar10", seed, (f"data.root={setting.cifar}", f"trainer.max_epochs={EPOCHS}"))
+    keys = (f"data.root={setting.cifar}", f"trainer.max_epochs={EPOCHS}", *setting.more)
+    return Run("separate", "separate_cifar10", seed, keys)
 
 
 def run_of(setting: Setting, title: str, seed: int) -> Run:
@@ -24,7 +25,7 @@ def run_of(setting: Setting, title: str, seed: int) -> Run:
     experiment, keys = ROWS[title]
     teacher = f"teacher.run={separate(setting, seed).directory(setting.folder)}"
     place = (f"data.root={setting.cifar}", f"trainer.max_epochs={EPOCHS}", f"method.untrained_widths={[*UNTRAINED]}")
-    return Run(slug(title), experiment, seed, (*place, teacher, *keys))
+    return Run(slug(title), experiment, seed, (*place, teacher, *keys, *setting.more))
 
 
 def phases(setting: Setting) -> Phases:
