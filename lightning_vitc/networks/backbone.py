@@ -222,6 +222,7 @@ def create_backbone(
     timm_kwargs = keys_beside(pretrained) | {key: value for key, value in timm_kwargs.items() if value is not None}
     vit = create_supported(name, pretrained=pretrained is True, **timm_kwargs)
     model = from_timm(vit, {key: timm_kwargs[key] for key in RATES if timm_kwargs.get(key) is not None})
+    _must_leave_no_rest(model, timm_kwargs.get("img_size"))
     if isinstance(pretrained, str):
         load_pretrained(model, pretrained, new_head=new_head, antialias=resample_antialias)
     elif pretrained and new_head:
@@ -233,12 +234,25 @@ def template(config: ModelConfig, num_classes: int | None = None) -> Backbone:
     """The network of a `model` section without weights: what it is and costs, in a moment."""
     kwargs = timm_kwargs(config) | ({} if num_classes is None else {"num_classes": num_classes})
     with torch.device("meta"):
-        return from_timm(create_supported(config.name, **kwargs))
+        model = from_timm(create_supported(config.name, **kwargs))
+    _must_leave_no_rest(model, config.img_size)
+    return model
 
 
 def timm_kwargs(config: ModelConfig) -> dict[str, Any]:
     """The keys of a `model` section that timm is told."""
     return {key: value for key, value in vars(config).items() if key not in NOT_TIMMS and value is not None}
+
+
+def _must_leave_no_rest(model: Backbone, asked: Any) -> None:
+    """Refuse images of a size that is asked for, and of which timm would leave pixels out; some models' own has such.
+
+    Raises:
+        UserError: naming the size.
+    """
+    own = (model.pretrained_cfg or {}).get("input_size", (0, 0))[-2:]
+    if asked is not None and model.spec.img_size != tuple(own):
+        model.spec.with_img_size(model.spec.img_size)
 
 
 def create_teacher(

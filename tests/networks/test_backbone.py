@@ -13,11 +13,13 @@ from lightning_vitc.networks.backbone import (
     create_teacher,
     from_spec,
     from_timm,
+    template,
 )
 from lightning_vitc.networks.families.plain.network import PlainBackbone, PlainDistilledBackbone
 from lightning_vitc.networks.slicing import slice_width
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.networks.timm_models import create_timm
+from lightning_vitc.schema import ModelConfig
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": 5}
 PLAIN, DISTILLED = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"
@@ -331,3 +333,21 @@ def test_a_deep_copy_runs_its_own_weights():
     randomize(other)
     assert not torch.allclose(other(x, kept=kept), before)
     assert torch.equal(model(x, kept=kept), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "patch"),
+    [("swin_tiny_patch4_window7_224", 4), ("vit_tiny_patch16_224", 16), ("vit_small_patch16_dinov3", 16)],
+)
+def test_images_of_which_pixels_would_be_left_out(name, patch):
+    """timm takes them, and looks at whole patches alone."""
+    size = 56 * patch + 1 if patch == 4 else 14 * patch + 1
+    for make in (lambda: template(ModelConfig(name=name, img_size=size)), lambda: create_backbone(name, img_size=size)):
+        with pytest.raises(UserError, match=f"^img_size: {size} is not a multiple of the patch size {patch}"):
+            make()
+
+
+def test_a_models_own_image_size_may_leave_pixels_out():
+    for size in (None, 384):
+        spec = template(ModelConfig(name="vit_so400m_patch14_siglip_gap_384", img_size=size)).spec
+        assert spec.img_size == (384, 384)

@@ -90,6 +90,8 @@ def _with_classifier(weights: Weights, model: Any, source: str, new_head: bool, 
     mine = {name: value for name, value in own.items() if name.startswith(heads)}
     if new_head:
         return {name: value for name, value in weights.items() if not name.startswith(heads)} | mine
+    if {name for name in weights if not name.startswith(heads)} != own.keys() - mine.keys():
+        return weights  # of another model, whose classifier is not what is wrong
     for name, value in mine.items():
         if not name.endswith("weight"):
             continue

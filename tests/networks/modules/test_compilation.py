@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_vitc.networks.modules.compilation import GRAPHS, graph_of
+from tests.networks.conv_nets import network
 
 SHAPES = 12  # more than the limits below
 
@@ -58,6 +60,39 @@ def test_every_shape_has_a_graph_of_its_own(traced):
         assert function(torch.ones(size)).sum() == 2 * size
     assert traced["unique_graphs"] == SHAPES
     assert torch._dynamo.config.recompile_limit == torch._dynamo.config.accumulated_recompile_limit == GRAPHS
+
+
+def test_no_graph_has_a_convolution_of_one_pixel_with_a_stride():
+    """Where channels are last, as graphs have them, and few, its backward pass corrupts memory on CPUs."""
+    model, images = network("resnet").train(), torch.randn(2, 3, 32, 32)
+    found: list[tuple[torch.Size, tuple[int, ...]]] = []
+
+    def noted(graph, inputs):
+        def run(*given):
+            with Convolutions(found):
+                return graph(*given)
+
+        return run
+
+    expected = model(images)
+    traced = torch.compile(model.features, backend=noted, fullgraph=True)(images)
+    torch.testing.assert_close(model.forward_head(traced), expected, rtol=0, atol=1e-5)
+    strided = [(weight, stride) for weight, stride in found if max(stride) > 1]
+    assert len(strided) == 2  # of the stem, and of the second stage
+    assert all(weight[-1] > 1 for weight, _ in strided)
+
+
+class Convolutions(TorchDispatchMode):
+    """Notes shape and stride of every convolution that runs."""
+
+    def __init__(self, found):
+        self.found = found
+        super().__init__()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution.default:
+            self.found.append((args[1].shape, tuple(args[3])))
+        return function(*args, **kwargs or {})
 
 
 @pytest.mark.slow

@@ -179,6 +179,16 @@ def test_what_is_refused(tmp_path, tiny):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("method", ["practise", "uvc"])
+def test_methods_that_leave_blocks_out_are_refused_in_one_line(vitc, method):
+    small = ("model.embed_dim=[8,16,16,24]", "model.depths=[1,1,3,2]", "model.num_heads=[2,3]", "model.depth=null",
+             "model.img_size=64", "model.patch_size=null")  # fmt: skip
+    done = vitc("train", f"{method}_digits", "model.name=uniformer_xs", *small)
+    assert (done.code, done.out, done.error.count("\n")) == (2, "", 1)
+    assert done.error.startswith("error: model.name: uniformer_xs drops tokens by what its class token attends to")
+    assert not (vitc.place / "runs").exists()
+
+
 def test_a_file_of_the_authors_and_a_new_head(tmp_path, tiny):
     torch.save({"model": tiny.state_dict()}, tmp_path / "a.pth")
     keys = {"embed_dim": [8, 16, 16, 24], "depths": [1, 1, 3, 2], "num_heads": [2, 3]}

@@ -29,13 +29,14 @@ SMALL = (
 )  # fmt: skip
 FEW = ("trainer.max_epochs=2", "budget.drop_blocks=1", "method.trials_at_once=2")
 SEARCH = ("trainer.max_epochs=2", "method.finetune_epochs=1", "budget.macs=90%", "model.depths=[1,1,1,1]")
-RUNS = {  # PRACTISE is DC-ViT's run with other candidates, whose adaptors are tested below
+RUNS = {
     "uvc": (*SEARCH, "method.gate_every=2"),
     "usdc": (*SEARCH, "method.gate_search=fixed:linear"),
     "dcvit": (
         *FEW, "model.depths=[1,1,4,1]", "method.synthetic.iterations=3", "method.synthetic.warmup=1",
         "method.synthetic.count=4",
     ),
+    "practise": (*FEW, "method.latency_batch=4", "method.adaptors=merged"),
     "scala": ("trainer.max_epochs=2", "method.granularity=0.25"),
 }  # fmt: skip
 

@@ -38,3 +38,11 @@ def test_the_message_names_it(tmp_path):
     line = r"its depth is 12, the model's is 7; .*; it is of deit_tiny_distilled_patch16_224: set model\.name to it$"
     with pytest.raises(UserError, match=line):
         create_backbone("t2t_vit_7", str(tmp_path / "a.safetensors"))
+
+
+def test_a_classifier_under_another_name_is_not_what_is_missing(tmp_path):
+    """Nor is one for other classes what is wrong with a file of another model."""
+    save_file(timm.create_model("mobilenetv2_035").state_dict(), tmp_path / "a.safetensors")
+    line = r"not a checkpoint of this model: conv1\.weight is missing; it is of mobilenetv2_035: set model\.name"
+    with pytest.raises(UserError, match=line):
+        create_backbone("resnet18", str(tmp_path / "a.safetensors"), num_classes=10)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,6 +18,21 @@ from lightning_vitc.networks.modules.conv_net import ConvNet
 from lightning_vitc.networks.spec import ArchSpec
 
 
+class Halving(nn.Conv2d):
+    """A convolution of one pixel that takes every other row and column, without bias.
+
+    A graph takes them first. It has channels last, where oneDNN's backward pass of such a convolution with a stride
+    writes beyond its memory if there are fewer channels than a vector register holds numbers (torch 2.15, on CPUs).
+    """
+
+    def __init__(self, before: int, behind: int):
+        super().__init__(before, behind, 1, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, D, H / 2, W / 2], rounded up."""
+        return F.conv2d(x[..., ::2, ::2], self.weight) if torch.compiler.is_compiling() else super().forward(x)
+
+
 class BasicBlock(ConvBlock):
     """Two convolutions, ReLU behind the sum; where the stream changes, one beside them takes it along."""
 
@@ -28,7 +44,7 @@ class BasicBlock(ConvBlock):
             self.conv1, self.bn1 = convolution(before, branch.width, 3, stride), norm_of(branch.width, eps)
             self.conv2, self.bn2 = convolution(branch.width, behind, 3), norm_of(behind, eps)
         if stride > 1:
-            self.downsample = nn.Sequential(convolution(before, behind, 1, stride), norm_of(behind, eps))
+            self.downsample = nn.Sequential(Halving(before, behind), norm_of(behind, eps))
 
     def branch(self, x: Tensor) -> Tensor:
         """What is added."""
