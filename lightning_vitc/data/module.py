@@ -237,6 +237,10 @@ class VisionData(LightningDataModule):
         shards = {name: len(self._shard(split, world_size, 0)) for name, split in splits.items()}
         return {"train": len(self._order(world_size, 0)), **shards}
 
+    def smallest_batch(self, world_size: int) -> int:
+        """Images of the smallest training batch of each of so many processes."""
+        return self._order(world_size, 0).smallest
+
     # How it is done
 
     @cached_property

@@ -71,6 +71,11 @@ class EpochBatchSampler:
             "repeats": self._repeats,
         }
 
+    @property
+    def smallest(self) -> int:
+        """Images of the smallest batch of an epoch, which is the last one."""
+        return (self._usable - (self._steps - 1) * self._batch_size) // (self._world_size * self.accumulate)
+
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iterator."""
         self.epoch = epoch

@@ -55,15 +55,26 @@ def check_batch_norms(run: "Pipeline") -> None:
     """Refuse batches of one image, of which batch norms have no statistics.
 
     Raises:
-        UserError: for a batch that leaves a process, or a part of its step, one image.
+        UserError: for a batch that leaves a process, or a part of its step, one image, and for images of which one is
+            left for the last batch.
     """
-    trainer, spec = run.experiment.trainer, run.dense_spec
-    for data in [run.data, *([run.teacher_recipe()[0]] if run.experiment.teacher.train else [])]:
-        parts = processes_of(trainer) * trainer.accumulate_grad_batches
-        if data.config.batch_size <= parts and batch_norms(run.template):
+    if not batch_norms(run.template):
+        return
+    trainer, teacher = run.experiment.trainer, run.experiment.teacher
+    processes = processes_of(trainer)
+    parts = processes * trainer.accumulate_grad_batches
+    for section, data in (("data", run.data), *([("teacher", run.teacher_recipe()[0])] if teacher.train else [])):
+        size, needs = data.config.batch_size, f"and the batch norms of {run.dense_spec.name} need two or more"
+        if size < 2 * parts:
+            key = "data" if section == "teacher" and teacher.batch_size is None else section
             raise UserError(
-                f"data.batch_size: {data.config.batch_size} is a batch of one image in each part of the step, "
-                f"and the batch norms of {spec.name} need two or more; at least {2 * parts}"
+                f"{key}.batch_size: {size} is a batch of one image in each part of the step, {needs}; "
+                f"at least {2 * parts}"
+            )
+        if data.smallest_batch(processes) < 2:
+            raise UserError(
+                f"data.num_samples: in batches of {size} the last one has one image in each part of the step, {needs}; "
+                "leave some out, or take more"
             )
 
 

@@ -1,5 +1,6 @@
 """What leaves no batch is refused, in the words of its key, as Lightning would count; nothing else is."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,11 @@ from lightning.pytorch.trainer.connectors.data_connector import _parse_num_batch
 from lightning.pytorch.trainer.states import RunningStage
 from PIL import Image
 
+from lightning_vitc.config import load_experiment
 from lightning_vitc.errors import UserError
-from lightning_vitc.pipeline.limits import check_limits, must_leave_a_batch
+from lightning_vitc.pipeline.limits import check_batch_norms, check_limits, must_leave_a_batch
+from lightning_vitc.pipeline.pipeline import Pipeline
+from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.schema import TrainerConfig
 
 STAGES = {"train": RunningStage.TRAINING, "val": RunningStage.VALIDATING, "test": RunningStage.TESTING}
@@ -127,3 +131,19 @@ def test_batch_norms_of_one_image(vitc) -> None:
     done = vitc("train", "scala_mobilenetv2_digits", "data.batch_size=4", "trainer.accumulate_grad_batches=4")
     assert (done.code, done.error.count("\n")) == (2, 1)
     assert done.error.endswith("need two or more; at least 8\n")
+    done = vitc("train", "uvc_resnet_digits", "teacher.batch_size=1")
+    assert (done.code, done.error.count("\n")) == (2, 1)
+    assert done.error.startswith("error: teacher.batch_size: 1 is a batch of one image in each part of the step, ")
+
+
+@pytest.mark.parametrize(("images", "refused"), [(1, True), (26, True), (27, False), (50, False)])
+def test_batch_norms_of_a_last_image(images: int, refused: bool) -> None:
+    """Of a few images the last batch is what is left of them."""
+    experiment = load_experiment("dcvit_resnet_digits", [f"data.num_samples={images}"])
+    pipeline = Pipeline(experiment, RunDirectory(Path("none")))
+    pipeline.data.setup()
+    if not refused:
+        check_batch_norms(pipeline)
+        return
+    with pytest.raises(UserError, match=r"^data\.num_samples: in batches of 25 the last one has one image in "):
+        check_batch_norms(pipeline)
