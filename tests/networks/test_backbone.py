@@ -335,19 +335,16 @@ def test_a_deep_copy_runs_its_own_weights():
     assert torch.equal(model(x, kept=kept), before)
 
 
-@pytest.mark.parametrize(
-    ("name", "patch"),
-    [("swin_tiny_patch4_window7_224", 4), ("vit_tiny_patch16_224", 16), ("vit_small_patch16_dinov3", 16)],
-)
+@pytest.mark.parametrize(("name", "patch"), [("swin_tiny_patch4_window7_224", 4), ("vit_tiny_patch16_224", 16)])
 def test_images_of_which_pixels_would_be_left_out(name, patch):
     """timm takes them, and looks at whole patches alone."""
-    size = 56 * patch + 1 if patch == 4 else 14 * patch + 1
-    for make in (lambda: template(ModelConfig(name=name, img_size=size)), lambda: create_backbone(name, img_size=size)):
-        with pytest.raises(UserError, match=f"^img_size: {size} is not a multiple of the patch size {patch}"):
-            make()
+    with pytest.raises(UserError, match=f"^img_size: 225 is not a multiple of the patch size {patch}"):
+        template(ModelConfig(name=name, img_size=225))
+    if patch == 16:
+        with pytest.raises(UserError, match=r"^img_size: 225 is not"):
+            create_backbone(name, img_size=225, depth=1)
 
 
 def test_a_models_own_image_size_may_leave_pixels_out():
-    for size in (None, 384):
-        spec = template(ModelConfig(name="vit_so400m_patch14_siglip_gap_384", img_size=size)).spec
-        assert spec.img_size == (384, 384)
+    spec = template(ModelConfig(name="vit_so400m_patch14_siglip_gap_384", img_size=384, depth=1)).spec
+    assert spec.img_size == (384, 384)
