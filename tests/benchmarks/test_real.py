@@ -8,6 +8,7 @@ from on_photographs import few_images, pruning
 from on_photographs.setting import Planned, Setting, minutes
 
 from lightning_vitc.config import load_experiment
+from lightning_vitc.runs.directory import RunDirectory
 
 PLACE = Path("/nowhere")
 SETTING = Setting(PLACE / "runs", (0, 1), PLACE / "caltech", PLACE / "cifar", PLACE / "weights.safetensors")
@@ -48,3 +49,19 @@ def test_minutes_by_hand() -> None:
     """600 images forward and 2,893 of the test split twice at 10 ms, and 1,000 of the training at 60 ms."""
     planned = Planned(SETTING.original.run, 600, 1000)
     assert minutes(planned, {"caltech": (0.01, 0.06)}) == pytest.approx((6386 * 0.01 + 60) / 60)
+
+
+def test_masks_of_uvc_are_the_decision_of_a_run_that_has_not_begun(tmp_path: Path) -> None:
+    (tmp_path / "caltech" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "caltech" / "train" / "cat" / "a.jpg").touch()
+    setting = Setting(tmp_path, (0,), tmp_path / "caltech", tmp_path, tmp_path / "w", budgets=(50,))
+    for run in (setting.original.run, pruning.run_of(setting, pruning.UVC, 50, 0)):
+        run.directory(tmp_path).mkdir(parents=True)
+        (run.directory(tmp_path) / "config.yaml").touch()
+    (run.directory(tmp_path) / pruning.DECISION).write_text("masks")
+    first, [last] = pruning.phases(setting)
+    for planned in [*first, last, last]:
+        pruning.prepare(setting, planned)
+    assert (last.run.directory(tmp_path) / pruning.DECISION).read_text() == "masks"
+    assert RunDirectory(last.run.directory(tmp_path)).experiment().budget.macs == "50%"
+    assert len([*tmp_path.glob(f"*/*/{pruning.DECISION}")]) == 2
