@@ -14,20 +14,28 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+FAMILIES = Path(__file__).parents[1] / "lightning_vitc" / "networks" / "families"
+AHEAD = [
+    "lightning_vitc.pipeline.train", "lightning_vitc.exporting.exporting", "lightning_vitc.measuring.evaluating",
+    "lightning_vitc.measuring.benchmark", "lightning_vitc.reporting.report", "sklearn.datasets", "omegaconf",
+    "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "torch.export._trace",
+    "onnxscript.function_libs.torch_lib.ops",
+    *(f"lightning_vitc.networks.families.{file.parent.name}.network" for file in sorted(FAMILIES.glob("*/network.py"))),
+]  # fmt: skip
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["lightning_vitc.pipeline.train", "lightning_vitc.pipeline.finished", "sklearn.datasets"])
+_FORKS.set_forkserver_preload(AHEAD)
 AS_RANK = """
-import os
+import multiprocessing, os
 from lightning.pytorch.utilities import rank_zero_only
 os.chdir(place)
 os.environ.update(environment)
 rank_zero_only.rank = int(environment.get("LOCAL_RANK", 0))  # Lightning looks when it is imported, which is over
+multiprocessing.set_start_method("fork", force=True)  # as in a process of its own
 """
 _MAIN = f"""{AS_RANK}
-import multiprocessing, signal, sys
+import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind a shell's `&`, as two others are
 signal.signal(signal.SIGHUP, signal.SIG_DFL), signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-multiprocessing.set_start_method("fork", force=True)  # as in a process of its own
 for number, name in ((1, out), (2, error)):
     os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
 sys.stdout, sys.stderr = open(1, "w"), open(2, "w")
@@ -53,6 +61,12 @@ def environments_of_ranks(count: int) -> list[dict[str, str]]:
     common = dict(NODE_RANK="0", WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
                   GLOO_SOCKET_IFNAME="lo")  # fmt: skip
     return [common | {"LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def fork_ranks(count: int, code: str, place: Path, **values: Any) -> list[BaseProcess]:
+    """Start so many ranks of one training, each of which runs some code over some global values in a directory."""
+    ranks: list[dict[str, str]] = [{}] if count == 1 else environments_of_ranks(count)
+    return [fork(AS_RANK + code, place=str(place), environment=one, **values) for one in ranks]
 
 
 @dataclass
@@ -93,6 +107,10 @@ class Vitc:
             return [self.start(*arguments, **environment)]
         keys = (f"trainer.devices={ranks}", "trainer.strategy=ddp")
         return [self.start(*arguments, *keys, **environment, **own) for own in environments_of_ranks(ranks)]
+
+    def run_ranks(self, ranks: int, *arguments: str, **environment: str) -> list[Done]:
+        """Run it as so many ranks, each to its end."""
+        return [self.done(process) for process in self.start_ranks(ranks, *arguments, **environment)]
 
     def done(self, process: BaseProcess) -> Done:
         """Exit code and output of a process that has ended."""

@@ -63,7 +63,7 @@ class Hunt:
             RuntimeError: where it fails.
         """
         arguments = self.arguments if name is None else self.case.arguments(name)
-        ends = [self.vitc.done(process) for process in self.vitc.start_ranks(self.case.ranks, *arguments)]
+        ends = self.vitc.run_ranks(self.case.ranks, *arguments)
         if any(end.code for end in ends):
             raise RuntimeError(f"{self.case.title}: {[end.code for end in ends]}\n{ends[0].error}\n{ends[-1].error}")
 

@@ -24,6 +24,8 @@ FEW = (
 )  # fmt: skip
 DCVIT = (*FEW, "method.synthetic.iterations=20", "method.synthetic.count=7", "method.synthetic.warmup=2")
 TRIALS = ("dense", "trials_0", "trials_2", "synthetic", "scores", "progressive_2", "progressive_3", "evaluation")
+EVERYTHING = ("callbacks.ema.decay=0.9", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=0.5",
+              "data.num_workers=2")  # fmt: skip
 SCALA = (*SMALL, *IMAGES, *TAUGHT, "method.granularity=0.25", "model.embed_dim=48", "model.num_heads=6")
 CASES = (
     Case("dense", "dense_digits", (*SMALL, *IMAGES), ("dense", "evaluation")),
@@ -40,8 +42,7 @@ CASES = (
     Case("Scala, two processes", "scala_digits", SCALA, ("dense", "scala", "evaluation"), ranks=2),
     Case("DC-ViT, two processes", "dcvit_digits", DCVIT, TRIALS, ranks=2),
     Case("UVC with everything on", "uvc_digits",
-         (*SMALL, *IMAGES, *TAUGHT, "method.finetune_epochs=2", "method.gate_every=2", "callbacks.ema.decay=0.9",
-          "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=0.5", "data.num_workers=2",
+         (*SMALL, *IMAGES, *TAUGHT, *EVERYTHING, "method.finetune_epochs=2", "method.gate_every=2",
           "data.no_aug=false", "data.re_prob=0.5", "data.cutmix=1.0", "model.drop_rate=0.1"),
          ("dense", "search", "decision", "finetune", "evaluation")),
 )  # fmt: skip

@@ -46,8 +46,7 @@ class Case:
         """Images a second over the timed steps, as TensorBoard has their times."""
         vitc, name = Vitc(place), f"{processes}-{batch}-{number}"
         keys = (*self.overrides, *QUIET, f"data.batch_size={batch}", f"trainer.max_steps={WARM_UP + self.steps}")
-        started = vitc.start_ranks(processes, "train", self.experiment, *keys, f"run_name={name}", "--fresh")
-        for end in [vitc.done(process) for process in started]:
+        for end in vitc.run_ranks(processes, "train", self.experiment, *keys, f"run_name={name}", "--fresh"):
             if end.code:
                 raise SystemExit(f"{self.title}: exit {end.code}\n{end.error}")
         board = EventAccumulator(str(place / "runs" / self.experiment / name / "tensorboard" / "dense")).Reload()

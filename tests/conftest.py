@@ -33,6 +33,12 @@ _TINY = (
 )  # fmt: skip
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: processes take one file after another, and the last ones should be short."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def fork() -> Callable[..., BaseProcess]:
     """Start a process that runs some code over some global values."""

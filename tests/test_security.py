@@ -194,6 +194,7 @@ def test_names_are_those_of_lists(vitc, tiny, override, message):
     assert not (vitc.place / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_page_shows_words_as_words(run, vitc):
     name = "<script>alert(1)<script>"
     shutil.copytree(run, run.with_name(name))

@@ -133,6 +133,7 @@ def test_other_data_sets_go_by_the_names_too(vision_data):
     assert said == "data.root: data.name=digits has the class '0' that runs/x lacks; it has 'cat', 'dog'"
 
 
+@pytest.mark.slow
 def test_names_of_the_other_data_sets(vision_data, cifar, flowers, pets, cub, indoor):
     assert vision_data("digits", img_size=8).classes == tuple("0123456789")
     assert vision_data("glyphs", img_size=16, num_classes=12).classes == tuple("0123456789AB")

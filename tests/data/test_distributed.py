@@ -1,15 +1,10 @@
 """Two real processes see together what one sees alone."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from forked import fork_ranks
 
-SCRIPT = """
-import sys
+RANK = """
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_vitc.data import VisionData
@@ -35,7 +30,6 @@ class Witness(LightningModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.01)
 
-out, devices = sys.argv[1], int(sys.argv[2])
 config = DataConfig(name="digits", batch_size=250, eval_batch_size=179, num_workers=1)
 data = VisionData(config, img_size=8, in_chans=1, seed=3)
 witness = Witness()
@@ -45,18 +39,16 @@ trainer = Trainer(
 )
 trainer.fit(witness, data)
 trainer.test(witness, data, verbose=False)
-torch.save(witness.seen, f"{out}/{devices}_{trainer.global_rank}.pt")
+torch.save(witness.seen, f"{devices}_{trainer.global_rank}.pt")
 """
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("ddp")
-    (folder / "script.py").write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "GLOO_SOCKET_IFNAME": "lo"}
-    for devices in ("1", "2"):
-        command = [sys.executable, "-W", "ignore", str(folder / "script.py"), str(folder), devices]
-        subprocess.run(command, check=True, env=environment, timeout=300)
+    for process in [one for devices in (1, 2) for one in fork_ranks(devices, RANK, folder, devices=devices)]:
+        process.join()
+        assert process.exitcode == 0
     return {path.stem: torch.load(path) for path in folder.glob("*.pt")}
 
 

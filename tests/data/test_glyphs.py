@@ -3,6 +3,7 @@
 import time
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from lightning_vitc.data import glyphs as drawing
@@ -49,6 +50,7 @@ def test_the_default_takes_seconds(vision_data):
     assert data.sizes == {"train": 6000, "validation": 1500, "test": 2500}
 
 
+@pytest.mark.slow
 def test_native_size_follows_the_model(vision_data):
     for size, native in ((8, 12), (48, 32)):
         data = vision_data("glyphs", img_size=size, in_chans=3, num_samples=40, batch_size=8)

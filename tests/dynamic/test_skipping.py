@@ -177,34 +177,40 @@ def test_run_rates_by_class() -> None:
     torch.testing.assert_close(found["all"], torch.tensor([[2 / 3, 1 / 3], [2 / 3, 1 / 3]]))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("write", "opened"), [(write_pt2, Pt2Network), (write_onnx, OnnxNetwork)])
-def test_an_exported_graph_skips_by_control_flow(
-    gated: Backbone, images: torch.Tensor, tmp_path: Path, write: Any, opened: Any
-) -> None:
-    small, path = compact(gated, None), tmp_path / "model"
-    write(small, (1, 8, 8), path)
-    network = opened(path)
+@pytest.fixture
+def alike(gated: Backbone) -> Backbone:
+    """A weight that two gates have alike is stored once."""
+    with torch.no_grad():
+        gated.blocks[3].gate2.load_state_dict(gated.blocks[0].gate1.state_dict())  # type: ignore[union-attr]
+    return compact(gated, None)
+
+
+def assert_skips(network: Any, small: Any, images: torch.Tensor) -> None:
+    """An exported graph decides for every image of a batch and for one alone."""
     with torch.no_grad():
         torch.testing.assert_close(network(images), in_mode(small, "masked", images), rtol=0, atol=1e-5)
         alone = torch.cat([network(image[None]) for image in images])
     torch.testing.assert_close(alone, in_mode(small, "per_sample", images), rtol=0, atol=1e-5)
-    if write is write_onnx:
-        import onnx
-
-        operators = [node.op_type for node in onnx.load(path).graph.node]
-        assert operators.count("If") == 8
-        assert "Softmax" not in operators  # attention is inside
 
 
 @pytest.mark.slow
-def test_branches_are_quantized_too(gated: Backbone, images: torch.Tensor, tmp_path: Path) -> None:
+def test_a_pt2_file_skips_by_control_flow(alike: Backbone, images: torch.Tensor, tmp_path: Path) -> None:
+    write_pt2(alike, (1, 8, 8), tmp_path / "model.pt2")
+    assert_skips(Pt2Network(tmp_path / "model.pt2"), alike, images)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_skips_by_control_flow_and_its_branches_are_quantized_too(
+    alike: Backbone, images: torch.Tensor, tmp_path: Path
+) -> None:
     import onnx
 
-    with torch.no_grad():  # a weight that two gates have alike is stored once
-        gated.blocks[3].gate2.load_state_dict(gated.blocks[0].gate1.state_dict())  # type: ignore[union-attr]
-    small, fp32, int8 = compact(gated, None), tmp_path / "model.onnx", tmp_path / "model.int8.onnx"
+    small, fp32, int8 = alike, tmp_path / "model.onnx", tmp_path / "model.int8.onnx"
     write_onnx(small, (1, 8, 8), fp32)
+    assert_skips(OnnxNetwork(fp32), small, images)
+    operators = [node.op_type for node in onnx.load(fp32).graph.node]
+    assert operators.count("If") == 8
+    assert "Softmax" not in operators  # attention is inside
     write_int8(fp32, int8)
     branches = [
         [inner.op_type for inner in attribute.g.node]

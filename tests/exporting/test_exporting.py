@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import onnxruntime
@@ -93,11 +92,11 @@ def test_every_format_is_evaluated_to_the_last_image_at_any_batch_size(exported,
 
 @pytest.mark.slow
 def test_two_processes_evaluate_what_one_does(exported, vitc, row):
-    command = [vitc.executable, "evaluate", str(exported), "--formats", "onnx,safetensors",
-               "trainer.devices=2", "trainer.strategy=ddp", "data.eval_batch_size=7", "--json"]  # fmt: skip
-    done = subprocess.run(command, cwd=vitc.place, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert [(each["top1"], each["images"]) for each in json.loads(done.stdout)] == [(row["top1"], 359)] * 2
+    formats = ("--formats", "onnx,safetensors", "--json")
+    first, second = vitc.run_ranks(2, "evaluate", str(exported), *formats, "data.eval_batch_size=7")
+    assert (first.code, second.code) == (0, 0), first.error
+    assert [(each["top1"], each["images"]) for each in json.loads(first.out)] == [(row["top1"], 359)] * 2
+    assert second.out == ""
 
 
 # Widths and variants
@@ -185,6 +184,7 @@ def test_a_format_that_computes_something_else_is_not_exported(finished, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_the_old_directory_whole(exported, finished, vitc):
     """Killed while it writes; the next export removes what is left of it."""
     shutil.copytree(exported, vitc.place / "model")

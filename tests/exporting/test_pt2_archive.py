@@ -149,21 +149,24 @@ def operators_in(path: Path) -> set[str]:
 
 UNEVEN = attention(4, (4, 1, 3))
 PRUNED = (vit_block(UNEVEN, 7), vit_block(None, 5), vit_block(WHOLE, None), vit_block(None, None), vit_block(UNEVEN, 0))
-GATED = tuple(vit_block(WHOLE, 96).with_gates((name, name)) for name in GATES)
+KINDS = [*GATES, *list(GATES)[:1]]
+GATED = tuple(vit_block(WHOLE, 96).with_gates(pair) for pair in zip(KINDS[::2], KINDS[1::2], strict=True))
 WINDOWS = replace(swin("windows", 8, (2, 1), (1, 2), window_size=2, img_size=20, num_classes=5), in_chans=1)
 UNIFORMER = {"img_size": 32, "in_chans": 1, "embed_dim": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "num_heads": [2, 2]}
 T2T = {"img_size": 16, "in_chans": 1, "embed_dim": 24, "depth": 1, "num_heads": 2}
 NETWORKS = {
     "plain": PLAIN,
-    "pruned": PLAIN.with_stage(*PRUNED),
+    "pruned, largest of tokens, gelu_tanh": PLAIN.with_stage(*PRUNED).with_options(
+        global_pool="avgmax", pool_include_prefix=True, act="gelu_tanh"
+    ),
     "distilled, quick_gelu": PLAIN.with_options(distilled=True, act="quick_gelu"),
     "DeiT III, registers, silu": PLAIN.with_options(
         layer_scale=True, no_embed_class=True, reg_tokens=2, global_pool="avg", fc_norm=True, act="silu"
     ),
-    "no class token, relu, qk-norm": PLAIN.with_options(class_token=False, global_pool="avg", act="relu", qk_norm=True),
-    "largest of tokens, gelu_tanh": PLAIN.with_options(global_pool="avgmax", pool_include_prefix=True, act="gelu_tanh"),
+    "no class token, no classifier, relu, qk-norm": replace(PLAIN, num_classes=0).with_options(
+        class_token=False, global_pool="max", act="relu", qk_norm=True
+    ),
     "no positions, no biases": PLAIN.with_options(pos_embed=False, qkv_bias=False, proj_bias=False, pre_norm=True),
-    "no classifier": replace(PLAIN, num_classes=0).with_options(global_pool="max"),
     "pooled by attention, rms norms": PLAIN.with_options(
         global_pool="map", pool_heads=2, pool_hidden=12, norm="rms", class_token=False
     ),
@@ -171,7 +174,7 @@ NETWORKS = {
         PLAIN, family="eva", options=EvaOptions((4, 4), 0.5, rope="cat", rope_dim=4, rope_bands=(0,), key_bias=False)
     ),
     "gates, per_sample": PLAIN.with_stage(*GATED),
-    "gates, per_batch, distilled": PLAIN.with_stage(*(GATED[-2:])).with_options(distilled=True),
+    "gates, per_batch, distilled": PLAIN.with_stage(GATED[-1]).with_options(distilled=True),
     "shifted windows": WINDOWS,
     "shifted windows, gates": WINDOWS.with_gates([("relu", "linear")] * WINDOWS.depth),
     "performers": NAMES["t2t_vit_14"](**T2T),

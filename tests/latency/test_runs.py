@@ -1,8 +1,6 @@
 """Whole runs under a budget of latency, on a clock that the table predicts wrongly: what was decided is measured."""
 
 import json
-import os
-import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,6 +124,7 @@ def test_gates_are_held_to_the_expected_latency(world):
     assert row["macs"] == row["expected_macs"] < row["worst_macs"]
 
 
+@pytest.mark.slow
 def test_of_scalas_widths_the_largest_within_the_budget_is_exported(world):
     path, result = run("scala_digits", *SMALL, "teacher.epochs=1", "trainer.max_epochs=1",
                        "method.granularity=0.25", "budget.latency_ms=60%")  # fmt: skip
@@ -136,6 +135,7 @@ def test_of_scalas_widths_the_largest_within_the_budget_is_exported(world):
     assert export(str(path), "whole", width="1.0", evaluated=False) == ["width_1.00"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_with_the_numbers_it_began_with(world, monkeypatch):
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -179,12 +179,10 @@ def test_on_the_real_clock_the_exported_network_is_within_the_budget(monkeypatch
 @pytest.mark.slow
 def test_of_two_processes_the_first_measures(vitc, tmp_path):
     """On the real clock, which nothing here depends on."""
-    keys = [*SEARCH, "method.prune=false", "budget.latency_ms=80%", "trainer.devices=2", "trainer.strategy=ddp"]
-    command = [vitc.executable, "train", "uvc_digits", *keys]
-    place = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=place)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("measuring ") == 1
+    keys = (*SEARCH, "method.prune=false", "budget.latency_ms=80%")
+    ranks = vitc.run_ranks(2, "train", "uvc_digits", *keys, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert [rank.code for rank in ranks] == [0, 0], ranks[0].error
+    assert [rank.error.count("measuring ") for rank in ranks] == [1, 0]
     path = tmp_path / "runs" / "uvc_digits" / "default"
     [row] = json.loads((path / "result.json").read_text())["rows"]
     assert row["latency_ms"] == json.loads((path / "latency_of_rows.json").read_text())["uvc"]

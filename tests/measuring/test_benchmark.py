@@ -146,6 +146,7 @@ def directory(tmp_path):
     return tmp_path / "half"
 
 
+@pytest.mark.slow
 def test_a_directory_is_compared_with_its_dense_network_in_every_runtime(directory):
     settings = Settings(formats=("safetensors", "onnx", "int8"), dtypes=("fp32", "bf16"), repeats=2, warmup=0)
     rows = benchmark(candidates_of([str(directory)]), settings)

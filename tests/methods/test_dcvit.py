@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,6 +250,7 @@ class ImagesOnly:
             yield images
 
 
+@pytest.mark.slow
 def test_no_label_is_read(done, tmp_path, monkeypatch):
     """The whole search on a loader of images, with the labels of the data set out of reach."""
     overrides = ("teacher.train=false", f"teacher.run={done}", f"output_dir={tmp_path}",
@@ -296,6 +296,7 @@ def test_images_are_drawn_without_labels():
 # Interrupted equals uninterrupted
 
 
+@pytest.mark.slow
 def test_killed_before_its_synthetic_set_is_recorded_a_run_shows_it_once(done, vitc):
     run = run_of(vitc.place)
     shutil.copytree(done, run)
@@ -317,10 +318,9 @@ def test_scores_do_not_depend_on_how_trials_are_arranged(done, vitc):
 @pytest.mark.slow
 def test_two_processes_find_the_same_blocks(done, vitc):
     """Trials are spread over both; their scores are equal to the bit, and the network trained on agrees to rounding."""
-    keys = ("teacher.train=false", f"teacher.run={done}", "trainer.devices=2", "trainer.strategy=ddp")
-    command = [vitc.executable, "train", "dcvit_digits", *UNTAUGHT, *keys]
-    two = subprocess.run(command, cwd=vitc.place, capture_output=True, text=True, check=False, timeout=500)
-    assert two.returncode == 0, two.stderr
+    keys = ("teacher.train=false", f"teacher.run={done}")
+    ranks = vitc.run_ranks(2, "train", "dcvit_digits", *UNTAUGHT, *keys)
+    assert [rank.code for rank in ranks] == [0, 0], ranks[0].error
     run = run_of(vitc.place)
     one_alone, other_alone = (read(path, "blocks") for path in (run, done))
     assert one_alone == other_alone

@@ -135,6 +135,7 @@ def test_as_many_finetunings_as_dcvit_compresses_blocks(tmp_path, budget, times)
     assert DCViT.plan(run.dense_spec, dcvit).details["blocks"] == times
 
 
+@pytest.mark.slow
 def test_trials_of_another_run(done, vitc):
     keys = [key for key in TINY if "teacher" not in key]
     other = (f"teacher.run={done}", f"method.trials_of={done}", "budget.drop_blocks=1", "method.trials_at_once=3")

@@ -667,24 +667,6 @@ def test_killed_once_its_gates_are_recorded_a_run_has_their_pictures(finished: P
 
 
 @pytest.mark.slow
-def test_killed_in_its_fine_tuning_with_everything_on_a_run_ends_the_same(vitc: Any) -> None:
-    """With averaged weights, accumulation, validation in mid-epoch and two workers."""
-    everything = (*RUN, "callbacks.ema.decay=0.9", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4",
-                  "data.num_workers=2", "method.finetune_epochs=4", "callbacks.checkpoint.every_n_steps=2",
-                  "data.num_samples=128")  # fmt: skip
-    assert vitc("train", "usdc_digits", *everything, "run_name=whole").code == 0
-    runs = vitc.place / "runs" / "usdc_digits"
-    stage = runs / "default" / "checkpoints" / "finetune"
-
-    def has_a_best_epoch() -> bool:
-        return (stage / "best.ckpt").exists() and (stage / "previous.ckpt").exists()
-
-    assert vitc.kill_when(has_a_best_epoch, "train", "usdc_digits", *everything)
-    assert vitc("train", "usdc_digits", *everything).code == 0
-    assert differences(runs / "whole", runs / "default") == []
-
-
-@pytest.mark.slow
 def test_the_budget_is_held_on_all_validation_images(finished: Path) -> None:
     """Also by a run whose final evaluation is cut short."""
     run, networks = networks_of_run(finished)

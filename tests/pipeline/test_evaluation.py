@@ -1,16 +1,14 @@
 """Accuracy over the images that can be used, by any number of processes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import fork_ranks
 from PIL import Image
 
-SCRIPT = """
-import json, sys
+RANK = """
+import json
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
@@ -23,15 +21,14 @@ class Bright(torch.nn.Module):
         bright = images.mean((1, 2, 3), keepdim=True).flatten(1) > 0
         return torch.cat([~bright, bright], 1).float()
 
-root, out, devices = sys.argv[1], sys.argv[2], int(sys.argv[3])
-config = DataConfig(name="folder", root=root, batch_size=2, eval_batch_size=2, on_error="skip")
+config = DataConfig(name="folder", root=place, batch_size=2, eval_batch_size=2, on_error="skip")
 data = VisionData(config, img_size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 trainer = Trainer(
     accelerator="cpu", devices=devices, logger=False, enable_checkpointing=False, enable_progress_bar=False,
     strategy=DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto", use_distributed_sampler=False,
 )
 found = evaluate(trainer, {"bright": Bright()}, 2, data)
-with open(f"{out}/{devices}_{trainer.global_rank}.json", "w") as file:
+with open(f"{devices}_{trainer.global_rank}.json", "w") as file:
     json.dump([found.accuracy["bright"]["top1"], found.left_out], file)
 """
 
@@ -51,14 +48,12 @@ def root(tmp_path: Path) -> Path:
 
 
 def _evaluated(root: Path, devices: int) -> list[list[float]]:
-    (root / "script.py").write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-W", "ignore", str(root / "script.py"), str(root), str(root), str(devices)]
-    subprocess.run(command, check=True, env=environment, timeout=300)
+    for process in fork_ranks(devices, RANK, root, devices=devices):
+        process.join()
+        assert process.exitcode == 0
     return [json.loads(path.read_text()) for path in sorted(root.glob(f"{devices}_*.json"))]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_unusable_images_count_in_no_accuracy(root, devices):
     """The second process reads the images 1, 3, 5, ...: of its first batch, 1 and 3, nothing is left."""

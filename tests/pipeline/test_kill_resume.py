@@ -3,17 +3,22 @@
 `benchmarks/kill_resume.py` does the same with more kills, and with kills while a checkpoint is being written.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hunt import Hunt
-from kill_resume import CASES
+from kill_resume import CASES, EVERYTHING
 from kills import Case, Plan, plans
 from same_run import differences
 
-CONTAINED = ("UVC", "Scala", "DC-ViT", "one-shot")  # in those with everything on, or with two processes
-TRIED = [case for case in CASES if case.title not in CONTAINED]
+CONTAINED = ("dense", "UVC", "Scala", "DC-ViT", "one-shot")  # in those with everything on or with two processes
+TRIED = [
+    replace(case, overrides=(*case.overrides, *EVERYTHING)) if case.title == "USDC" else case
+    for case in CASES
+    if case.title not in CONTAINED
+]
 SHORT = (
     "data.num_samples=64", "data.batch_size=8", "teacher.epochs=1", "teacher.warmup_epochs=0", "trainer.max_epochs=2",
     "optimizer.warmup_epochs=0.5", "trainer.log_every_n_steps=1",

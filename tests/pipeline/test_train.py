@@ -3,8 +3,6 @@
 import fcntl
 import re
 import shutil
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +164,7 @@ def test_where_and_how_it_runs_may_change(finished, tiny, vitc):
     assert vitc("train", "scala_digits", *tiny, *free, "callbacks.checkpoint.every_n_steps=7").code == 0
 
 
+@pytest.mark.slow
 def test_fresh_starts_over(finished, tiny, vitc):
     shutil.copytree(finished.parents[2] / "runs", vitc.place / "runs")
     run = run_of(vitc.place)
@@ -315,13 +314,7 @@ def lines_of(run: Path, stage: str) -> int:
 @pytest.mark.slow
 def test_workers_of_a_killed_process_do_not_hold_the_run(vitc, tiny):
     arguments = ("train", "scala_digits", *tiny, "data.num_workers=2", "teacher.train=false")
-    command = [vitc.executable, *arguments]
-    process = subprocess.Popen(command, cwd=vitc.place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while lines_of(run_of(vitc.place), "scala") < 10:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    assert vitc.kill_when(lambda: lines_of(run_of(vitc.place), "scala") >= 10, *arguments)
     done = vitc(*arguments)  # at once: the workers notice after some seconds that their parent is gone
     assert done.code == 0, done.error
 

@@ -9,13 +9,12 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
 import torch
+from forked import fork_ranks
 from lightning.pytorch import Callback, Trainer
 
 from lightning_vitc.budget.masks import as_indices
@@ -106,11 +105,11 @@ def run_rank(arguments: list[str], result: str) -> None:
     Path(result).write_text(json.dumps({stage: watch.notes for stage, watch in watches.items()}))
 
 
-RANK = f"""{forked.AS_RANK}
+RANK = """
 import sys
 sys.path[:] = path
 import this_file
-this_file.run_rank(arguments, result)
+this_file.run_rank(arguments, f"{results}{environment.get('LOCAL_RANK', 0)}.json")
 """
 
 
@@ -161,15 +160,13 @@ def run(place: Path, count: int, arguments: tuple[str, ...]) -> Runs:
     if not (place / "this_file.py").exists():
         (place / "this_file.py").symlink_to(__file__)
     name = ("one", "two")[count - 1]
-    ranks: list[dict[str, str]] = [{}] if count == 1 else forked.environments_of_ranks(count)
     keys = [*arguments, f"run_name={name}", f"trainer.devices={count}"]
-    files = [place / f"{arguments[0]}-{name}-{rank}.json" for rank in range(count)]
-    start = partial(forked.fork, RANK, place=str(place), path=[str(place), *sys.path], arguments=keys)
-    processes = [start(environment=one, result=str(file)) for one, file in zip(ranks, files, strict=True)]
-    for process in processes:
+    results, path = f"{place}/{arguments[0]}-{name}-", [str(place), *sys.path]
+    for process in fork_ranks(count, RANK, place, path=path, arguments=keys, results=results):
         process.join(500)
         assert process.exitcode == 0
-    return Runs([json.loads(file.read_text()) for file in files], place / "runs" / arguments[0] / name)
+    notes = [json.loads(Path(f"{results}{rank}.json").read_text()) for rank in range(count)]
+    return Runs(notes, place / "runs" / arguments[0] / name)
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,7 @@ def test_the_page_shows_the_numbers_and_where_they_come_from(folder):
         assert shown in html
 
 
+@pytest.mark.slow
 def test_an_earlier_report_is_replaced_and_nothing_else(folder, finished, vitc):
     shutil.copytree(folder, vitc.place / "page")
     done = vitc("report", str(finished), "--out", "page", "--repeats", "1")
@@ -112,6 +113,7 @@ def test_an_exported_directory_has_a_row_a_format(finished, vitc):
     assert (done.code, done.error) == (2, f"error: {message}\n")
 
 
+@pytest.mark.slow
 def test_exports_of_one_name_are_told_apart(finished, vitc, monkeypatch):
     """Each has the times of its own; and the folders of an export of several models are rows."""
     from lightning_vitc.measuring.subjects import Settings

@@ -221,6 +221,7 @@ def test_what_is_near_chance(classes, top1, near):
     assert near_chance(top1, classes) is near
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_of_another_order_is_a_warning(place):
     """The network counts c1, c10, c2; with the last two exchanged a third of the images is right."""
     weights = torch.load(place.place / RUN / "checkpoints" / "dense" / "best.ckpt", weights_only=True)["state_dict"]

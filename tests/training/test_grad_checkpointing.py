@@ -4,7 +4,6 @@ The same means bit for bit: on the CPU the second pass repeats the operations of
 included.
 """
 
-import subprocess
 from functools import partial
 from typing import Any
 
@@ -69,6 +68,7 @@ def test_less_is_kept(name):
     assert checkpointed < (0.75 if name.startswith("usdc") else 0.5) * plain
 
 
+@pytest.mark.slow
 def test_the_key_reaches_every_network_of_a_run(vitc, tiny, read_metrics):
     """The same run with and without it: the same losses, and it may be turned on in the middle."""
     arguments = ("train", "scala_digits", *tiny, "trainer.max_epochs=1", "model.drop_path_rate=0.2")
@@ -83,11 +83,10 @@ def test_the_key_reaches_every_network_of_a_run(vitc, tiny, read_metrics):
 @pytest.mark.slow
 def test_two_processes(vitc, tiny):
     """Under DDP too, whose hooks see every gradient once."""
-    two = ("trainer.devices=2", "trainer.strategy=ddp", "teacher.train=false", "trainer.max_epochs=1")
-    command = [vitc.executable, "train", "scala_digits", *tiny, *two]
+    short = (*tiny, "teacher.train=false", "trainer.max_epochs=1", "data.num_samples=128")
     for more in (["run_name=plain"], ["run_name=less", "model.grad_checkpointing=true"]):
-        done = subprocess.run([*command, *more], cwd=vitc.place, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        ranks = vitc.run_ranks(2, "train", "scala_digits", *short, *more)
+        assert [rank.code for rank in ranks] == [0, 0], ranks[0].error
     plain, less = (
         torch.load(vitc.place / "runs/scala_digits" / name / "checkpoints/scala/last.ckpt", weights_only=True)
         for name in ("plain", "less")
