@@ -32,7 +32,7 @@ CASES: dict[str, Any] = {
     "usdc, groupings": one_gate, "usdc's fine-tuning, groupings": usdc_finetuning,
     "usdc's fine-tuning, in groups": partial(usdc_finetuning, finetune_per_sample=0.0),
 }  # fmt: skip
-DEPTHS = {"dcvit": 3, "usdc": 1, "usdc's fine-tuning": 1}
+DEPTHS = {"scala": 1, "dcvit": 3, "usdc": 1, "usdc's fine-tuning": 1}
 
 
 def backbone(depth: int) -> Backbone:
@@ -73,7 +73,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def test_scala_on_other_families(name):
     torch.manual_seed(3)
     network = create_backbone(name, img_size=16, in_chans=1, num_classes=10, **FAMILIES[name])
-    device = fit(scala(network, granularity=0.5, s=0.5), precision="bf16-mixed")
+    module = scala(network, granularity=0.5, s=0.5)
+    module.widths = module.grid[::-1]
+    device = fit(module, precision="bf16-mixed")
     assert device.waits.count(OF_EVERY_STEP) == STEPS - 1
     assert set(device.waits) == {OF_EVERY_STEP, OF_LOGGING}
 

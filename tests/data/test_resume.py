@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-EPOCHS, BATCHES = 3, 5  # of 250 images each, from 1,259 digits
+EPOCHS, BATCHES = 3, 5  # of 25 images each, from 126 digits
 
 
 class Witness(LightningModule):
@@ -71,7 +71,7 @@ def data_of(vision_data):
     """New data modules with augmentation and mixing, as another process would make them."""
 
     def make(num_workers: int = 0, **keys):
-        options = dict(batch_size=250, seed=4, num_workers=num_workers, mixup=0.0, re_prob=0.5) | keys
+        options = dict(num_samples=126, batch_size=25, seed=4, num_workers=num_workers, mixup=0.0, re_prob=0.5) | keys
         return vision_data("digits", img_size=8, in_chans=1, **options)
 
     return make
@@ -100,7 +100,7 @@ def test_with_workers_and_without(data_of, tmp_path):
 
 
 def test_interrupted_twice_with_accumulation(data_of, tmp_path):
-    data = dict(accumulate=2, batch_size=500)
+    data = dict(accumulate=2, batch_size=50)
     options = dict(accumulate_grad_batches=2)
     whole = _fit(data_of(**data), **options).seen
     assert len(whole) == EPOCHS * 4

@@ -288,8 +288,10 @@ def test_as_a_user_runs_it(vitc, tiny):
     """Lightning starts the second process by the words of the first."""
     keys = [key for key in tiny if not key.startswith("method.")]
     command = [vitc.executable, "train", "dense_digits", *keys, "trainer.devices=2"]
-    for expected in ("(seed 0), test split", "is complete"):
-        two = subprocess.run(command, cwd=vitc.place, capture_output=True, text=True, check=False, timeout=300)
-        assert two.returncode == 0, two.stderr
-        assert "Warning" not in two.stderr
-        assert two.stdout.count(expected) == 1
+    two = subprocess.run(command, cwd=vitc.place, capture_output=True, text=True, check=False, timeout=300)
+    assert two.returncode == 0, two.stderr
+    assert "Warning" not in two.stderr
+    assert two.stdout.count("(seed 0), test split") == 1
+    again = vitc.run_ranks(2, *command[1:])
+    assert [(rank.code, "Warning" in rank.error) for rank in again] == [(0, False)] * 2
+    assert [rank.out.count("is complete") for rank in again] == [1, 0]
