@@ -61,7 +61,7 @@ def test_the_card_tells_how_to_load_each(exported, row):
     card = (exported / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: lightning-vitc\n")
     for shown in ("license: mit", "- digits", "| width | 0.5 |", f"| top1 | {row['top1']:.2f} % |", "% of dense)",
-                  "`model.int8.onnx`", 'onnxruntime.InferenceSession("model.onnx")', "torch.export.load",
+                  "`model.int8.onnx`", 'onnxruntime.InferenceSession("model.onnx"', "torch.export.load",
                   'timm.create_model("local-dir:timm"', "| seed | 0 |", f"| torch | {torch.__version__.split('+')[0]}",
                   "| data | digits, test split, 359 images |"):  # fmt: skip
         assert shown in card, shown
