@@ -117,9 +117,9 @@ class Hunt:
 
 
 def logged_steps(run: Path, stage: str) -> int:
-    """Steps of a stage that are logged, of which the last line may be torn."""
-    file, last = run / "metrics.jsonl", 0
-    for line in file.read_text().splitlines() if file.exists() else ():
+    """Steps of a stage that are logged in their order, of which the last line may be torn."""
+    file = run / "metrics.jsonl"
+    for line in reversed(file.read_text().splitlines() if file.exists() else []):
         if f'"stage": "{stage}"' in line and line.endswith("}"):
-            last = max(last, json.loads(line)["step"] + 1)
-    return last
+            return json.loads(line)["step"] + 1
+    return 0

@@ -28,7 +28,7 @@ class Intruder:
 
 _TINY = (
     "model.depth=1", "model.embed_dim=48", "model.num_heads=6", "model.patch_size=4", "data.num_samples=512",
-    "data.batch_size=16", "optimizer.lr=3e-3", "optimizer.warmup_epochs=0.5", "method.granularity=0.25",
+    "data.batch_size=32", "optimizer.lr=3e-3", "optimizer.warmup_epochs=0.5", "method.granularity=0.25",
     "trainer.max_epochs=3", "trainer.log_every_n_steps=4", "data.mixup=0.0",
 )  # fmt: skip
 
@@ -73,7 +73,7 @@ def vitc(tmp_path: Path) -> Vitc:
 
 @pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
-    """Overrides that make `scala_digits` a matter of two seconds: 3 epochs of 32 steps, widths .25, .5, .75 and 1."""
+    """Overrides that make `scala_digits` a matter of two seconds: 3 epochs of 16 steps, widths .25, .5, .75 and 1."""
     return _TINY
 
 

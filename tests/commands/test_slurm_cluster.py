@@ -73,7 +73,7 @@ def steps_of(run: Path) -> int:
 
 
 def test_preempted_over_two_nodes_it_ends_as_if_nothing_had_been(vitc, tiny):
-    arguments = ("scala_digits", *tiny, "slurm.cpus_per_task=1", SETUP, "trainer.max_epochs=4")
+    arguments = ("scala_digits", *tiny, "data.batch_size=16", "slurm.cpus_per_task=1", SETUP, "trainer.max_epochs=4")
     runs = vitc.place / "runs" / "scala_digits"
     job = submit(vitc, *arguments)
     wait_for(lambda: steps_of(runs / "default") >= 5, 240)

@@ -624,7 +624,7 @@ def test_pictures_and_curves(finished: Path) -> None:
 def test_exports_of_the_dynamic_and_of_the_static_model(finished: Path, vitc: Any) -> None:
     row, static = json.loads((finished / "result.json").read_text())["rows"]
     out = vitc.place / "dynamic"
-    done = vitc("export", str(finished), "--out", str(out), "--formats", "safetensors,onnx,pt2", timeout=500)
+    done = vitc("export", str(finished), "--out", str(out), "--formats", "safetensors,pt2")
     assert done.code == 0, done.error
     model = load(out)
     assert json.loads((out / "arch.json").read_text())["costs"] == {

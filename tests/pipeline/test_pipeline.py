@@ -75,7 +75,7 @@ def test_a_finished_stage_is_loaded(pipeline, read_metrics):
     folder = run.directory.stage("dense")
     files = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     done = opened((folder / "done.json").read_bytes())
-    assert (done["weights"], done["steps"], done["epochs"]) == ("best.ckpt", 96, 3)
+    assert (done["weights"], done["steps"], done["epochs"]) == ("best.ckpt", 48, 3)
     again = pipeline()
     second = again.fit("dense", lambda: Dense(again.backbone(), again.optimizer))
     assert equal(state(first), state(second))

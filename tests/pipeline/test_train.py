@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_vitc.files.records import opened
 
-STAGES, STEPS, EPOCHS = ("dense", "scala"), 32, 3
+STAGES, STEPS, EPOCHS = ("dense", "scala"), 16, 3
 WIDTHS = {"width_0.25": 12, "width_0.50": 24, "width_0.75": 36, "width_1.00": 48}
 REFUSAL = re.compile(r"error: .+\n")
 
@@ -108,7 +108,7 @@ def test_metrics_file(finished, read_metrics):
         own = [line for line in lines if line["stage"] == stage]
         assert [line["step"] for line in own if "train/loss" in line] == list(range(3, EPOCHS * STEPS, 4))
         validated = [line for line in own if "val/top1" in line]
-        assert [(line["epoch"], line["step"]) for line in validated] == [(0, 31), (1, 63), (2, 95)]
+        assert [(line["epoch"], line["step"]) for line in validated] == [(0, 15), (1, 31), (2, 47)]
     for line in validated:
         assert line["val/top1"] == pytest.approx(sum(line[f"{name}/val_top1"] for name in WIDTHS) / 4)
 
@@ -131,7 +131,7 @@ def test_tensorboard(finished, read_metrics):
     assert drawn["val/top1"] == [(line["step"], pytest.approx(line["val/top1"])) for line in lines]
     assert drawn["lr-AdamW/pg1"][-1][1] < drawn["lr-AdamW/pg1"][3][1] <= 3e-3
     figure = EventAccumulator(str(board / "scala"), size_guidance={"images": 0}).Reload()
-    assert [image.step for image in figure.Images("accuracy_over_macs")] == [31, 63, 95]
+    assert [image.step for image in figure.Images("accuracy_over_macs")] == [15, 31, 47]
 
 
 def test_tensorboard_has_the_hyperparameters_with_final_metrics(finished):
@@ -194,7 +194,7 @@ def test_few_shot_subset_is_noted(vitc, tiny):
         ((), "continues with the evaluation; all stages are finished"),
         (
             ("checkpoints/scala/done.json",),
-            "continues stage scala after epoch 3 of 3, step 96, from checkpoints/scala/last.ckpt",
+            "continues stage scala after epoch 3 of 3, step 48, from checkpoints/scala/last.ckpt",
         ),
         (("checkpoints/scala",), "continues at the beginning of stage scala, of which there is no checkpoint"),
     ],
@@ -227,7 +227,7 @@ def test_validation_after_more_batches_than_there_are(vitc, tiny):
     done = vitc("train", "scala_digits", *tiny, "trainer.val_check_interval=1000")
     assert done.code == 2
     assert done.error == (
-        "error: trainer.val_check_interval: 1000 is more than the 32 train batches of an epoch; give a smaller number, "
+        "error: trainer.val_check_interval: 1000 is more than the 16 train batches of an epoch; give a smaller number, "
         "or trainer.check_val_every_n_epoch=null to count over epochs\n"
     )
 
@@ -273,10 +273,10 @@ REFUSED_STARTS = [
     ("trainer.limit_train_batches=0", "trainer.limit_train_batches: 0 "),
     ("trainer.limit_test_batches=0", "trainer.limit_test_batches: 0 is not a number of batches (an integer > 0) "),
     ("trainer.limit_test_batches=0.0", "trainer.limit_test_batches: 0.0 is not a number of batches (an integer > 0) "),
-    ("trainer.limit_train_batches=0.03", "trainer.limit_train_batches: 0.03 of the 32 train batches is less than one"),
+    ("trainer.limit_train_batches=0.03", "trainer.limit_train_batches: 0.03 of the 16 train batches is less than one"),
     ("trainer.limit_val_batches=0.001", "trainer.limit_val_batches: 0.001 of the one val batch is less than one"),
     ("trainer.limit_test_batches=0.001", "trainer.limit_test_batches: 0.001 of the 2 test batches is less than one"),
-    ("trainer.overfit_batches=0.01", "trainer.overfit_batches: 0.01 of the 32 train batches is less than one"),
+    ("trainer.overfit_batches=0.01", "trainer.overfit_batches: 0.01 of the 16 train batches is less than one"),
 ]
 
 
