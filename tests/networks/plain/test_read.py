@@ -159,3 +159,13 @@ def test_every_vit_of_timm_is_described_or_refused():
             unexpected.append((name, repr(error)))
     assert not unexpected
     assert len(described) == 236
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pattern", "count"), [("swin_*", 9), ("resnet[13][84]", 2), ("mobilenetv2_*", 7)])
+def test_names_of_the_other_families(pattern, count):
+    names = timm.list_models(pattern)
+    assert len(names) == count
+    for name in names:
+        model = shallow(name)
+        assert costs.params(ArchSpec.of(model)) == sum(parameter.numel() for parameter in model.parameters())
