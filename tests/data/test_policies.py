@@ -86,14 +86,14 @@ def _augmentations() -> dict[str, list]:
 
 
 @pytest.mark.slow
-def test_no_augmentation_of_a_recipe_fails_on_4000_images():
-    """About 500 draws of every operation, each of which takes every magnitude, as is shown above."""
+def test_no_augmentation_of_a_recipe_fails_on_20000_images():
+    """About 2,500 draws of every operation, each of which takes every magnitude, as is shown above."""
     pixels = torch.from_numpy(np.array(_image())).permute(2, 0, 1)[None]
     split = Split.whole(ArraySource(pixels, np.zeros(1)))
     for (name, data), *_ in _augmentations().values():
         transform = training_transform(data, ImageSpec((8, 8), 3, (0.5,) * 3, (0.25,) * 3))
         batches = TransformedBatches(split, transform, seed=0)
-        for first in range(0, 4_000, 500):
+        for first in range(0, 20_000, 500):
             fetched = batches.__getitems__([(0, epoch) for epoch in range(first, first + 500)])
             assert fetched.error == "", name
             assert fetched.images.isfinite().all(), name

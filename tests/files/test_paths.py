@@ -17,14 +17,15 @@ from lightning_vitc.files.paths import expanded
 # Texts that are no path, nor a model that may lie at one. A key or an argument that takes a text stands here, or is
 # marked as a path.
 NO_PATHS = {
-    "name", "description", "run_name", "optimizer.name", "data.auto_augment", "trainer.max_time",
+    "name", "label", "description", "run_name", "optimizer.name", "data.auto_augment", "trainer.max_time",
     "trainer.devices", "budget.macs", "budget.params", "budget.static", "budget.latency_ms", "slurm.time",
-    "slurm.account", "slurm.partition", "slurm.constraint", "slurm.mem", "slurm.setup",
+    "slurm.account", "slurm.partition", "slurm.constraint", "slurm.mem", "slurm.setup", "slurm.qos",
+    "slurm.reservation", "slurm.exclude", "slurm.mail_user", "slurm.mail_type", "slurm.extra",
 }  # fmt: skip
 NO_PATH_ARGUMENTS = {
     "experiment",  # `find_experiment` expands it
     "overrides", "arguments", "batch_sizes", "device", "dtypes", "format", "formats", "width", "variant", "license",
-    "split", "time",
+    "split", "time", "budget", "partition", "array",
 }  # fmt: skip
 SCHEMAS = {name: _schema(entry.arguments, {}) for name, entry in registry.methods().items()} | {
     name: _schema(registry.NoKeys, {name: entry.arguments}) for name, entry in registry.callbacks().items()
