@@ -1,6 +1,6 @@
 """Which part of a network with compressed blocks a fine-tuning may move, and which rests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -63,8 +63,13 @@ class ProgressiveBlockDropping(Callback):
                 train_around(network, module.behind[name], None if self.trained == "whole" else self.beyond)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write down, once, how much is trained."""
+        """What is frozen rests, batch norms with their statistics too; and write down, once, how much is trained.
+
+        Here, since no epoch starts where a run continues in the middle of one.
+        """
         module: HasCompressedBlocks = pl_module  # type: ignore[assignment]
+        for network in module.networks.values():
+            _rest(network, [*network.blocks])
         if trainer.global_step > 0:
             return
         lines = [f"{name}: {_shown(network)}" for name, network in module.networks.items()]
@@ -72,12 +77,14 @@ class ProgressiveBlockDropping(Callback):
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.add_text("trained around compressed blocks", "  \n".join(lines), trainer.global_step)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning puts everything into training mode; what is frozen goes back."""
-        module: HasCompressedBlocks = pl_module  # type: ignore[assignment]
-        for network in module.networks.values():
-            for block in network.blocks:
-                block.train(_is_trained(block))
+
+def _rest(part: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Evaluation mode for blocks, and for what is around them, in which nothing is trained."""
+    if any(part is block for block in blocks) or not any(block in part.modules() for block in blocks):
+        part.train(_is_trained(part))
+        return
+    for child in part.children():
+        _rest(child, blocks)
 
 
 def _is_trained(part: nn.Module) -> bool:

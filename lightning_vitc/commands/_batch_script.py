@@ -18,6 +18,8 @@ from lightning_vitc.runs.directory import RunDirectory
 from lightning_vitc.schema import Experiment
 from lightning_vitc.sweeping.combinations import Combination
 
+ARRAY = "sweep.sbatch"  # of several runs
+
 
 def write_script(experiment: Experiment, name: str, overrides: list[str], data_is_here: bool = True) -> Path:
     """Write `<run directory>/train.sbatch` and return its path.
@@ -65,7 +67,7 @@ def write_array(runs: Sequence[Combination], name: str, place: Path, jobs: int, 
     for run in runs:
         check(run.experiment, RunDirectory(run.directory), data_is_here)
     place.mkdir(parents=True, exist_ok=True)
-    path = place / "sweep.sbatch"
+    path = place / ARRAY
     write_atomically(path, array_script(runs, name, place, jobs).encode())
     return path
 
@@ -134,8 +136,8 @@ def submit(script_path: Path) -> str:
         reason = (done.stderr.strip() or "it gave no reason").splitlines()[-1]
         raise UserError(f"--submit: sbatch refused: {reason}")
     job = done.stdout.strip().split(";")[0]
-    log = shlex.quote(f"{script_path.parent}/slurm-{job}.log")
-    return f"job {job}; watch it with: squeue -j {job}, tail -f {log}"
+    folder, task = shlex.quote(str(script_path.parent)), "_0" if script_path.name == ARRAY else ""
+    return f"job {job}; watch it with: squeue -j {job}, tail -f {folder}/slurm-{job}{task}.log"
 
 
 def _option(key: str, value: object) -> str:

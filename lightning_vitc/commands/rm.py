@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from lightning_vitc.errors import UserError
-from lightning_vitc.files.folder_lock import is_taken
+from lightning_vitc.files.folder_lock import FolderLock, is_taken
 from lightning_vitc.files.paths import path_argument
 from lightning_vitc.runs.overview import beginning_with, overview
 
@@ -18,14 +18,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Delete them, once none of them is refused."""
-    paths = [Path(name) for name in args.runs]
+    paths = list({path.resolve(): path for path in map(Path, args.runs)}.values())
     for path in paths:
         _may_go(path, paths, args.force)
     for path in paths:
         size = overview(path).size
-        shutil.rmtree(path)
+        _remove(path)
         print(f"removed {path} ({size / 1e6:,.1f} MB)")
     return 0
+
+
+def _remove(path: Path) -> None:
+    """Nobody begins it meanwhile; and killed in the middle, this leaves no half of a run but a hidden rest of it."""
+    lock, rest = FolderLock(path), path.with_name(f".{path.name}.removed")
+    try:
+        lock.take()
+    except OSError:
+        raise UserError(f"{path}: another process has begun to use it; it was not removed") from None
+    shutil.rmtree(rest, ignore_errors=True)  # of one that was killed
+    path.rename(rest)
+    lock.release()
+    shutil.rmtree(rest)
 
 
 def _may_go(path: Path, together: list[Path], force: bool) -> None:

@@ -45,11 +45,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(runs: list[Combination]) -> None:
-    from lightning_vitc.runs.directory import RunDirectory
+    from lightning_vitc.sweeping.running import pending
 
+    missing = pending(runs)
     for each in runs:
-        done = "complete" if RunDirectory(each.directory).is_complete() else "missing"
-        print(f"{each.directory}: {done}")
+        print(f"{each.directory}: {'missing' if each in missing else 'complete'}")
 
 
 def _write_array(runs: list[Combination], args: argparse.Namespace, out: Path) -> None:

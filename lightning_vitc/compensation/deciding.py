@@ -13,6 +13,7 @@ from lightning_vitc.budget.stacks import necessary
 from lightning_vitc.budget.target import Target
 from lightning_vitc.budget.unit_costs import UnitCosts
 from lightning_vitc.compensation.ranking import Ranking
+from lightning_vitc.errors import UserError
 from lightning_vitc.networks.spec import ArchSpec
 from lightning_vitc.schema import BudgetConfig
 
@@ -42,7 +43,10 @@ def decide(ranking: Ranking, spec: ArchSpec, costs: UnitCosts, limit: int, budge
         loss = _given_up(ranking, start, masks, gone) if costs.total(masks) <= limit else float("inf")
         if best is None or loss < least:
             best, least = masks, loss
-    assert best is not None
+    if best is None or least == float("inf"):
+        raise UserError(
+            f"budget: {limit:,} cannot be reached with budget.min_keep, by the order in which blocks go; ask for more"
+        )
     return best
 
 

@@ -83,9 +83,12 @@ class FeatureMatching(CompressionModule):
         """The networks by name, in the order they were given."""
         return {self.first: self.backbone, **self.others}  # type: ignore[dict-item]
 
-    def on_train_epoch_start(self) -> None:
-        """Lightning puts everything into training mode; networks that rest go back."""
-        super().on_train_epoch_start()
+    def on_train_start(self) -> None:
+        """Everything is in training mode, see `on_fit_start`; networks that rest go back.
+
+        Here, since no epoch starts where a run continues in the middle of one.
+        """
+        super().on_train_start()
         for network in self.networks.values() if self.resting else ():
             network.eval()
 

@@ -51,5 +51,5 @@ def seen_by(network: Backbone, small: Backbone, block: int, images: Tensor) -> t
     hook.remove()
     activations = seen[0].flatten(0, -2).double()
     if (scale := after.gains(MLP)) is not None:
-        lacking = lacking / scale
+        lacking = torch.where(scale == 0, 0.0, lacking / scale)  # through a gain of zero nothing can be added
     return torch.cat([activations, activations.new_ones(len(activations), 1)], dim=1), lacking

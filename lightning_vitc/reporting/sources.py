@@ -23,6 +23,7 @@ from lightning_vitc.schema import Experiment
 from lightning_vitc.schema.split_names import WORDS, evaluated_on, split_of
 
 OWN = ("seed", "name", "callbacks.width_sampling.seed")  # of a run, beside what `FREE` names
+DECIDING = ("data.root", "data.classes", "data.on_error", "label")  # may change in a run, and tell two runs apart
 BUDGETS = ("macs", "params", "latency_ms", "drop_blocks")
 
 
@@ -92,7 +93,8 @@ def _finished(paths: Sequence[str]) -> list[str]:
 def settings_of(experiment: Experiment) -> dict[str, str]:
     """All keys that decide a run's result, but the seed."""
     keys = flat(experiment.to_container())
-    return {key: str(value) for key, value in keys.items() if not key.startswith(FREE) and key not in OWN}
+    kept = [key for key in keys if key in DECIDING or (not key.startswith(FREE) and key not in OWN)]
+    return {key: str(keys[key]) for key in kept}
 
 
 def _labels(paths: Sequence[str]) -> list[str]:

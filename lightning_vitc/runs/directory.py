@@ -169,6 +169,15 @@ class RunDirectory:
                 )
         self._must_have(general_first)
 
+    def must_hold(self, experiment: Experiment) -> None:
+        """Refuse a run of other settings; one that has not begun holds any.
+
+        Raises:
+            UserError: for the first key that differs.
+        """
+        if self.config.exists():
+            self._must_be_ours(experiment)
+
     def _must_have(self, keys: list[str]) -> None:
         """All keys, unless it is complete: a default of today would change the run in the middle of it."""
         written = flat(self.written()).keys()

@@ -60,7 +60,11 @@ def _runs_below(place: Path) -> Iterator[Path]:
     if (place / "config.yaml").is_file():
         yield place
         return
-    for entry in sorted(place.iterdir()):
+    try:
+        entries = sorted(place.iterdir())
+    except OSError:  # not ours to read
+        return
+    for entry in entries:
         if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
             yield from _runs_below(entry)
 
@@ -115,7 +119,8 @@ def _budget(budget: dict[str, Any]) -> str:
 def beginning_with(run: Path) -> list[str]:
     """Other runs beside it that name it: their teacher, or what they compress, is gone with it."""
     place, found = run.resolve(), []
-    for other in _runs_below(run.resolve().parents[1]):
+    beside = place.parent.parent if place.parent.name == RunDirectory(run).written().get("name") else place.parent
+    for other in _runs_below(beside):
         if other == place:
             continue
         try:

@@ -47,6 +47,9 @@ def combinations(experiment: str, overrides: Sequence[str], check_files: bool = 
         UserError: for the first combination that an experiment cannot be made of, or two of one name.
     """
     keys = [override.partition("=") for override in overrides]
+    named = [key for key, _, _ in keys]
+    if twice := next((key for key in named if named.count(key) > 1), None):
+        raise UserError(f"{twice}: given twice; name all of its values at once, between commas")
     several = {key: found for key, _, text in keys if len(found := list(split(text))) > 1}
     fixed = [override for override, (key, _, _) in zip(overrides, keys, strict=True) if key not in several]
     prefix = [text for key, _, text in keys if key == "run_name" and key not in several]

@@ -22,7 +22,13 @@ def command_of(experiment: str, combination: Combination) -> list[str]:
 
 
 def pending(runs: Sequence[Combination]) -> list[Combination]:
-    """Those that are not complete."""
+    """Those that are not complete.
+
+    Raises:
+        UserError: where a directory holds a run of other settings.
+    """
+    for run in runs:
+        RunDirectory(run.directory).must_hold(run.experiment)
     return [run for run in runs if not RunDirectory(run.directory).is_complete()]
 
 

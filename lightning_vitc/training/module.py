@@ -189,7 +189,11 @@ class CompressionModule(LightningModule):
         """Nothing: Lightning calls this after `step`, which may have accumulated gradients already."""
 
     def on_fit_start(self) -> None:
-        """Place the teacher, which is no submodule, on the device that the module has been moved to."""
+        """Train what may have been evaluated before, a stage's network; Lightning leaves the modes as they are.
+
+        And place the teacher, which is no submodule, on the device that the module has been moved to.
+        """
+        self.train()
         if self.teacher is not None:
             self.teacher.to(self.device)
 

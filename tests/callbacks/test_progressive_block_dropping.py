@@ -58,8 +58,9 @@ def test_what_is_frozen_is_in_evaluation_mode(module):
     callback = ProgressiveBlockDropping()
     callback.setup(None, module, "fit")
     module.networks["one"].train()
-    callback.on_train_epoch_start(None, module)
+    callback.on_train_start(SimpleNamespace(global_step=1), module)  # of a run that continues in mid-epoch, too
     assert [block.training for block in module.networks["one"].blocks] == [True] * 3 + [False] * 3
+    assert not module.networks["one"].head.training
 
 
 def test_it_serves_those_that_compress(module):

@@ -5,7 +5,8 @@ import pytest
 from lightning_vitc.files.records import opened
 
 DRY = ("data.name=fake", "data.num_samples=8", "data.batch_size=4", "data.num_classes=5", "data.num_workers=0",
-       "model.pretrained=false", "trainer.max_steps=2", "trainer.accelerator=cpu", "trainer.precision=32-true")  # fmt: skip
+       "model.pretrained=false", "trainer.max_steps=2", "trainer.accelerator=cpu",
+       "trainer.precision=32-true")  # fmt: skip
 FIRST = ("teacher.train=true", "teacher.epochs=1")  # a classifier
 SWIN = ("model.img_size=32", "model.depths=[1,2]", "model.embed_dim=16", "model.num_heads=[1,2]")
 DINOV3 = ("model.img_size=32", "model.depth=2", "model.embed_dim=64", "model.num_heads=2")

@@ -44,6 +44,12 @@ def test_what_differs_is_told_apart():
     ]
 
 
+def test_runs_on_other_images_are_not_seeds_of_one():
+    roots = [(f"data.root=/photos/{name}", "data.name=folder", "model.in_chans=3") for name in "ab"]
+    groups = groups_of([source(seed, 90.0, *roots[seed]) for seed in (0, 1)])
+    assert [group.settings for group in groups] == ["root /photos/a", "root /photos/b"]
+
+
 def test_one_seed_that_is_there_twice_is_not_two():
     groups = groups_of([source(0, 90.0), source(0, 90.0), source(1, 92.0)])
     assert [len(group.sources) for group in groups] == [2, 1]

@@ -104,6 +104,15 @@ def test_what_is_removed(capsys):
     assert (path.exists(), other.exists()) == (False, True)
 
 
+def test_a_run_that_is_named_twice_or_lies_elsewhere(here, capsys):
+    path = finished("a")
+    other = path.rename(here / "copy")
+    assert beginning_with(other) == []
+    assert main(["rm", str(other), f"{other}/"]) == 0
+    assert capsys.readouterr().out.count("removed") == 1
+    assert not [*here.glob(".*")]
+
+
 def test_nothing_is_removed_where_one_is_refused(here):
     path = finished("a")
     (here / "own").mkdir()

@@ -42,6 +42,7 @@ def test_names():
     (["seed=0,1,0"], "two runs would be called seed0; give every value once"),
     (["seed=0,x"], r"seed: .*\(with seed=x\)"),
     (["method.name=uvc,one_shot"], r"method 'one_shot' knows .*\(with method.name=one_shot\)"),
+    (["seed=0,1", "seed=5"], "seed: given twice; name all of its values at once, between commas"),
     (["seed"], "'seed': an override has the form key=value"),
 ])  # fmt: skip
 def test_mistakes_are_answered_before_anything_runs(overrides, said):

@@ -390,3 +390,12 @@ def test_a_method_needs_a_step_alone():
     assert trainer.callback_metrics["val/top1"] == trainer.callback_metrics["half/val_top1"]
     with pytest.raises(NotImplementedError):
         CompressionModule(backbone(), RECIPE).step(torch.zeros(1), torch.zeros(1))
+
+
+def test_a_network_that_was_evaluated_before_is_trained_in_training_mode():
+    """Such as that of an earlier stage, or one that was cut out: Lightning leaves modes as they are."""
+    module, modes = dense(), []
+    module.backbone.eval()
+    module.backbone.register_forward_pre_hook(lambda network, _: modes.append(network.training))
+    fit(module)
+    assert modes == [True] * 4
