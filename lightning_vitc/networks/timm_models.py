@@ -69,7 +69,7 @@ def create_timm(name: str, *, section: str = "model", **timm_kwargs: Any) -> nn.
         return _of_keys(model, ours, bool(timm_kwargs.get("pretrained"))) if ours else model
     except UserError:
         raise
-    except (TypeError, AssertionError, KeyError, RuntimeError, ValueError) as error:
+    except (TypeError, AssertionError, LookupError, RuntimeError, ValueError) as error:  # too few heads for its stages
         raise UserError(f"{section}: timm cannot build {name} with these arguments: {_first_line(error)}") from None
     except Exception as error:  # the hub's client has errors of its own, and keeps no file that it has half
         if not (timm_kwargs.get("pretrained") or isinstance(error, OSError)):
