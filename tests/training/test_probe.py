@@ -37,13 +37,20 @@ def fit(module: Any, data: Any, *callbacks: Callback, ckpt_path: Any = None, **o
     return trainer
 
 
+class Rest(Callback):
+    """Nothing is dropped at random."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.eval()
+
+
 @pytest.mark.parametrize("name", [PLAIN, DISTILLED])
 def test_it_is_the_training_of_the_classifier_with_the_rest_frozen(name: str, tmp_path: Path) -> None:
     probe, whole = Probe(backbone(name), RECIPE), Dense(backbone(name), RECIPE)
     before = {key: value.clone() for key, value in whole.backbone.state_dict().items()}
     whole.backbone.train_only(lambda key: key.startswith("head"))
     seen = fit(probe, FeatureData(digits(), tmp_path / "features"))
-    fit(whole.eval(), digits())
+    fit(whole, digits(), Rest())
     ours, theirs = probe.backbone.state_dict(), whole.backbone.state_dict()
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-5)
