@@ -91,7 +91,7 @@ def write_methods(folder: Path, families: list[str], methods: list[str], jobs: i
             for family in families for method in methods}  # fmt: skip
     execute(runs.values(), folder, jobs)
     rows = [row(family, method, run, folder, dense[family]) for (family, method), run in runs.items()]
-    header = ["", "", "top-1 of dense", "MACs asked", "MACs reached", "top-1", "masked - compacted", "minutes"]
+    header = ["", "", "top-1 of dense", "MACs asked", "MACs reached", "top-1", "masked - compacted", "CPU minutes"]
     results = [run.result(folder) for run in (*dense.values(), *runs.values())]
     write_section(DOCUMENT, "methods", markdown(header, rows), results)
 
@@ -124,7 +124,7 @@ def row(family: str, method: str, run: Run, folder: Path, dense: Run) -> list[st
     reached = ", ".join(f"{found.get('expected_macs', found['macs']) / whole['macs']:.1%}" for found in shown)
     top1 = ", ".join(f"{found['top1']:.2f}" for found in shown)
     apart = f"{difference(original(dense.directory(folder)), method):.0e}"
-    return [family, method, f"{whole['top1']:.2f}", asked, reached, top1, apart, f"{result['wall_seconds'] / 60:.1f}"]
+    return [family, method, f"{whole['top1']:.2f}", asked, reached, top1, apart, f"{run.cpu_minutes(folder):.1f}"]
 
 
 @cache

@@ -35,6 +35,14 @@ class Run:
         """The finished run's `result.json`."""
         return json.loads((self.directory(folder) / "result.json").read_text())
 
+    def log(self, folder: Path) -> Path:
+        """What its processes print; the seconds of CPU that each took stand beside it, in a file `.cpu`."""
+        return folder / "logs" / self.experiment / f"{self.name}-{self.seed}.log"
+
+    def cpu_minutes(self, folder: Path) -> float:
+        """Of all its processes, which does not depend on what else the machine does."""
+        return sum(map(float, self.log(folder).with_suffix(".cpu").read_text().split())) / 60
+
     def top1(self, folder: Path, width: float) -> float:
         """Top-1 on the test split at a width, in percent."""
         return next(row["top1"] for row in self.result(folder)["rows"] if row.get("width") == width)
@@ -69,13 +77,18 @@ def execute(runs: Iterable[Run], folder: Path, jobs: int) -> None:
 
 
 def _train(run: Run, folder: Path) -> int:
-    log = folder / "logs" / run.experiment / f"{run.name}-{run.seed}.log"
+    log = run.log(folder)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "lightning_vitc", "train", run.experiment, *run.overrides, f"seed={run.seed}",
                f"output_dir={folder}", f"run_name={run.name}-{run.seed}"]  # fmt: skip
     with log.open("a") as out:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, check=False, cwd=REPOSITORY, stdout=out, stderr=out, env=environment).returncode
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=out, stderr=out, env=environment)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)  # so that nobody waits for it again
+    with log.with_suffix(".cpu").open("a") as out:
+        out.write(f"{used.ru_utime + used.ru_stime}\n")
+    return process.returncode
 
 
 def slug(title: str) -> str:
