@@ -45,14 +45,14 @@ FAMILIES = {  # a base of an experiment, or a model of the size of `base/digits.
     "MobileNetV2": "mobilenet_digits",
 }
 SHORT = ("optimizer.warmup_epochs=1",)
-FEW = (*SHORT, "data.num_samples=50", "data.batch_size=25", "trainer.max_epochs=60", "budget.drop_blocks=1")
+FEW = (*SHORT, "data.num_samples=50", "data.batch_size=25", "trainer.max_epochs=30", "budget.drop_blocks=1")
 METHODS = {
-    "UVC": ("uvc_digits", (*SHORT, "budget.macs=60%", "trainer.max_epochs=6", "method.finetune_epochs=6")),
-    "USDC": ("usdc_digits", (*SHORT, "budget.macs=80%", "trainer.max_epochs=6", "method.finetune_epochs=6")),
-    "magnitude": ("magnitude_digits", (*SHORT, "budget.macs=60%", "method.finetune_epochs=12")),
-    "DC-ViT": ("dcvit_digits", (*FEW, "method.synthetic.iterations=50")),
+    "UVC": ("uvc_digits", (*SHORT, "budget.macs=60%", "trainer.max_epochs=3", "method.finetune_epochs=3")),
+    "USDC": ("usdc_digits", (*SHORT, "budget.macs=80%", "trainer.max_epochs=3", "method.finetune_epochs=3")),
+    "magnitude": ("magnitude_digits", (*SHORT, "budget.macs=60%", "method.finetune_epochs=6")),
+    "DC-ViT": ("dcvit_digits", (*FEW, "method.synthetic.iterations=20")),
     "PRACTISE": ("practise_digits", FEW),
-    "Scala": ("scala_digits", (*SHORT, "method.granularity=0.25", "trainer.max_epochs=12")),
+    "Scala": ("scala_digits", (*SHORT, "method.granularity=0.25", "trainer.max_epochs=6")),
 }
 MODELS = ("swin_tiny_patch4_window7_224", "vit_small_patch16_dinov3", "t2t_vit_14", "resnet34", "mobilenetv2_100",
           "uniformer_small_plus")  # fmt: skip
