@@ -44,13 +44,14 @@ FAMILIES = {  # a base of an experiment, or a model of the size of `base/digits.
     "ResNet": "resnet_digits",
     "MobileNetV2": "mobilenet_digits",
 }
+SMALL = {"embed_dim": 96, "depth": 4, "num_heads": 6}  # of those that are named alone, in every experiment
 SHORT = ("optimizer.warmup_epochs=1",)
 FEW = (*SHORT, "data.num_samples=50", "data.batch_size=25", "trainer.max_epochs=30", "budget.drop_blocks=1")
 METHODS = {
     "UVC": ("uvc_digits", (*SHORT, "budget.macs=60%", "trainer.max_epochs=3", "method.finetune_epochs=3")),
     "USDC": ("usdc_digits", (*SHORT, "budget.macs=80%", "trainer.max_epochs=3", "method.finetune_epochs=3")),
     "magnitude": ("magnitude_digits", (*SHORT, "budget.macs=60%", "method.finetune_epochs=6")),
-    "DC-ViT": ("dcvit_digits", (*FEW, "method.synthetic.iterations=20")),
+    "DC-ViT": ("dcvit_digits", (*FEW, "method.synthetic.iterations=40")),
     "PRACTISE": ("practise_digits", FEW),
     "Scala": ("scala_digits", (*SHORT, "method.granularity=0.25", "trainer.max_epochs=6")),
 }
@@ -107,7 +108,8 @@ def run_of(family: str, method: str, dense: Path) -> Run:
 def model_of(family: str) -> tuple[str, ...]:
     """Overrides that choose its network."""
     base = REPOSITORY / "experiments" / "base" / f"{FAMILIES[family]}.yaml"
-    keys: Any = OmegaConf.to_container(OmegaConf.load(base)) if base.exists() else {"model": {"name": FAMILIES[family]}}
+    named = {"model": {"name": FAMILIES[family], **SMALL}}
+    keys: Any = OmegaConf.to_container(OmegaConf.load(base)) if base.exists() else named
     return tuple(
         f"{section}.{key}={'null' if value is None else json.dumps(value)}"
         for section, values in keys.items() if isinstance(values, dict) for key, value in values.items()
