@@ -66,14 +66,14 @@ def study_arguments(description: str) -> argparse.ArgumentParser:
 def execute(runs: Iterable[Run], folder: Path, jobs: int) -> None:
     """Train every run that is not complete; an interrupted one continues."""
     pending = [run for run in runs if not (run.directory(folder) / "result.json").exists()]
+    failed = []
     with ThreadPoolExecutor(jobs) as pool:
         for number, code in enumerate(pool.map(lambda run: _train(run, folder), pending), 1):
-            print(
-                f"{number}/{len(pending)} {pending[number - 1].name}-{pending[number - 1].seed}: exit {code}",
-                flush=True,
-            )
-            if code:
-                raise SystemExit(f"a run failed; see {folder / 'logs'}")
+            name = f"{pending[number - 1].name}-{pending[number - 1].seed}"
+            print(f"{number}/{len(pending)} {name}: exit {code}", flush=True)
+            failed += [name] * (code != 0)
+    if failed:  # the others have run, and are not run again
+        raise SystemExit(f"these runs failed: {', '.join(failed)}; see {folder / 'logs'}")
 
 
 def _train(run: Run, folder: Path) -> int:
