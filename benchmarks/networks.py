@@ -47,6 +47,7 @@ FAMILIES = {  # a base of an experiment, or a model of the size of `base/digits.
 SMALL = {"embed_dim": 96, "depth": 4, "num_heads": 6}  # of those that are named alone, in every experiment
 SHORT = ("optimizer.warmup_epochs=1",)
 FEW = (*SHORT, "data.num_samples=50", "data.batch_size=25", "trainer.max_epochs=30", "budget.drop_blocks=1")
+CANDIDATES = {"UniFormer": ("method.candidates=[3,4]",)}  # by default none: so few blocks attend
 METHODS = {
     "UVC": ("uvc_digits", (*SHORT, "budget.macs=60%", "trainer.max_epochs=3", "method.finetune_epochs=3")),
     "USDC": ("usdc_digits", (*SHORT, "budget.macs=80%", "trainer.max_epochs=3", "method.finetune_epochs=3")),
@@ -101,7 +102,8 @@ def run_of(family: str, method: str, dense: Path) -> Run:
     """A method's run from the dense network of its family."""
     experiment, settings = METHODS[method]
     original = ("teacher.train=false", "teacher.epochs=null", f"teacher.run={dense}")
-    return Run(slug(f"{family} {method}"), experiment, 0, (*model_of(family), *settings, *original))
+    named = CANDIDATES.get(family, ()) if method in ("DC-ViT", "PRACTISE") else ()
+    return Run(slug(f"{family} {method}"), experiment, 0, (*model_of(family), *settings, *named, *original))
 
 
 @cache
