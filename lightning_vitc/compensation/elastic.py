@@ -94,8 +94,8 @@ class CompensatedViT(Elastic):
         least = least_of(ArchSpec.of(self.full), self.costs, self.settings.budget, self.settings.skip)
         if not least <= limit <= self.costs.dense:
             raise UserError(f"budget: {budget} is {limit:,}, out of reach; here are {least:,} to {self.costs.dense:,}")
+        self.network_within(limit)  # before it holds: where it cannot be met, what ran goes on
         self._limit = limit
-        self.network_within(limit)
 
     @torch.no_grad()
     def network_within(self, limit: int) -> nn.Module:

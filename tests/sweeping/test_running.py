@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 
 from lightning_vitc.cli import main
+from lightning_vitc.config import dump, load_experiment
 from lightning_vitc.sweeping import running
 
 FAST = ("model.depth=1", "model.embed_dim=12", "model.num_heads=2", "trainer.max_epochs=1", "optimizer.warmup_epochs=0",
@@ -56,6 +57,19 @@ def test_what_is_missing_is_trained_and_all_is_shown(quick, capsys):
     shown = capsys.readouterr()
     assert shown.err == "2 runs, 0 to train; logs in runs/dense_digits/sweep/logs\n"
     assert [row["top1"] for row in json.loads(shown.out)] == [90.0, 91.0]
+
+
+def test_a_complete_run_of_other_settings_is_not_believed(quick, capsys):
+    assert swept("seed=0,1") == 0
+    for seed in (0, 1):
+        experiment = load_experiment("dense_digits", [f"seed={seed}", f"run_name=seed{seed}"])
+        Path(f"runs/dense_digits/seed{seed}/config.yaml").write_text(dump(experiment))
+    assert swept("seed=0,1") == 0
+    capsys.readouterr()
+    for more in ((), ("--dry",), ("--slurm",)):
+        assert swept("seed=0,1", "model.depth=2", *more) == 2
+        shown = capsys.readouterr()
+        assert (shown.out, "seed0: holds a run with model.depth=4, this one has 2" in shown.err) == ("", True)
 
 
 def test_where_one_fails_the_others_run_and_are_shown(quick, capsys):
