@@ -48,3 +48,14 @@ def test_without_a_hidden_unit_the_bias_is_the_mean_of_what_the_block_did() -> N
         mean = (whole.blocks[1](x) - x).mean((0, 1))
         added = compressed(whole, 0).blocks[1](x) - x
     torch.testing.assert_close(added, mean.expand_as(added), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["compensate", "least_squares"])
+def test_through_a_gain_of_zero_nothing_is_added(init: str) -> None:
+    whole = network("plain, gains")
+    with torch.no_grad():
+        whole.blocks[1].ls2.gamma[0] = 0
+    how = Attentions(BlockPlan(1, 40), images(whole), Arguments(init=init), seed=3)
+    second = how.compress(whole, [], 1).blocks[1].mlp.fc2
+    assert second.weight.isfinite().all()
+    assert second.bias.isfinite().all()
